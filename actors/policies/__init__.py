@@ -1,0 +1,1 @@
+"""Policies as torch modules: log-probs of a token policy and of a denoising policy."""

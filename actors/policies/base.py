@@ -1,0 +1,69 @@
+"""What a learner needs of a policy, whatever it writes.
+
+A policy is a ``torch.nn.Module`` whose ``forward`` scores actions: tokens or denoising steps. DeepSpeed
+wraps it as it is; nothing above this interface knows which kind it is. Letters: B rows, T actions (padded).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import PolicyConfig
+from rl.types import Example
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBatch:
+    """Examples as padded tensors, on the CPU."""
+
+    inputs: Mapping[str, Tensor]
+    """What ``forward`` takes besides the actions; the policy's own business."""
+    behaviour_logprobs: Tensor
+    """``[B, T]``, nats; 0 where padded or forced."""
+    action_mask: Tensor
+    """``[B, T]`` bool."""
+    block_of: Tensor
+    """``[B, T]`` int: index of the chain's block of each action; -1 elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionScores:
+    """What ``forward`` returns."""
+
+    logprobs: Tensor
+    """``[B, T]`` of the sampling distribution, nats, float32, gradient flows; arbitrary but finite where
+    ``action_mask`` is False."""
+    entropy: Tensor | None = None
+    """``[B, T]`` nats, detached; None where it is not cheap."""
+
+
+class TrainablePolicy(nn.Module, ABC):
+    """A policy inside a learner rank."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
+        """Read the Hugging Face / diffusers layout. ``block_names`` is the chain's blocks in order."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> PolicyBatch:
+        """Pad examples of equal shape key to one batch."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor]) -> ActionScores:
+        """Score every action of a collated batch under the distribution it was sampled from."""
+
+    @abstractmethod
+    def published(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the trained parameters under the names the rollout engine and the checkpoint use."""
+
+    @abstractmethod
+    def export(self, directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write what the plain library's ``from_pretrained`` loads; ``weights`` by published name."""

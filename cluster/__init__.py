@@ -1,0 +1,1 @@
+"""Ray and composition: everything that spawns, waits, places, checkpoints, reports."""

@@ -1,0 +1,210 @@
+"""Every key a user can set, with its unit and what a larger value does.
+
+Frozen dataclasses only: no torch, no Ray, no numpy, nothing else of ours. ``configs.load`` turns a
+YAML file and ``key=value`` overrides into one frozen ``Config``; nothing else in the project reads
+YAML or has a default of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """One block of the chain. The mapping's key is its name and its tag."""
+
+    kind: Literal["text", "image"] = "text"
+    """What comes out: text between the tags, or a picture."""
+    policy: str = "text"
+    """Name of the policy (a key of ``policies``) that writes it."""
+    max_tokens: int = 0
+    """Text blocks: most tokens sampled for it, its tags included."""
+    size_px: int = 0
+    """Image blocks: edge of the square picture, pixels."""
+    num_steps: int = 0
+    """Image blocks: denoising steps K. More is slower and finer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """One trained policy: where it starts, how it samples and how it learns."""
+
+    kind: Literal["token", "denoising"] = "token"
+    """How it writes: tokens (vLLM) or denoising steps (diffusers)."""
+    source: str = "coldstart"
+    """Checkpoint directory in the Hugging Face / diffusers layout, or ``coldstart``."""
+    num_rollout_workers: int = 1
+    """Rollout actors that serve it."""
+    num_ranks: int = 1
+    """Learner ranks (data parallel)."""
+    num_threads: int = 1
+    """CPU threads of each of its processes."""
+    num_gpus: float = 0.0
+    """GPUs of each of its processes; 0 runs on the CPU."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """DeepSpeed ZeRO stage of the learner: 1 shards optimizer states, 2 gradients, 3 weights."""
+    micro_batch_size: int = 16
+    """Most chains (or pictures) in one forward pass of a rank. Larger is faster, until memory ends."""
+    learning_rate: float = 1e-5
+    """AdamW learning rate in GRPO."""
+    warmup_steps: int = 0
+    """Optimizer steps over which the learning rate rises from 0; it is constant after that."""
+    weight_decay: float = 0.0
+    """AdamW weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    clip_low: float = 0.2
+    """The importance ratio is held above ``1 - clip_low``. Denoising log-probs are means over
+    thousands of elements, so their ratios move by 1e-4 and their bounds must be as small."""
+    clip_high: float = 0.2
+    """The importance ratio is held below ``1 + clip_high``."""
+    kl_weight: float = 0.0
+    """Weight of the k3 KL to the frozen starting policy; 0 does not load one."""
+    temperature: float = 1.0
+    """Token policies: sampling temperature, applied in scoring too. Larger explores more."""
+    noise_level: float = 0.7
+    """Denoising policies: a of the Flow-GRPO SDE. Larger explores more; 0 would be the ODE."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the rollout engine and the learner's forward pass."""
+    canary_tolerance_nats: float = 1e-4
+    """Largest log-prob difference between rollout worker and learner after a weight update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """One reward. The mapping's key is its name in metrics; ``weight=0`` only measures it."""
+
+    target: str = ""
+    """``package.module:Thing``, a ``Reward`` class."""
+    weight: float = 1.0
+    """Factor on its advantage."""
+    blocks: list[str] = field(default_factory=list)
+    """Blocks it gives credit to when ``credit=block``; empty takes what the reward declares."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward's constructor."""
+    on_failure: Literal["raise", "drop_chain", "drop_group", "monitor_only"] = "drop_chain"
+    """What a scorer error costs: the run, the chain, its group, or nothing but a count."""
+    num_workers: int = 1
+    """Reward actors in its pool."""
+    num_cpus: float = 1.0
+    """CPU cores each of them reserves for scoring threads (at least one thread is used)."""
+    num_gpus: float = 0.0
+    """GPUs each of them reserves; fractions share one."""
+    batch_size: int = 16
+    """Most chains scored in one call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Photographs and how they are degraded."""
+
+    images: str = "builtin"
+    """Folder of photographs (nested; PNG, JPEG, WebP, TIFF), or ``builtin`` for scikit-image's."""
+    pairs: str = ""
+    """Folder with ``LR`` and ``HR`` subfolders of equal names; replaces ``images`` for evaluation."""
+    degradation: Literal["realesrgan", "light", "mild"] = "realesrgan"
+    """Degradation preset: Real-ESRGAN x4plus, the lighter StableSR set, or mild for tiny pictures."""
+    holdout_photos: int = 2
+    """Whole photographs kept out of training for the picture metrics."""
+    holdout_frac: float = 0.25
+    """Share of every other photograph kept out of training for held-out crops, 0..1."""
+    zoom: list[float] = field(default_factory=lambda: [1.0, 3.0])
+    """Crops cover ``zoom`` x the output size of the photograph and are scaled down to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdstartConfig:
+    """Supervised start of both policies and the learned expert."""
+
+    directory: str = ""
+    """Where the cold start lies and is reused from; empty is ``<output_dir>/coldstart-<digest>``."""
+    num_examples: int = 6000
+    """Degraded crops made once and trained on."""
+    num_workers: int = 1
+    """Ray Train workers (data parallel) of each job."""
+    text_steps: int = 1000
+    """Optimizer steps of the text policy."""
+    text_batch_size: int = 48
+    """Chains a text step, over all workers."""
+    text_learning_rate: float = 1e-3
+    """AdamW peak learning rate of the text policy."""
+    image_steps: int = 1500
+    """Optimizer steps of the image policy."""
+    image_batch_size: int = 16
+    """Pictures an image step, over all workers."""
+    image_learning_rate: float = 1e-3
+    """AdamW peak learning rate of the image policy."""
+    expert_steps: int = 400
+    """Optimizer steps of the learned visual expert; 0 trains none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Held-out evaluation."""
+
+    num_prompts: int = 48
+    """Held-out prompts; half are crops of the kept-out photographs."""
+    every: int = 0
+    """Steps between evaluations in training; 0 evaluates at the end only."""
+    judges: list[str] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
+    """pyiqa full-reference metrics that are measured and never rewarded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    name: str = "run"
+    """Run name; everything is written to ``<output_dir>/<name>``."""
+    output_dir: str = "runs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Seed of data, sampling and initialisation."""
+    deterministic: bool = False
+    """Fixed batches in id order: the same numbers to the last bit on every CPU run, slower."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run directory."""
+    num_steps: int = 20
+    """GRPO steps."""
+    prompts_per_step: int = 4
+    """Prompts trained in a step; chains are ``prompts_per_step * group_size``."""
+    group_size: int = 8
+    """Chains G sampled for each prompt; at least 2."""
+    updates_per_batch: int = 1
+    """Optimizer steps a batch is split into, by group."""
+    credit: Literal["block", "chain"] = "block"
+    """Who earns a reward: the blocks it judges, or the whole chain (the paper)."""
+    advantage_eps: float = 1e-4
+    """Added to a group's standard deviation."""
+    max_refills: int = 2
+    """Extra prompts per step, in units of ``prompts_per_step``, to replace groups without spread."""
+    max_invalid_frac: float = 0.2
+    """Share of a step's chains that may lose a score before the run stops, 0..1."""
+    save_every: int = 10
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    scale: int = 4
+    """Output size over the degraded photo's size."""
+    num_runners: int = 1
+    """Actors that guide chains."""
+    ray_address: str = ""
+    """A running Ray cluster to join; empty starts a private one on this machine."""
+    deadline_s: float = 600.0
+    """Longest wait for any single remote call, seconds."""
+    bucket_mib: int = 64
+    """Size of a weight bucket, MiB."""
+    chain: dict[str, BlockConfig] = field(default_factory=dict)
+    """Blocks in the order they are written."""
+    policies: dict[str, PolicyConfig] = field(default_factory=dict)
+    """Policies by name."""
+    rewards: dict[str, RewardConfig] = field(default_factory=dict)
+    """Rewards by name."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Photographs."""
+    coldstart: ColdstartConfig = field(default_factory=ColdstartConfig)
+    """Supervised start."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Held-out evaluation."""

@@ -1,0 +1,1 @@
+"""Rewards: the interface, the four of the paper, the visual experts, and how they are checked."""

@@ -1,0 +1,1 @@
+"""The algorithm: types, ports, chain, advantages, loss, denoising maths, data. Knows no Ray."""

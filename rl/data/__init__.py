@@ -1,0 +1,1 @@
+"""Photographs, their degradation, labels, tags and captions."""

@@ -1,0 +1,47 @@
+"""The errors this project raises. All survive a trip between Ray processes with type and message."""
+
+from __future__ import annotations
+
+
+class VlcotError(Exception):
+    """Base of every error the project raises on purpose. One argument: the message."""
+
+
+class ConfigError(VlcotError, ValueError):
+    """A configuration or input that cannot work; the message names key or file and the remedy."""
+
+
+class DataError(ConfigError):
+    """A photograph, sidecar or folder that cannot be used."""
+
+
+class RolloutError(VlcotError):
+    """A rollout worker could not generate."""
+
+
+class RewardError(VlcotError):
+    """A reward could not be set up, or failed where its policy is ``raise``."""
+
+
+class LearnerError(VlcotError):
+    """A learner rank could not update."""
+
+
+class DivergedError(LearnerError):
+    """Loss or gradient is not finite."""
+
+
+class WeightSyncError(VlcotError):
+    """New weights did not arrive intact, or the worker does not compute with them."""
+
+
+class WorkerLostError(VlcotError):
+    """A worker process ended."""
+
+
+class CallTimeoutError(VlcotError):
+    """A remote call outlived its deadline."""
+
+
+class ImportOriginError(VlcotError):
+    """A package of ours was imported from somewhere else on a node."""

@@ -1,0 +1,452 @@
+"""The records that cross borders between the loop, the workers and the rewards.
+
+Frozen, slotted, keyword-only; numpy at every border, never torch, never Ray. Log-probs are in nats.
+Letters in shapes: L tokens of one chain, n sampled tokens, K denoising steps, C h w a latent,
+H W pixels, G group size. Pictures are ``uint8`` RGB, shape ``[H, W, 3]``.
+
+A record that needs pictures holds *indexes* into the list of pictures sent beside it, so that
+pictures can travel as object references that only the receiving worker resolves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""``uint8[H, W, 3]`` RGB."""
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+DEGRADED = "degraded"
+"""Name of the input photograph among a chain's pictures."""
+TRUTH = "truth"
+"""Name of the ground-truth photograph."""
+
+
+class Finish(StrEnum):
+    """How a chain ended."""
+
+    STOP = "stop"
+    """The last closing tag was written: the chain is whole."""
+    LENGTH = "length"
+    """A block ran out of tokens."""
+    MALFORMED = "malformed"
+    """It left the grammar."""
+    ABORTED = "aborted"
+    """It was stopped from outside."""
+
+
+# --------------------------------------------------------------------------------- prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What rewards and judges may compare with. Every part may be absent."""
+
+    photo: Pixels | None = None
+    """Ground truth at the output size."""
+    labels: tuple[str, ...] = ()
+    """Degradation words by slot: blur, resize, noise, compression, resize."""
+    tags: tuple[str, ...] = ()
+    """Things the photograph shows."""
+    captions: tuple[str, ...] = ()
+    """Ground-truth understanding texts, coarse to fine (cold start)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One degraded photograph and what is known about it."""
+
+    prompt_id: str
+    """Stable over runs, e.g. ``coffee/train/17``."""
+    degraded: Pixels
+    """The input, its true (small) size."""
+    reference: Reference = field(default_factory=Reference)
+    """What rewards compare with."""
+    seed: int = 0
+    """Seed base of everything sampled for it."""
+
+    def __post_init__(self) -> None:
+        """Refuse pictures that are not uint8 RGB."""
+        check_pixels(self.degraded, name=f"{self.prompt_id}: degraded")
+
+
+def check_pixels(pixels: Pixels, *, name: str) -> None:
+    """Raise ``ValueError`` unless ``pixels`` is ``uint8[H, W, 3]`` and not empty."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise ValueError(f"{name}: want uint8[H, W, 3], got {pixels.dtype}{list(pixels.shape)}")
+
+
+# --------------------------------------------------------------------------------- rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSampling:
+    """The distribution text was sampled from; the learner scores under the same."""
+
+    temperature: float = 1.0
+    """Logits are divided by it. 0 decodes greedily (evaluation only; never trained)."""
+    forbidden_ids: tuple[int, ...] = ()
+    """Token ids that have probability 0, in sampling and in scoring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRequest:
+    """Write one text block."""
+
+    request_id: str
+    """``<chain_id>/<block>``; unique while it runs."""
+    tokens: Ints
+    """The context, ``[L]``, one placeholder token a picture."""
+    pictures: tuple[int, ...]
+    """Index of each placeholder's picture in the list sent beside the requests."""
+    max_tokens: int
+    """Most tokens sampled."""
+    stop_ids: tuple[int, ...]
+    """Sampling ends *with* (and includes) any of these."""
+    sampling: TextSampling
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextReply:
+    """What was written."""
+
+    request_id: str
+    tokens: Ints
+    """Sampled ids ``[n]``, the stop id included."""
+    logprobs: Floats
+    """Of the sampling distribution, ``[n]``, nats."""
+    stopped: bool
+    """False when it ran out of tokens."""
+    version: int
+    """Weight version that wrote it."""
+    num_cached: int = 0
+    """Context tokens whose prefill was reused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """Paint one image block."""
+
+    request_id: str
+    block: str
+    size_px: int
+    num_steps: int
+    noise_level: float
+    """a of the Flow-GRPO SDE; 0 is the deterministic sampler and leaves nothing to train."""
+    degraded: int
+    """Index of the degraded photo in the list sent beside the requests."""
+    previous: int
+    """Index of the picture before it, or -1."""
+    text: str
+    """The chain's text so far, tags left out."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReply:
+    """The small part of the answer; picture and segment travel beside it."""
+
+    request_id: str
+    num_actions: int
+    """Trained denoising steps."""
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStream:
+    """What one token policy saw and wrote in one chain: a single sequence for the learner."""
+
+    tokens: Ints
+    """Prompt, sampled and forced tokens, ``[L]``, one placeholder a picture."""
+    pictures: tuple[str, ...]
+    """Name of each placeholder's picture, in order; ``degraded`` or a block name."""
+    action_mask: Bools
+    """True where a token was sampled, ``[L]``; forced and prompt tokens are False."""
+    behaviour_logprobs: Floats
+    """``[L]``, nats; 0 where forced."""
+    block_of: NDArray[np.int8]
+    """Index of the chain's block a token belongs to, ``[L]``; -1 for the prompt."""
+    sampling: TextSampling
+
+    def __post_init__(self) -> None:
+        """Check that the arrays are parallel and forced tokens carry no log-prob."""
+        shapes = {a.shape for a in (self.tokens, self.action_mask, self.behaviour_logprobs, self.block_of)}
+        if len(shapes) != 1 or self.tokens.ndim != 1:
+            raise ValueError(f"TokenStream arrays must share one shape [L], got {shapes}")
+        if np.any(self.behaviour_logprobs[~self.action_mask]):
+            raise ValueError("TokenStream: forced tokens must have behaviour log-prob 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSpec:
+    """How a picture was sampled; enough to score it again."""
+
+    kind: str = "flow_sde"
+    noise_level: float = 0.7
+    reduction: str = "mean"
+    """Log-probs are the mean over latent elements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoisingSegment:
+    """What one denoising policy did in one picture block."""
+
+    block: str
+    latents: Floats
+    """``[K+1, C, h, w]``, from the source to the picture."""
+    sigmas: Floats
+    """``[K+1]``, 1 to 0."""
+    behaviour_logprobs: Floats
+    """``[K]``, nats (mean over elements); 0 where not an action."""
+    action_mask: Bools
+    """``[K]``: stochastic and trained. The last step is deterministic, so False."""
+    pictures: tuple[str, ...]
+    """Names of the u8 pictures it was conditioned on, in order: degraded, previous."""
+    text_ids: Ints
+    """``[n]``: its text condition in the image policy's own tokenizer."""
+    size_px: int
+    sampler: SamplerSpec
+
+    def __post_init__(self) -> None:
+        """Check shapes."""
+        num_steps = self.latents.shape[0] - 1
+        if self.latents.ndim != 4 or self.sigmas.shape != (num_steps + 1,):
+            raise ValueError(
+                f"segment {self.block}: latents {self.latents.shape}, sigmas {self.sigmas.shape}"
+            )
+        if self.behaviour_logprobs.shape != (num_steps,) or self.action_mask.shape != (num_steps,):
+            raise ValueError(f"segment {self.block}: log-probs and mask must be [{num_steps}]")
+
+
+Segment = TokenStream | DenoisingSegment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What a learner needs of one segment: the record and the pictures it names, in its order."""
+
+    segment: Segment
+    pictures: tuple[Pixels, ...]
+
+
+# --------------------------------------------------------------------------------- chains
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentInfo:
+    """What the driver knows of a segment without holding it."""
+
+    policy: str
+    handle: object
+    """Opaque; a ``Store`` turns it into an ``Example``."""
+    blocks: tuple[str, ...]
+    """Blocks in which it has actions."""
+    num_actions: Mapping[str, int]
+    """Actions by block."""
+    shape_key: tuple[int, ...]
+    """Segments with equal keys fit one micro-batch: () for tokens, (size_px, K) for pictures."""
+    length: int
+    """Tokens, or denoising steps: what a micro-batch pads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """One whole answer, as the driver holds it: records and handles, never arrays."""
+
+    chain_id: str
+    """``<group_id>/<index>``."""
+    group_id: str
+    index: int
+    finish: Finish
+    error: str
+    """Why it ended early, or ''."""
+    text: str
+    """Everything written, tags included, ``<|image|>`` for a picture."""
+    segments: tuple[SegmentInfo, ...]
+    pictures: Mapping[str, object]
+    """Opaque handle of each finished picture by block."""
+    versions: Mapping[str, tuple[int, int]]
+    """Lowest and highest weight version by policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainView:
+    """What a reward sees of a chain."""
+
+    chain_id: str
+    group_id: str
+    finish: Finish
+    text: str
+    block_text: Mapping[str, str]
+    """Body of every closed text block."""
+    pictures: Mapping[str, Pixels]
+    """Finished pictures by block (only those the reward needs)."""
+    final_block: str
+    """Name of the chain's last picture block."""
+    degraded: Pixels
+    reference: Reference
+
+    @property
+    def final_picture(self) -> Pixels | None:
+        """The restored photo, or None where the chain ended before it."""
+        return self.pictures.get(self.final_block)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardRequest:
+    """A finished chain on its way to a reward worker; pictures are indexes into the list beside it."""
+
+    chain_id: str
+    group_id: str
+    finish: Finish
+    text: str
+    block_text: Mapping[str, str]
+    final_block: str
+    pictures: Mapping[str, int]
+    """By name: finished blocks, ``degraded`` and, where there is one, ``truth``."""
+    labels: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    def view(self, pictures: Sequence[Pixels]) -> ChainView:
+        """Put the pictures in and return what the reward sees."""
+        named = {name: pictures[index] for name, index in self.pictures.items()}
+        degraded = named.pop(DEGRADED)
+        truth = named.pop(TRUTH, None)
+        return ChainView(
+            chain_id=self.chain_id,
+            group_id=self.group_id,
+            finish=self.finish,
+            text=self.text,
+            block_text=self.block_text,
+            pictures=named,
+            final_block=self.final_block,
+            degraded=degraded,
+            reference=Reference(photo=truth, labels=self.labels, tags=self.tags),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """One reward over n chains, in its own unit."""
+
+    name: str
+    values: Floats
+    """``[n]``; undefined where not valid."""
+    valid: Bools
+    """``[n]``: False only where the scorer failed."""
+    missing: Bools
+    """``[n]``: True where the chain lacked the input and got the declared value."""
+    reasons: tuple[str, ...]
+    """``[n]``: why not valid or missing, else ''."""
+
+    def __post_init__(self) -> None:
+        """Check lengths and that every valid value is finite."""
+        num = self.values.shape[0]
+        if self.valid.shape != (num,) or self.missing.shape != (num,) or len(self.reasons) != num:
+            raise ValueError(f"Scores {self.name}: fields differ in length")
+        if not np.all(np.isfinite(self.values[self.valid])):
+            raise ValueError(f"Scores {self.name}: a valid value is not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """A group with its rewards; the unit the loop collects."""
+
+    group_id: str
+    prompt_id: str
+    chains: tuple[Chain, ...]
+    scores: Mapping[str, Scores]
+    """By reward name, each over the group's chains in index order."""
+    seconds: Mapping[str, float]
+    """``rollout`` and ``reward`` wall seconds."""
+
+    @property
+    def valid(self) -> Bools:
+        """True where every reward of the chain is valid, ``[G]``."""
+        out = np.ones(len(self.chains), dtype=np.bool_)
+        for scores in self.scores.values():
+            out &= scores.valid
+        return out
+
+
+# --------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainItem:
+    """One segment to train on."""
+
+    item_id: str
+    handle: object
+    advantages: Mapping[int, float]
+    """By index of the chain's block."""
+    num_actions: int
+    shape_key: tuple[int, ...]
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Rows one rank takes through one forward pass; ``weights`` is 0 for padding rows."""
+
+    items: tuple[TrainItem, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBatch:
+    """One optimizer step of one policy, laid out over ranks."""
+
+    policy: str
+    micro_batches: tuple[tuple[MicroBatch, ...], ...]
+    """``[rank][micro-batch]``; the same number on every rank."""
+    num_actions: int
+    """Over the *whole* batch: every rank and micro-batch divides by the same number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Where one tensor lies in a publication."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """torch's name without the prefix, e.g. ``float32``, ``bfloat16``."""
+    bucket: int
+    offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A publication of weights: what lies where, and how to know it arrived intact."""
+
+    policy: str
+    version: int
+    tensors: tuple[TensorSpec, ...]
+    bucket_bytes: tuple[int, ...]
+    digests: tuple[str, ...]
+    """xxh3-128 of each bucket, hex."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStats:
+    """What one rank saw in one optimizer step, as sums that can be added over ranks."""
+
+    sums: Mapping[str, tuple[float, float]]
+    """Metric name -> (sum, count)."""
+    maxima: Mapping[str, float]
+    """Metric name -> maximum."""
+
+
+Metrics = dict[str, float]
+JsonDict = dict[str, Any]
