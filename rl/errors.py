@@ -1,14 +1,12 @@
-"""The errors this project raises. All survive a trip between Ray processes with type and message."""
+"""The errors this project raises. All survive a trip between Ray processes with type and message.
+
+Each takes one argument, the message, so ``pickle`` rebuilds it as it was.
+"""
 
 from __future__ import annotations
 
-
-class VlcotError(Exception):
-    """Base of every error the project raises on purpose. One argument: the message."""
-
-
-class ConfigError(VlcotError, ValueError):
-    """A configuration or input that cannot work; the message names key or file and the remedy."""
+from configs.errors import ConfigError as ConfigError
+from configs.errors import VlcotError as VlcotError
 
 
 class DataError(ConfigError):

@@ -6,6 +6,7 @@ The loop talks to these and nothing else, so it runs in a unit test with fakes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from rl.types import Example, Metrics, ScoredGroup, TrainBatch
@@ -49,3 +50,13 @@ class Sink(Protocol):
     def log(self, step: int, metrics: Metrics) -> None:
         """Write one flat record."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything the loop talks to."""
+
+    collector: Collector
+    learners: Learners
+    publisher: Publisher
+    sink: Sink

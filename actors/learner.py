@@ -1,0 +1,307 @@
+"""One rank of a policy's learner: takes its share of each batch, updates, publishes, saves.
+
+A plain class: the cluster layer spawns one process a rank and calls these methods. Every method but
+``score`` below ZeRO stage 3 is collective: all ranks must call it, in the same order. It knows neither
+Ray nor what kind of policy it trains.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actors import deepspeed_engine as ds
+from actors.policies.base import PolicyBatch, TrainablePolicy
+from actors.weights import Bucket, pack
+from configs.schema import PolicyConfig
+from rl.errors import DivergedError, LearnerError
+from rl.loss import k3_kl, masked_sum, policy_loss
+from rl.metrics import merge
+from rl.ports import Store
+from rl.torchvision_compat import ensure_torchvision
+from rl.types import Example, Floats, Manifest, MicroBatch, TrainBatch, UpdateStats
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """What a rank is told at birth; the same for all ranks of a policy but ``rank``."""
+
+    policy_name: str
+    policy_target: str
+    """``package.module:Class`` of a ``TrainablePolicy``."""
+    config: PolicyConfig
+    directory: Path
+    """Starting weights, also those of the frozen reference."""
+    block_names: tuple[str, ...]
+    """The chain's blocks in order."""
+    bucket_bytes: int
+    """Size of a weight bucket; also bounds what ZeRO-3 gathers at once."""
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    deterministic: bool = False
+
+
+class _Scorer(nn.Module):
+    """The policy's forward pass, returning bare tensors: DeepSpeed's hooks look into tuples only."""
+
+    def __init__(self, policy: TrainablePolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        scores = self.policy.forward(inputs)
+        return scores.logprobs, scores.entropy
+
+
+class LearnerRank:
+    """One data-parallel rank."""
+
+    def __init__(self, spec: LearnerSpec) -> None:
+        self.spec = spec
+        self.version = 0
+        """Weight version: +1 an ``update``; saved in checkpoints."""
+        self._num_steps = 0
+        self._reference: TrainablePolicy | None = None
+        self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix=f"learner-{spec.policy_name}-prefetch")
+
+    # ------------------------------------------------------------------------ life
+
+    def setup(self, master_addr: str, master_port: int, store: Store) -> None:
+        """Join the process group, load the policy and shard it. Heavy; returns when all ranks have met."""
+        spec, config = self.spec, self.spec.config
+        ensure_torchvision()
+        torch.set_num_threads(config.num_threads)
+        torch.manual_seed(spec.seed)
+        if spec.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            # Nothing here reads such memory, and DeepSpeed reserves much of it.
+            setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - no stub
+        self._store = store
+        self._device = torch.device("cuda", 0) if config.num_gpus > 0 else torch.device("cpu")
+        ds.start_process_group(
+            rank=spec.rank,
+            world_size=spec.world_size,
+            master_addr=master_addr,
+            master_port=master_port,
+            device=self._device,
+        )
+        self._policy = self._load_policy()
+        if config.kl_weight > 0:
+            self._reference = self._load_policy().requires_grad_(False)
+        self._engine: Any = ds.make_engine(
+            _Scorer(self._policy),
+            zero_stage=config.zero_stage,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            dtype=config.dtype,
+        )
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._prefetcher.shutdown(cancel_futures=True)
+        ds.stop_process_group()
+
+    def _load_policy(self) -> TrainablePolicy:
+        spec = self.spec
+        policy_type: type[TrainablePolicy] = pkgutil.resolve_name(spec.policy_target)
+        policy = policy_type.load(spec.directory, spec.config, block_names=spec.block_names)
+        if spec.config.zero_stage == 3 and any(True for _ in policy.parameters(recurse=False)):
+            raise LearnerError(
+                f"policy {spec.policy_name}: {policy_type.__name__} owns parameters directly, which ZeRO "
+                "stage 3 cannot gather; move them into a submodule, or set "
+                f"policies.{spec.policy_name}.zero_stage=2"
+            )
+        # Evaluation mode: dropout would make the ratio differ from 1 before any update.
+        return policy.to(self._device).eval()
+
+    # ------------------------------------------------------------------------ learning
+
+    def update(self, batches: Sequence[TrainBatch]) -> list[UpdateStats]:
+        """Make one optimizer step for each batch.
+
+        Args:
+            batches: The optimizer steps of one GRPO step, over all ranks; this rank takes its share.
+
+        Returns:
+            What this rank saw in each step. The ratio before the update is that of the first step only: it
+            comes out of its own forward pass, when nothing has changed since the weights were published.
+
+        Raises:
+            DivergedError: On all ranks, if loss or gradient is not finite on any. No weight was changed by
+                that step; the rank must not be used on.
+        """
+        stats = [self._optimizer_step(batch, is_first=index == 0) for index, batch in enumerate(batches)]
+        self.version += bool(batches)
+        return stats
+
+    def _optimizer_step(self, batch: TrainBatch, *, is_first: bool) -> UpdateStats:
+        name = self.spec.policy_name
+        stats: list[UpdateStats] = []
+        is_finite = True
+        for micro, collated in self._prefetched(batch.micro_batches[self.spec.rank]):
+            loss = self._micro_loss(micro, collated, stats, is_first=is_first)
+            ds.backward(self._engine, loss * (self.spec.world_size / batch.num_actions))
+            is_finite &= bool(torch.isfinite(loss.detach()))
+        if ds.any_rank(not is_finite, self._device):
+            raise self._diverged("the loss")
+        rate = self._learning_rate()
+        grad_norm = ds.step(self._engine, rate)
+        if grad_norm is None:
+            raise self._diverged("the gradient")
+        self._num_steps += 1
+        shared = {
+            f"learner/{name}/grad_norm": (grad_norm, 1.0),
+            f"learner/{name}/lr": (rate, 1.0),
+            f"policy/{name}/num_actions": (float(batch.num_actions), 1.0),
+        }
+        return merge([*stats, UpdateStats(sums=shared, maxima={})])
+
+    def _micro_loss(
+        self, micro: MicroBatch, batch: PolicyBatch, stats: list[UpdateStats], *, is_first: bool
+    ) -> Tensor:
+        """Return the loss summed over the micro-batch's actions, and append what was seen to ``stats``."""
+        config, name = self.spec.config, self.spec.policy_name
+        rows = torch.tensor(micro.weights, device=self._device) > 0
+        mask = batch.action_mask.to(self._device) & rows[:, None]
+        inputs = self._on_device(batch)
+        logprobs, entropy = self._engine(inputs)
+        sums = policy_loss(
+            logprobs,
+            batch.behaviour_logprobs.to(self._device),
+            expand_advantages(micro, batch.block_of).to(self._device),
+            mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+        )
+        loss = sums.loss
+        stats.append(sums.stats(name, is_first=is_first))
+        count = float(sums.num_actions)
+        own: dict[str, tuple[float, float]] = {}
+        if self._reference is not None:
+            with torch.no_grad():
+                reference = self._reference(inputs).logprobs
+            kl = k3_kl(logprobs, reference, mask)
+            loss = loss + config.kl_weight * kl
+            own[f"policy/{name}/ref_kl_nats/mean"] = (float(kl.detach()), count)
+            own[f"loss/{name}/kl"] = (config.kl_weight * float(kl.detach()), count)
+        if entropy is not None:
+            own[f"policy/{name}/entropy_nats/mean"] = masked_sum(entropy, mask)
+        own[f"loss/{name}/total"] = (float(loss.detach()), count)
+        stats.append(UpdateStats(sums=own, maxima={}))
+        return loss
+
+    def _prefetched(self, micros: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, PolicyBatch]]:
+        """Fetch and collate each micro-batch while the one before it is computed."""
+        ahead = self._prefetcher.submit(self._fetch, micros[0]) if micros else None
+        for index, micro in enumerate(micros):
+            assert ahead is not None
+            collated = ahead.result()
+            if index + 1 < len(micros):
+                ahead = self._prefetcher.submit(self._fetch, micros[index + 1])
+            yield micro, collated
+
+    def _fetch(self, micro: MicroBatch) -> PolicyBatch:
+        return self._policy.collate(self._store.get([item.handle for item in micro.items]))
+
+    def _on_device(self, batch: PolicyBatch) -> dict[str, Tensor]:
+        return {name: tensor.to(self._device) for name, tensor in batch.inputs.items()}
+
+    def _learning_rate(self) -> float:
+        """Rise linearly over ``warmup_steps``, then stay."""
+        config = self.spec.config
+        return config.learning_rate * min(1.0, (self._num_steps + 1) / max(1, config.warmup_steps))
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"policy {self.spec.policy_name}: {what} is not finite in optimizer step {self._num_steps} at "
+            f"weight version {self.version}; lower policies.{self.spec.policy_name}.learning_rate and resume "
+            "from the last checkpoint"
+        )
+
+    # ------------------------------------------------------------------------ weights
+
+    def score(self, examples: Sequence[Example]) -> list[Floats]:
+        """Return each example's log-probs under the current weights, ``[L]`` or ``[K]``, nats."""
+        found = []
+        with torch.no_grad():
+            for example in examples:
+                logprobs, _ = self._engine(self._on_device(self._policy.collate([example])))
+                found.append(logprobs[0].float().cpu().numpy())
+        return found
+
+    def publish(self) -> Iterator[Bucket | Manifest]:
+        """Stream the current weights.
+
+        Every rank must exhaust the iterator: under ZeRO-3 each bucket is gathered as it is asked for, never
+        the whole model.
+
+        Yields:
+            On rank 0 the buckets, then the manifest; on the others nothing.
+        """
+        spec = self.spec
+        tensors = self._whole_weights()
+        if spec.rank == 0:
+            yield from pack(spec.policy_name, self.version, tensors, spec.bucket_bytes)
+        else:
+            for _ in tensors:
+                pass
+
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        return ds.stream_whole(
+            self._policy.published(),
+            zero_stage=self.spec.config.zero_stage,
+            max_bytes=self.spec.bucket_bytes,
+        )
+
+    def save(self, directory: Path, tag: str) -> None:
+        """Write a checkpoint from which ``load`` goes on to the last bit."""
+        state = {"version": self.version, "num_steps": self._num_steps}
+        ds.save_checkpoint(self._engine, directory, tag, state)
+
+    def load(self, directory: Path, tag: str | None = None) -> None:
+        """Read a checkpoint (the newest without a tag) of a learner with as many ranks."""
+        state = ds.load_checkpoint(self._engine, directory, tag)
+        self.version, self._num_steps = int(state["version"]), int(state["num_steps"])
+
+    def export(self, directory: Path) -> None:
+        """Write the policy as its plain library loads it; rank 0 writes, all return when it has."""
+        weights = {
+            name: tensor.cpu().clone() for name, tensor in self._whole_weights() if self.spec.rank == 0
+        }
+        published = {id(parameter) for _, parameter in self._policy.published()}
+        others = [parameter for parameter in self._policy.parameters() if id(parameter) not in published]
+        with ds.whole(others, zero_stage=self.spec.config.zero_stage):
+            if self.spec.rank == 0:
+                self._policy.export(directory, weights)
+        torch.distributed.barrier()
+
+
+def expand_advantages(micro: MicroBatch, block_of: Tensor) -> Tensor:
+    """Give every action the advantage of its block.
+
+    Args:
+        micro: Its items carry an advantage a block.
+        block_of: ``[B, T]`` block of each action; -1 elsewhere.
+
+    Returns:
+        ``float32[B, T]``; 0 where there is no advantage.
+    """
+    advantages = torch.zeros(block_of.shape, dtype=torch.float32)
+    for row, item in enumerate(micro.items):
+        for block, advantage in item.advantages.items():
+            advantages[row].masked_fill_(block_of[row] == block, advantage)
+    return advantages

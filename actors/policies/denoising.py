@@ -1,0 +1,146 @@
+"""The denoising policy inside a learner rank: log-probs of denoising steps, and the checkpoint.
+
+Letters: B rows, K steps, A actions of the whole batch, C h w a latent, n text ids.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
+from actors.policies.image_pipeline import Condition, encode_text, make_condition, pad_ids, predict_clean
+from actors.policies.image_sampler import load_pipeline
+from configs.schema import PolicyConfig
+from rl.denoising import gaussian_logprob, sde_mean_std, velocity_from_x0
+from rl.types import DenoisingSegment, Example
+
+NET = "unet"
+"""Folder of the trained net in the checkpoint, and prefix of its published names."""
+
+
+class DenoisingPolicy(TrainablePolicy):
+    """A flow model in pixel space, scored step by step; its text encoder stays frozen.
+
+    Args:
+        directory: The checkpoint it came from.
+        pipeline: A ``RestorationPipeline``.
+        block_names: The chain's blocks in order.
+    """
+
+    def __init__(self, directory: Path, pipeline: Any, block_names: Sequence[str]) -> None:
+        super().__init__()
+        self._directory = directory
+        self._block_names = tuple(block_names)
+        self._patch = int(pipeline.config.patch)
+        self._source_std = float(pipeline.config.source_std)
+        self.unet: nn.Module = pipeline.unet.requires_grad_(True)
+        self.text_encoder: nn.Module = pipeline.text_encoder.requires_grad_(False)
+
+    @classmethod
+    def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
+        """Read the diffusers layout, in float32 whatever ``config.dtype`` is: the engine casts."""
+        del config
+        pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+        return cls(directory, pipeline, block_names)
+
+    def collate(self, examples: Sequence[Example]) -> PolicyBatch:
+        """Stack picture segments of one size and number of steps.
+
+        Raises:
+            ValueError: If shapes differ.
+            TypeError: If there is another kind of segment among them.
+        """
+        segments = [_denoising(example) for example in examples]
+        shapes = {segment.latents.shape for segment in segments}
+        if len(shapes) != 1:
+            raise ValueError(f"a batch needs segments of one shape, got {sorted(shapes)}")
+        ids, text_mask = pad_ids([segment.text_ids.tolist() for segment in segments])
+        condition = make_condition(
+            [example.pictures[0] for example in examples],
+            [example.pictures[1] if len(example.pictures) > 1 else None for example in examples],
+            (segments[0].latents.shape[2], segments[0].latents.shape[3]),
+            (torch.zeros(len(segments), 1, 1), text_mask),
+        )
+        action_mask = _stack([segment.action_mask for segment in segments])
+        blocks = torch.tensor([self._block_names.index(segment.block) for segment in segments])
+        inputs = {
+            "latents": _stack([segment.latents for segment in segments]),
+            "sigmas": _stack([segment.sigmas for segment in segments]),
+            "noise_level": torch.tensor([segment.sampler.noise_level for segment in segments]),
+            "action_mask": action_mask,
+            "degraded": condition.degraded,
+            "previous": condition.previous,
+            "flags": condition.flags,
+            "text_ids": ids,
+            "text_mask": text_mask,
+        }
+        return PolicyBatch(
+            inputs=inputs,
+            behaviour_logprobs=_stack([segment.behaviour_logprobs for segment in segments]),
+            action_mask=action_mask,
+            block_of=torch.where(action_mask, blocks[:, None], -1),
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> ActionScores:
+        """Score the trained steps, all in one pass of the net; other steps are not evaluated and get 0."""
+        latents, sigmas, action_mask = inputs["latents"], inputs["sigmas"], inputs["action_mask"]
+        row, step = torch.nonzero(action_mask, as_tuple=True)
+        if len(row) == 0:  # every rank must touch the same modules
+            row = step = torch.zeros(1, dtype=torch.int64, device=action_mask.device)
+        with torch.no_grad():
+            text, text_mask = encode_text(self.text_encoder, inputs["text_ids"], inputs["text_mask"])
+        condition = Condition(
+            degraded=inputs["degraded"][row],
+            previous=inputs["previous"][row],
+            flags=inputs["flags"][row],
+            text=text[row],
+            text_mask=text_mask[row],
+        )
+        x, sigma = latents[row, step], sigmas[row, step]
+        clean = predict_clean(self.unet, x, sigma, condition, self._patch)
+        mean, std = sde_mean_std(
+            x,
+            velocity_from_x0(x, clean, sigma),
+            sigma,
+            sigmas[row, step + 1],
+            inputs["noise_level"][row],
+            condition.degraded,
+            self._source_std,
+        )
+        scores = gaussian_logprob(latents[row, step + 1], mean, std)
+        empty = torch.zeros(action_mask.shape, dtype=torch.float32, device=scores.device)
+        return ActionScores(logprobs=empty.index_put((row, step), scores))
+
+    def published(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the net's parameters as ``unet.<name>``."""
+        for name, parameter in self.unet.named_parameters():
+            yield f"{NET}.{name}", parameter
+
+    def export(self, directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write the whole pipeline with ``weights`` in the net's place.
+
+        Raises:
+            RuntimeError: If names or shapes are not the net's.
+        """
+        shutil.copytree(self._directory, directory, dirs_exist_ok=True)
+        net = type(self.unet).from_config(self.unet.config)  # type: ignore[attr-defined]  # a diffusers model
+        net.load_state_dict({name.removeprefix(f"{NET}."): value for name, value in weights.items()})
+        net.save_pretrained(directory / NET)
+
+
+def _denoising(example: Example) -> DenoisingSegment:
+    if not isinstance(example.segment, DenoisingSegment):
+        raise TypeError(f"want a DenoisingSegment, got {type(example.segment).__name__}")
+    return example.segment
+
+
+def _stack(arrays: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    """Stack arrays to a tensor of its own memory (they may be read-only)."""
+    return torch.from_numpy(np.stack(arrays))

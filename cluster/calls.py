@@ -1,0 +1,184 @@
+"""Every wait for a remote call: each has a deadline, and a failure keeps its actor's name.
+
+The only place in the project that may call ``ray.get``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from rl.errors import CallTimeoutError, VlcotError, WorkerLostError
+from rl.types import Example, Segment
+
+logger = logging.getLogger(__name__)
+
+SLOW_CALL_S = 30.0
+"""A wait longer than this is written to the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One actor and the name it has in every log line and error."""
+
+    name: str
+    """Role, key, index: ``rollout-text-0``, ``reward-format-0``, ``learner-image-1``."""
+    actor: ActorHandle
+
+    def call(self, method: str, *args: object, num_returns: int = 1, **kwargs: object) -> Call:
+        """Start a method and return the pending call."""
+        remote = getattr(self.actor, method).options(num_returns=num_returns)
+        return Call(name=self.name, method=method, ref=remote.remote(*args, **kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A remote call under way; ``ref`` is a list of references where it has several results."""
+
+    name: str
+    method: str
+    ref: Any
+
+    def __str__(self) -> str:
+        """Return ``actor.method``."""
+        return f"{self.name}.{self.method}"
+
+    def first(self) -> Call:
+        """Wait for the first of several results only."""
+        return Call(name=self.name, method=self.method, ref=self.ref[0])
+
+
+def translate(call: Call, error: BaseException) -> BaseException:
+    """Turn Ray's wrapper into the error the worker raised, with the actor's name as a note."""
+    if isinstance(error, RayTaskError):
+        inner = error.cause if isinstance(error.cause, BaseException) else error
+        inner.add_note(f"actor: {call}\n{error}")
+        return inner
+    if isinstance(error, RayActorError):
+        return WorkerLostError(f"{call}: the worker process ended: {str(error).splitlines()[0]}")
+    error.add_note(f"actor: {call}")
+    return error
+
+
+def gather(calls: Sequence[Call], *, deadline_s: float) -> list[Any]:
+    """Wait for all calls and return their results in order.
+
+    Args:
+        calls: Pending calls.
+        deadline_s: Longest wait for all of them, seconds.
+
+    Returns:
+        One result a call.
+
+    Raises:
+        CallTimeoutError: If one outlives the deadline; the message names actors and methods.
+        WorkerLostError: If a worker process ended.
+        ExceptionGroup: If several calls failed; a single failure is raised as itself.
+    """
+    by_ref = {call.ref: call for call in calls}
+    pending, failures = list(by_ref), list[BaseException]()
+    end, warned = time.monotonic() + deadline_s, False
+    while pending:
+        left = end - time.monotonic()
+        if left <= 0:
+            names = ", ".join(str(by_ref[ref]) for ref in pending)
+            raise CallTimeoutError(f"no answer from {names} within {deadline_s:g} s (deadline_s)")
+        done, pending = ray.wait(pending, timeout=min(left, SLOW_CALL_S))
+        for ref in done:
+            try:
+                ray.get(ref)
+            except (RayTaskError, RayActorError) as error:
+                failures.append(translate(by_ref[ref], error))
+        if failures:
+            break
+        if not done and not warned:
+            warned = True
+            logger.info("still waiting for %s", ", ".join(str(by_ref[ref]) for ref in pending))
+    raise_failures(failures)
+    return [ray.get(call.ref) for call in calls]
+
+
+def raise_failures(failures: Sequence[BaseException]) -> None:
+    """Raise one failure as itself, several as a group; our own kind comes before a lost worker."""
+    if not failures:
+        return
+    ours = [f for f in failures if isinstance(f, VlcotError)]
+    if len(failures) == 1 or len(ours) == 1:
+        raise ours[0] if ours else failures[0]
+    raise BaseExceptionGroup("several workers failed", list(failures))
+
+
+def stream(worker: Worker, method: str, *args: object, deadline_s: float) -> list[Any]:
+    """Run a generator method to its end and return a reference a value, never the values."""
+    call = Call(name=worker.name, method=method, ref=None)
+    generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args)
+    refs: list[Any] = []
+    while True:
+        done, _ = ray.wait([generator], timeout=deadline_s, fetch_local=False)
+        if not done:
+            raise CallTimeoutError(f"no value from {call} within {deadline_s:g} s (deadline_s)")
+        try:
+            ref = next(generator)
+        except StopIteration:
+            return refs
+        refs.append(ref)
+
+
+async def answer(call: Call, *, deadline_s: float) -> Any:
+    """Wait for one call inside an asynchronous actor; errors as in :func:`gather`."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await call.ref
+    except TimeoutError:
+        raise CallTimeoutError(f"no answer from {call} within {deadline_s:g} s (deadline_s)") from None
+    except (RayTaskError, RayActorError) as error:
+        raise translate(call, error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHandle:
+    """References to one segment and the pictures it names."""
+
+    segment: Any
+    pictures: tuple[Any, ...]
+
+
+class RayStore:
+    """The ``Store`` port on Ray's object store."""
+
+    def __init__(self, *, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+
+    def get(self, handles: Sequence[object]) -> list[Example]:
+        """Fetch all segments and pictures in one call; arrays are read-only views."""
+        refs: list[Any] = []
+        for handle in handles:
+            if not isinstance(handle, SegmentHandle):
+                raise TypeError(f"want a SegmentHandle, got {type(handle).__name__}")
+            refs += [handle.segment, *handle.pictures]
+        values = iter(ray.get(refs, timeout=self._deadline_s))
+        out = []
+        for handle in handles:
+            assert isinstance(handle, SegmentHandle)
+            segment: Segment = next(values)
+            out.append(Example(segment=segment, pictures=tuple(next(values) for _ in handle.pictures)))
+        return out
+
+
+def put(value: object) -> Any:
+    """Place a value in the object store."""
+    return ray.put(value)
+
+
+def fetch(refs: Mapping[str, Any], *, deadline_s: float) -> dict[str, Any]:
+    """Resolve a mapping of references."""
+    values = ray.get(list(refs.values()), timeout=deadline_s)
+    return dict(zip(refs, values, strict=True))

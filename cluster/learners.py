@@ -1,0 +1,118 @@
+"""The driver's side of the learner ranks, and of moving their weights to the rollout workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.calls import Call, Worker, gather, put, stream
+from configs.schema import Config
+from rl.errors import WeightSyncError
+from rl.metrics import merge, to_metrics
+from rl.types import DenoisingSegment, Example, Manifest, Metrics, TokenStream, TrainBatch, UpdateStats
+
+
+@dataclass(slots=True)
+class LearnerGroup:
+    """The ranks of one policy."""
+
+    policy: str
+    ranks: Sequence[Worker]
+    deadline_s: float
+    version: int = 0
+    """Weight version: +1 a published step."""
+
+    def call_all(self, method: str, *args: object) -> list[Call]:
+        """Start a method on every rank; ranks only finish together."""
+        return [rank.call(method, *args) for rank in self.ranks]
+
+    def wait_all(self, method: str, *args: object) -> list[Any]:
+        """Call a method on every rank and wait."""
+        return gather(self.call_all(method, *args), deadline_s=self.deadline_s)
+
+    def publish(self) -> tuple[Manifest, list[Any]]:
+        """Run every rank's publication in lockstep; return rank 0's manifest and bucket references."""
+        with ThreadPoolExecutor(len(self.ranks)) as pool:
+            refs, *_ = pool.map(lambda r: stream(r, "publish", deadline_s=self.deadline_s), self.ranks)
+        *buckets, last = refs
+        (manifest,) = gather([Call(self.ranks[0].name, "publish", last)], deadline_s=self.deadline_s)
+        return manifest, buckets
+
+    def save(self, directory: Path, tag: str) -> list[Call]:
+        """Start writing a checkpoint on every rank."""
+        return self.call_all("save", directory, tag)
+
+
+@dataclass(slots=True)
+class LearnerGroups:
+    """All policies' learners: the ``Learners`` port."""
+
+    groups: Mapping[str, LearnerGroup]
+    deadline_s: float
+
+    def update_all(self, batches: Mapping[str, Sequence[TrainBatch]]) -> Metrics:
+        """Update all policies at once; a policy without a batch keeps its version."""
+        calls, owner = [], []
+        for policy, steps in batches.items():
+            calls += (mine := self.groups[policy].call_all("update", steps))
+            owner += [policy] * len(mine)
+        answers: list[Sequence[UpdateStats]] = gather(calls, deadline_s=self.deadline_s)
+        for policy in batches:
+            self.groups[policy].version += 1
+        return to_metrics(merge([stats for ranks in answers for stats in ranks]))
+
+
+@dataclass(slots=True)
+class WeightPublisher:
+    """Moves weights from learners to rollout workers and proves them: the ``Publisher`` port."""
+
+    config: Config
+    learners: Mapping[str, LearnerGroup]
+    rollouts: Mapping[str, Sequence[Worker]]
+    published: dict[str, int] = field(default_factory=dict)
+
+    def publish_and_prove(self) -> Metrics:
+        """Publish every policy whose version moved, then compare canaries.
+
+        Raises:
+            WeightSyncError: If a worker computes something else than its learner.
+        """
+        metrics: Metrics = {}
+        for policy, group in self.learners.items():
+            if self.published.get(policy) != group.version:
+                metrics |= self._publish(policy, group)
+                self.published[policy] = group.version
+            metrics[f"weights/{policy}/version"] = float(group.version)
+        return metrics
+
+    def _publish(self, policy: str, group: LearnerGroup) -> Metrics:
+        deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
+        manifest, buckets = group.publish()
+        gather([w.call("load_weights", manifest, *buckets) for w in workers], deadline_s=deadline_s)
+        examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
+        scores = group.wait_all("score", put(examples))[0]
+        tolerance = self.config.policies[policy].canary_tolerance_nats
+        worst = 0.0
+        for worker, example, logprobs in zip(workers, examples, scores, strict=True):
+            gap = canary_gap(example.segment, logprobs)
+            if not gap <= tolerance:
+                raise WeightSyncError(
+                    f"{worker.name}: after weight version {manifest.version} its log-probs differ from the "
+                    f"learner's by {gap:.2e} nats (policies.{policy}.canary_tolerance_nats={tolerance:g})"
+                )
+            worst = max(worst, gap)
+        size = float(sum(manifest.bucket_bytes))
+        return {f"weights/{policy}/canary_nats/max": worst, f"weights/{policy}/published_bytes": size}
+
+
+def canary_gap(segment: TokenStream | DenoisingSegment, logprobs: np.ndarray[Any, Any]) -> float:
+    """Return the largest log-prob difference over the canary's actions, nats."""
+    mask = segment.action_mask
+    if not mask.any():
+        raise WeightSyncError("the canary holds no action: nothing is proved")
+    return float(np.abs(segment.behaviour_logprobs[mask] - logprobs[mask]).max())

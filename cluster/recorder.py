@@ -1,0 +1,159 @@
+"""Writes sampled chains to the run directory, with their pictures and scores, for people to look at.
+
+Chains are recorded before any filter sees them, a bounded number a step. Knows nothing of how they were
+made; the report reads what is written here and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from PIL import Image
+
+from rl.types import DEGRADED, TRUTH, Chain, JsonDict, Pixels, Prompt
+
+Kind = Literal["train", "eval"]
+Model = Literal["coldstart", "grpo", "train"]
+PICTURE_MARK = "<|image|>"
+"""What stands for a picture in a chain's text."""
+_BLOCK = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
+_LONGEST_NAME = 120
+
+
+class ChainRecorder:
+    """Records chains under ``<run_dir>/chains/step_000012/<group>__<index>/``.
+
+    A chain's folder holds ``chain.json`` and a PNG a picture; it appears whole or not at all. Recording a
+    chain again (a resumed run) replaces it. Chains of an evaluation are told apart by their model.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        weights: Mapping[str, float] | None = None,
+        max_chains_per_step: int = 16,
+        max_eval_chains: int = 48,
+    ) -> None:
+        """Remember where and how much; nothing is written before the first chain.
+
+        Args:
+            run_dir: The run directory.
+            weights: Weight of each reward in ``total``; None weights all by 1.
+            max_chains_per_step: Most training chains kept of a step.
+            max_eval_chains: Most chains kept of an evaluated model and step.
+        """
+        self._root = run_dir / "chains"
+        self._weights = weights
+        self._limits: Mapping[Kind, int] = {"train": max_chains_per_step, "eval": max_eval_chains}
+        self._counts: Counter[tuple[int, Kind, Model]] = Counter()
+        for leftover in self._root.glob(".new-*"):
+            shutil.rmtree(leftover)
+
+    def record(
+        self,
+        step: int,
+        kind: Kind,
+        model: Model,
+        chain: Chain,
+        pictures: Mapping[str, Pixels],
+        prompt: Prompt,
+        scores: Mapping[str, float | None],
+    ) -> Path | None:
+        """Write one chain.
+
+        Args:
+            step: Training step, or the step whose weights are evaluated.
+            kind: ``train`` or ``eval``.
+            model: Which weights wrote it.
+            chain: The record.
+            pictures: Finished pictures by block; the degraded photo and the truth come from ``prompt``.
+            prompt: What it answers.
+            scores: Value of each reward in its own unit; None where it has none.
+
+        Returns:
+            Its folder, or None where the step has its share already.
+        """
+        key = (step, kind, model)
+        if self._counts[key] >= self._limits[kind]:
+            return None
+        self._counts[key] += 1
+        named = {**pictures, DEGRADED: prompt.degraded}
+        if prompt.reference.photo is not None:
+            named[TRUTH] = prompt.reference.photo
+        record = _describe(step, kind, model, chain, prompt) | {
+            "pictures": sorted(named),
+            "rewards": dict(scores),
+            "total": _total(scores, self._weights),
+        }
+        prefix = "" if kind == "train" else f"eval-{model}__"
+        folder = self._root / f"step_{step:06d}" / f"{prefix}{file_name(chain.group_id)}__{chain.index}"
+        self._write(folder, record, named)
+        return folder
+
+    def _write(self, folder: Path, record: JsonDict, pictures: Mapping[str, Pixels]) -> None:
+        """Fill a hidden folder, then move it into place in one step."""
+        hidden = self._root / f".new-{os.getpid()}-{folder.name}"
+        hidden.mkdir(parents=True)
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels).save(hidden / f"{name}.png")
+        (hidden / "chain.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        hidden.rename(folder)
+
+
+def file_name(name: str) -> str:
+    """Return a name that is safe as a file's: ``/`` becomes ``+``, equal only for equal names."""
+    safe = quote(name, safe="").replace("%2F", "+")
+    if len(safe) <= _LONGEST_NAME:
+        return safe
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{safe[: _LONGEST_NAME - 17]}-{digest}"
+
+
+def block_texts(text: str) -> dict[str, str]:
+    """Return the body of every closed text block of a chain, in order."""
+    return {name: body for name, body in _BLOCK.findall(text) if PICTURE_MARK not in body}
+
+
+def _describe(step: int, kind: Kind, model: Model, chain: Chain, prompt: Prompt) -> JsonDict:
+    return {
+        "chain_id": chain.chain_id,
+        "group_id": chain.group_id,
+        "index": chain.index,
+        "prompt_id": prompt.prompt_id,
+        "step": step,
+        "kind": kind,
+        "model": model,
+        "finish": chain.finish.value,
+        "error": chain.error,
+        "text": chain.text,
+        "block_text": block_texts(chain.text),
+        "labels": list(prompt.reference.labels),
+        "tags": list(prompt.reference.tags),
+        "versions": {policy: list(versions) for policy, versions in chain.versions.items()},
+    }
+
+
+def _total(scores: Mapping[str, float | None], weights: Mapping[str, float] | None) -> float | None:
+    """Add weighted scores; undefined (None) where one that counts is not there."""
+    total = 0.0
+    for name, value in scores.items():
+        weight = 1.0 if weights is None else weights.get(name, 0.0)
+        if weight == 0.0:
+            continue
+        if value is None:
+            return None
+        total += weight * value
+    return total

@@ -1,0 +1,284 @@
+"""Chains as a reader sees them: each text beside the picture it led to, right and wrong words marked.
+
+Pure but for opening pictures. Which words are right is said by the rewards' own rules; the scores shown are
+those that were recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from cluster.recorder import PICTURE_MARK
+from cluster.report_data import RecordedChain, Run, data_uri, picture_names
+from cluster.tables import number
+from rewards.degradation import normalise, slots
+from rl.types import DEGRADED, TRUTH, JsonDict
+
+_TAG = re.compile(r"</?\w+>")
+DEGRADATION = "degradation"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of text and how to mark it: '', ``hit``, ``miss`` or ``tag``."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One degradation word, as written and as it was."""
+
+    said: str
+    truth: str
+
+    @property
+    def is_right(self) -> bool:
+        """Return whether it counts for the reward."""
+        return bool(self.truth) and self.said == self.truth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One text block."""
+
+    name: str
+    spans: Sequence[Span] = ()
+    slots: Sequence[Slot] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture to show, at its own size in pixels and as data."""
+
+    uri: str
+    width: int
+    height: int
+    note: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Column:
+    """A picture and what was written before it."""
+
+    title: str
+    picture: Picture | None = None
+    notes: list[Note] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One chain."""
+
+    heading: str
+    chain_id: str
+    step: int
+    finish: str
+    error: str
+    total: str
+    rewards: Sequence[tuple[str, str]]
+    columns: Sequence[Column]
+    tags: Sequence[tuple[str, bool]]
+    """Things in the photo, and whether the text names them."""
+    raw: Sequence[Span]
+    """Everything written, tags marked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """Pictures of one photograph, side by side."""
+
+    title: str
+    columns: Sequence[Column]
+
+
+def chain_cards(run: Run) -> list[Card]:
+    """Return the newest step's best and worst chain, the first step's, and the run's, each once."""
+    scored = [chain for chain in run.training if chain.total is not None] or run.training
+    if not scored:
+        return []
+    first, newest = scored[0].step, max(chain.step for chain in scored)
+    chosen: dict[str, RecordedChain] = {}
+    pools = {
+        f"newest step ({newest})": [chain for chain in scored if chain.step == newest],
+        f"first step ({first})": [chain for chain in scored if chain.step == first],
+        "run": scored,
+    }
+    for name, pool in pools.items():
+        ranked = sorted(pool, key=_rank)
+        chosen.setdefault(f"Best of the {name}", ranked[-1])
+        chosen.setdefault(f"Worst of the {name}", ranked[0])
+    cards, seen = [], set()
+    for heading, chain in chosen.items():
+        if chain.folder not in seen:
+            seen.add(chain.folder)
+            cards.append(_card(heading, chain))
+    return cards
+
+
+def group_strip(run: Run) -> Strip | None:
+    """Return the final pictures of one group of the newest step, best first: what GRPO compares."""
+    if not run.training:
+        return None
+    newest = max(chain.step for chain in run.training)
+    groups: dict[str, list[RecordedChain]] = {}
+    for chain in run.training:
+        if chain.step == newest:
+            groups.setdefault(chain.record["group_id"], []).append(chain)
+    name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
+    columns = []
+    for chain in sorted(group, key=_rank, reverse=True):
+        pictures = picture_names(chain)
+        last = _picture(chain, pictures[-1]) if pictures else None
+        columns.append(Column(title=number(chain.total), picture=last))
+    return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
+
+
+def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
+    """Return degraded | bicubic | cold start | GRPO | truth for the first held-out photographs."""
+    models: dict[str, dict[str, RecordedChain]] = {}
+    for chain in sorted(run.chains, key=lambda chain: chain.step):
+        if chain.record.get("kind") == "eval":
+            models.setdefault(chain.record["prompt_id"], {})[chain.record["model"]] = chain
+    strips = []
+    for prompt_id, chains in sorted(models.items(), key=lambda item: (-len(item[1]), item[0]))[:most]:
+        measured = run.evaluation.get("prompts", {}).get(prompt_id, {})
+        strips.append(_held_out(prompt_id, chains, measured))
+    return strips
+
+
+def split_blocks(text: str) -> list[tuple[str, str | None]]:
+    """Return (name, body) of each block in order; the body of a picture block, None.
+
+    An unclosed block keeps what was written of it; text outside blocks has no name.
+    """
+    blocks: list[tuple[str, str | None]] = []
+    rest = text
+    while rest:
+        match = re.match(r"<(\w+)>", rest)
+        if match is None:
+            body, mark, after = rest.partition("<")
+            if not body:
+                body, after = "<", rest[1:]
+                mark = ""
+            blocks.append(("", body))
+            rest = mark + after
+            continue
+        name = match.group(1)
+        inside, _, rest = rest[match.end() :].partition(f"</{name}>")
+        blocks.append((name, None if PICTURE_MARK in inside else inside))
+    return [(name, body) for name, body in blocks if name or (body or "").strip()]
+
+
+def mark_tags(text: str, tags: Sequence[str]) -> list[Span]:
+    """Cut a text so that the photo's tags, as whole words, stand alone."""
+    wanted = "|".join(re.escape(tag) for tag in sorted(tags, key=len, reverse=True) if tag.strip())
+    if not wanted:
+        return [Span(text)]
+    pieces = re.split(rf"(?<!\w)({wanted})(?!\w)", text, flags=re.IGNORECASE)
+    return [Span(piece, "hit" if odd % 2 else "") for odd, piece in enumerate(pieces) if piece]
+
+
+def mark_markup(text: str) -> list[Span]:
+    """Cut a chain's text so that its tags stand alone."""
+    spans, at = [], 0
+    for match in _TAG.finditer(text):
+        spans += [Span(text[at : match.start()]), Span(match.group(), "tag")]
+        at = match.end()
+    return [span for span in [*spans, Span(text[at:])] if span.text]
+
+
+def pair_slots(body: str, labels: Sequence[str]) -> list[Slot]:
+    """Set what a degradation text says beside what was done, slot by slot."""
+    said, truth = slots(body), [normalise(label) for label in labels]
+    length = max(len(said), len(truth))
+    said, truth = said + [""] * (length - len(said)), truth + [""] * (length - len(truth))
+    return [Slot(said=a, truth=b) for a, b in zip(said, truth, strict=True)]
+
+
+def _card(heading: str, chain: RecordedChain) -> Card:
+    record = chain.record
+    written = " ".join(body or "" for _, body in split_blocks(record["text"]))
+    found = {span.text.lower() for span in mark_tags(written, record["tags"]) if span.mark}
+    return Card(
+        heading=heading,
+        chain_id=record["chain_id"],
+        step=chain.step,
+        finish=record["finish"],
+        error=record["error"],
+        total=number(chain.total),
+        rewards=[(name, number(value)) for name, value in record["rewards"].items()],
+        columns=_columns(chain),
+        tags=[(tag, tag.lower() in found) for tag in record["tags"]],
+        raw=mark_markup(record["text"]),
+    )
+
+
+def _columns(chain: RecordedChain) -> list[Column]:
+    """Lay the chain out: a text block goes under the picture that follows it, all others under the input."""
+    record = chain.record
+    columns = [Column(title=DEGRADED, picture=_picture(chain, DEGRADED))]
+    waiting: list[Note] = []
+    for name, body in split_blocks(record["text"]):
+        if body is not None:
+            waiting.append(_note(name, body, record))
+            continue
+        columns[-1 if len(columns) > 1 else 0].notes += waiting[:-1]
+        picture = _picture(chain, name) if chain.has(name) else None
+        columns.append(Column(title=name.replace("_", " "), picture=picture, notes=waiting[-1:]))
+        waiting = []
+    if waiting:
+        columns[0].notes += waiting[:1] if len(columns) == 1 else []
+        rest = waiting[1:] if len(columns) == 1 else waiting
+        columns += [Column(title="no picture", notes=rest)] if rest else []
+    if chain.has(TRUTH):
+        columns.append(Column(title=TRUTH, picture=_picture(chain, TRUTH)))
+    return columns
+
+
+def _note(name: str, body: str, record: JsonDict) -> Note:
+    if name == DEGRADATION:
+        return Note(name=name, slots=pair_slots(body, record["labels"]))
+    return Note(name=name or "outside any block", spans=mark_tags(body, record["tags"]))
+
+
+def _held_out(prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDict) -> Strip:
+    some = next(iter(chains.values()))
+    columns = [Column(title=DEGRADED, picture=_picture(some, DEGRADED))]
+    if some.has(TRUTH):
+        bicubic = some.open(DEGRADED).resize(some.open(TRUTH).size, Image.Resampling.BICUBIC)
+        columns.append(Column(title="bicubic", picture=_embed(bicubic, _quality(measured, "bicubic"))))
+    for model, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
+        pictures = picture_names(chains[model]) if model in chains else []
+        picture = _picture(chains[model], pictures[-1], _quality(measured, model)) if pictures else None
+        columns.append(Column(title=title, picture=picture))
+    if some.has(TRUTH):
+        columns.append(Column(title=TRUTH, picture=_picture(some, TRUTH)))
+    return Strip(title=prompt_id, columns=columns)
+
+
+def _quality(measured: JsonDict, row: str) -> str:
+    values = measured.get(row, {})
+    shown = [
+        f"{values[name]:.{digits}f}{unit}"
+        for name, digits, unit in (("psnr", 1, " dB"), ("ssim", 3, " SSIM"))
+        if values.get(name) is not None
+    ]
+    return " · ".join(shown)
+
+
+def _picture(chain: RecordedChain, name: str, note: str = "") -> Picture:
+    return _embed(chain.open(name), note)
+
+
+def _embed(image: Image.Image, note: str = "") -> Picture:
+    return Picture(uri=data_uri(image), width=image.width, height=image.height, note=note)
+
+
+def _rank(chain: RecordedChain) -> tuple[float, str]:
+    return (float("-inf") if chain.total is None else chain.total, chain.record["chain_id"])

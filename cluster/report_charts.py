@@ -1,0 +1,243 @@
+"""Small charts as inline SVG, for a report that opens without a network.
+
+Pure: numbers in, markup out. Colours are CSS classes (``c1`` .. ``c8``), so light and dark are the template's
+business. Each chart carries its values in ``data-chart``; the template's script shows them on hover.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+WIDTH, HEIGHT = 380.0, 170.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 24.0
+_MOST_COLUMNS = 60
+_SMOOTH_FROM = 12
+"""Curves with at least this many points also get a moving average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line, or one layer of a stack."""
+
+    name: str
+    points: Sequence[Point]
+    """(step, value) by step; values are finite."""
+    colour: int = 1
+    """1 .. 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Maps values to one axis of the drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Return the coordinate of a value."""
+        low, high, at = (_log(v) if self.is_log else v for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
+
+
+def line_chart(series: Sequence[Series], *, is_log: bool = False, limit: float | None = None) -> Markup:
+    """Draw lines over steps.
+
+    Args:
+        series: Lines; empty ones are left out.
+        is_log: Logarithmic values; those not above 0 are drawn at the lower end.
+        limit: A value to mark by a dashed line, such as a tolerance.
+
+    Returns:
+        An ``<svg>``, or a note that nothing has been measured.
+    """
+    shown = [line for line in series if line.points]
+    if not shown:
+        return Markup('<p class="empty">not measured</p>')
+    x, y, ticks = _scales(shown, is_log, limit)
+    parts = [_grid(y, ticks), _steps(x)]
+    if limit is not None:
+        parts.append(
+            Markup('<line class="limit" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+                _f(x.start), _f(x.end), _f(y(limit)), _f(y(limit))
+            )
+        )
+    for line in shown:
+        smooth = moving_average(line.points)
+        if smooth:
+            parts.append(_path(line.points, x, y, f"raw c{line.colour}"))
+        parts.append(_path(smooth or line.points, x, y, f"line c{line.colour}"))
+    return _svg(parts, _hover(shown, x))
+
+
+def stack_chart(layers: Sequence[Series], unit: str = "s") -> Markup:
+    """Draw one stacked column a step (or a few steps, where there are many)."""
+    steps = sorted({step for layer in layers for step, _ in layer.points})
+    if not steps:
+        return Markup('<p class="empty">not measured</p>')
+    binned = [_bin(layer, steps) for layer in layers]
+    starts = [step for step, _ in binned[0].points]
+    heights = [sum(layer.points[index][1] for layer in binned) for index in range(len(starts))]
+    ticks = nice_ticks(0.0, max(heights))
+    wide = 2 * WIDTH
+    y = Scale(0.0, max(ticks[-1], *heights), HEIGHT - _BOTTOM, _TOP)
+    slot = (wide - _LEFT - _RIGHT) / len(starts)
+    x = Scale(0, len(starts), _LEFT, wide - _RIGHT)
+    parts = [_grid(y, ticks, wide, unit)]
+    for index, start in enumerate(starts):
+        base = 0.0
+        for layer in binned:
+            value = layer.points[index][1]
+            parts.append(_bar(layer.colour, x(index), slot, y(base), y(base + value)))
+            base += value
+        if index in {0, len(starts) - 1}:
+            parts.append(_label(x(index) + slot / 2, HEIGHT - 7, f"{start:g}", "middle"))
+    centres = Scale(0, 1, _LEFT + slot / 2, _LEFT + slot * 1.5)
+    indexed = [
+        Series(name=s.name, colour=s.colour, points=[(i, p[1]) for i, p in enumerate(s.points)])
+        for s in binned
+    ]
+    return _svg(parts, _hover(indexed, centres, starts), wide)
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return round values, about ``count`` of them, that span ``low .. high``."""
+    span = (high - low) or abs(high) or 1.0
+    magnitude = 10.0 ** math.floor(math.log10(span / count))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
+
+
+def moving_average(points: Sequence[Point]) -> list[Point]:
+    """Return a centred moving average over an eighth of the points; [] where they are few."""
+    if len(points) < _SMOOTH_FROM:
+        return []
+    reach = max(len(points) // 16, 1)
+    smooth = []
+    for index, (step, _) in enumerate(points):
+        around = points[max(index - reach, 0) : index + reach + 1]
+        smooth.append((step, sum(value for _, value in around) / len(around)))
+    return smooth
+
+
+def short(value: float) -> str:
+    """Format a value for an axis or a tooltip."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3 or abs(value) >= 1e5:
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.4g}"
+
+
+def _scales(series: Sequence[Series], is_log: bool, limit: float | None) -> tuple[Scale, Scale, list[float]]:
+    steps = [step for line in series for step, _ in line.points]
+    values = [value for line in series for _, value in line.points]
+    x = Scale(min(steps), max(steps), _LEFT, WIDTH - _RIGHT)
+    if is_log:
+        positive = [value for value in [*values, limit or 0.0] if value > 0] or [1e-9, 1.0]
+        first, last = math.floor(_log(min(positive))), math.ceil(_log(max(positive)))
+        last = max(last, first + 1)
+        ticks = [10.0**power for power in range(first, last + 1, max((last - first) // 3, 1))]
+        return x, Scale(10.0**first, 10.0**last, HEIGHT - _BOTTOM, _TOP, is_log=True), ticks
+    if limit is not None:
+        values.append(limit)
+    ticks = nice_ticks(min(values), max(values))
+    return x, Scale(ticks[0], ticks[-1], HEIGHT - _BOTTOM, _TOP), ticks
+
+
+def _bin(layer: Series, steps: Sequence[float]) -> Series:
+    """Average a layer over equal runs of steps, so that at most ``_MOST_COLUMNS`` columns are left."""
+    values = dict(layer.points)
+    size = math.ceil(len(steps) / _MOST_COLUMNS)
+    points = []
+    for start in range(0, len(steps), size):
+        inside = steps[start : start + size]
+        points.append((inside[0], sum(values.get(step, 0.0) for step in inside) / len(inside)))
+    return Series(name=layer.name, points=points, colour=layer.colour)
+
+
+def _grid(y: Scale, ticks: Sequence[float], width: float = WIDTH, unit: str = "") -> Markup:
+    parts = []
+    for tick in ticks:
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+                _f(_LEFT), _f(width - _RIGHT), _f(y(tick)), _f(y(tick))
+            )
+        )
+        parts.append(_label(_LEFT - 6, y(tick) + 3.5, f"{short(tick)}{' ' + unit if unit else ''}", "end"))
+    return Markup("").join(parts)
+
+
+def _steps(x: Scale) -> Markup:
+    first = _label(x.start, HEIGHT - 7, f"{x.low:g}", "start")
+    if x.low == x.high:
+        return first
+    middle = round((x.low + x.high) / 2)
+    return (
+        first
+        + _label(x(middle), HEIGHT - 7, f"{middle:g}", "middle")
+        + _label(x.end, HEIGHT - 7, f"{x.high:g}", "end")
+    )
+
+
+def _path(points: Sequence[Point], x: Scale, y: Scale, css: str) -> Markup:
+    if len(points) == 1:
+        step, value = points[0]
+        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(css, _f(x(step)), _f(y(value)))
+    path = "M" + "L".join(f"{_f(x(step))} {_f(y(value))}" for step, value in points)
+    return Markup('<path class="{}" d="{}"/>').format(css, path)
+
+
+def _bar(colour: int, left: float, slot: float, bottom: float, top: float) -> Markup:
+    gap = min(slot * 0.2, 3.0)
+    height = max(bottom - top - 1.0, 0.0)
+    return Markup('<rect class="fill c{}" x="{}" y="{}" width="{}" height="{}"/>').format(
+        colour, _f(left + gap / 2), _f(top), _f(slot - gap), _f(height)
+    )
+
+
+def _label(x: float, y: float, text: str, anchor: str) -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(_f(x), _f(y), anchor, text)
+
+
+def _hover(series: Sequence[Series], x: Scale, names: Sequence[float] | None = None) -> str:
+    """Return what the script needs: by step its coordinate and each line's value, already formatted."""
+    steps = sorted({step for line in series for step, _ in line.points})
+    lines = []
+    for line in series:
+        values = dict(line.points)
+        shown = [short(values[step]) if step in values else None for step in steps]
+        lines.append({"name": line.name, "colour": line.colour, "values": shown})
+    labels = [f"{step if names is None else names[int(step)]:g}" for step in steps]
+    return json.dumps({"x": [round(x(step), 1) for step in steps], "steps": labels, "lines": lines})
+
+
+def _svg(parts: Sequence[Markup], hover: str, width: float = WIDTH) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {w} {h}" data-width="{w}" data-chart="{hover}" role="img">'
+        '{body}<line class="cross" y1="{top}" y2="{bottom}" x1="-9" x2="-9"/></svg>'
+    ).format(
+        w=_f(width),
+        h=_f(HEIGHT),
+        hover=escape(hover),
+        body=Markup("").join(parts),
+        top=_f(_TOP),
+        bottom=_f(HEIGHT - _BOTTOM),
+    )
+
+
+def _log(value: float) -> float:
+    return math.log10(max(value, 1e-12))
+
+
+def _f(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

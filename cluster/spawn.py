@@ -1,0 +1,66 @@
+"""Starting actors: plain worker classes become Ray actors here, and only here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+
+from cluster.calls import Worker
+
+logger = logging.getLogger(__name__)
+
+
+def worker_setup_hook() -> None:
+    """Prepare a fresh worker process; runs before any of our code in it."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def spawn(
+    cls: type,
+    name: str,
+    *,
+    num_cpus: float,
+    num_gpus: float = 0.0,
+    num_threads: int = 1,
+    max_concurrency: int = 1,
+    kwargs: dict[str, Any],
+) -> Worker:
+    """Start one actor around a plain worker class.
+
+    Args:
+        cls: Worker class; its constructor must be cheap (an error there only shows as a dead actor).
+        name: Role, key, index.
+        num_cpus: Logical CPUs it reserves.
+        num_gpus: GPUs it reserves, fractions allowed.
+        num_threads: OpenMP threads of the process.
+        max_concurrency: Calls it serves at once (asynchronous workers).
+        kwargs: Constructor arguments.
+
+    Returns:
+        The worker; nothing has been waited for.
+    """
+    threads = str(num_threads)
+    env = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    actor = (
+        ray.remote(cls)
+        .options(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_concurrency=max_concurrency,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": env},
+        )
+        .remote(**kwargs)
+    )
+    logger.debug("spawned %s", name)
+    return Worker(name=name, actor=actor)

@@ -1,0 +1,68 @@
+"""What follows from a valid configuration: stated nowhere twice, printed before the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.load import digest
+from configs.schema import Config
+
+COLDSTART = "coldstart"
+"""The policy source that stands for what ``vlcot coldstart`` trains."""
+
+
+def derived(config: Config) -> dict[str, str]:
+    """Say what follows from a valid configuration, for a person to read before the start.
+
+    Returns:
+        Short name -> value with its unit, in reading order.
+    """
+    chains = config.prompts_per_step * config.group_size
+    text = [block for block in config.chain.values() if block.kind == "text"]
+    images = {name: block for name, block in config.chain.items() if block.kind == "image"}
+    said = {
+        "run directory": str(Path(config.output_dir) / config.name),
+        "chains a step": f"{chains} ({config.prompts_per_step} prompts x {config.group_size})",
+        "optimizer steps a batch": str(config.updates_per_batch),
+        "blocks": " > ".join(config.chain),
+    }
+    if text:
+        said["sampled tokens a chain"] = f"{sum(block.max_tokens for block in text)} at most"
+    if images:
+        final_px = list(images.values())[-1].size_px
+        said["degraded photo"] = f"{degraded_px(config)} px"
+        said["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
+        said["output"] = f"{final_px} px ({config.scale} x)"
+        said["trained denoising steps a chain"] = str(sum(block.num_steps - 1 for block in images.values()))
+    for name, policy in config.policies.items():
+        ranks, workers = policy.num_ranks, policy.num_rollout_workers
+        rows = -(-chains // (config.updates_per_batch * ranks))
+        said[f"policy {name}"] = (
+            f"learner ranks {ranks}, rollout workers {workers}, {rows} chains a rank and optimizer step"
+        )
+    said["GPUs"] = f"{num_gpus(config):g}"
+    if any(policy.source == COLDSTART for policy in config.policies.values()):
+        said["cold start"] = str(coldstart_directory(config))
+    return said
+
+
+def coldstart_directory(config: Config) -> Path:
+    """Where the cold start lies: as configured, or beside the runs under the digest of what made it."""
+    if config.coldstart.directory:
+        return Path(config.coldstart.directory)
+    return Path(config.output_dir) / f"coldstart-{digest(config)}"
+
+
+def degraded_px(config: Config) -> int:
+    """Edge of the degraded photo, pixels; 0 where the chain has no picture."""
+    images = [block for block in config.chain.values() if block.kind == "image"]
+    return images[-1].size_px // config.scale if images else 0
+
+
+def num_gpus(config: Config) -> float:
+    """GPUs that all processes reserve together."""
+    policies = sum(
+        policy.num_gpus * (policy.num_ranks + policy.num_rollout_workers)
+        for policy in config.policies.values()
+    )
+    return policies + sum(reward.num_gpus * reward.num_workers for reward in config.rewards.values())

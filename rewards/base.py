@@ -1,0 +1,187 @@
+"""What a reward is, and how a worker gets trustworthy numbers out of one.
+
+Light: no torch, no pyiqa, no Ray. A reward's author writes ``score``; ``evaluate`` takes care of absent
+inputs, of the author's exceptions and of answers that break the author's own declaration.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from configs.schema import BlockConfig
+from rl.types import ChainView, Scores
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-6
+"""Share of the declared range by which a score may leave it: rounding, not a mistake."""
+
+
+class Need(StrEnum):
+    """An input a reward cannot do without. A chain that lacks it gets the reward's ``missing`` value.
+
+    There is no such thing as "the whole group": chains are scored one by one, as soon as each exists, and
+    compared within their group afterwards.
+    """
+
+    TEXT = "text"
+    DEGRADED = "degraded"
+    FINAL_PICTURE = "final_picture"
+    TRUTH = "truth"
+    LABELS = "labels"
+    TAGS = "tags"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The scorer could not judge this chain, and that is the scorer's fault. It becomes ``valid=False``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The chain has nothing to judge. It becomes the reward's ``missing`` value, valid and counted."""
+
+    reason: str
+
+
+Score = float | Failure | Missing
+
+
+class Reward(ABC):
+    """Judges finished chains. Subclass it, and check the subclass with ``rewards.contract.check_reward``.
+
+    The constructor takes the config's ``options`` and must be cheap, free of heavy imports and leave the
+    object picklable: the driver makes one to read the declarations below. Weights are loaded in ``setup``.
+    """
+
+    needs: frozenset[Need] = frozenset({Need.TEXT})
+    """Inputs without which ``score`` is not asked."""
+    unit: str = "share"
+    """What one is one of."""
+    low: float = 0.0
+    """Lowest score; a lower one is an error of the scorer."""
+    high: float = 1.0
+    """Highest score; a higher one is an error of the scorer."""
+    larger_is_better: bool = True
+    """Direction. Scores of a reward where smaller is better leave ``evaluate`` negated."""
+
+    @property
+    def missing(self) -> float:
+        """Score of a chain that lacks an input: the worst end of the range."""
+        return self.low if self.larger_is_better else self.high
+
+    def setup(self) -> None:  # noqa: B027 - optional: rewards of text need none
+        """Import and load what is heavy. Called once, in the worker, before the first ``score``."""
+
+    @abstractmethod
+    def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
+        """Judge chains.
+
+        Args:
+            chains: At least one; each has every input named in ``needs``. They may be of different groups.
+
+        Returns:
+            One score a chain, in order: a number from ``low`` to ``high``, or why there is none. It must not
+            depend on the other chains.
+        """
+
+    def judged_blocks(self, chain: Mapping[str, BlockConfig]) -> tuple[str, ...]:
+        """Name the blocks that earn this score.
+
+        Here: all blocks where the final picture is judged (each text before it is a condition of it), and
+        all text blocks otherwise.
+
+        Args:
+            chain: The run's blocks in order.
+        """
+        if Need.FINAL_PICTURE in self.needs:
+            return tuple(chain)
+        return tuple(name for name, block in chain.items() if block.kind == "text")
+
+
+def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
+    """Score chains and check the answer against what the reward declares.
+
+    Absent is not failed: a chain without a needed input gets ``reward.missing``, valid, with the reason. An
+    exception, a wrong number of scores, a score that is not finite or outside the declared range is
+    ``valid=False`` with a reason, never a 0.
+
+    Args:
+        reward: Set up.
+        name: Its key in the config.
+        chains: In any order and of any groups; n of them.
+
+    Returns:
+        Scores over the n chains in order, in the reward's unit, larger is better.
+    """
+    lacks = [_lacking(reward, chain) for chain in chains]
+    answers = iter(_ask(reward, name, [c for c, lack in zip(chains, lacks, strict=True) if not lack]))
+    results = [Missing(lack) if lack else next(answers) for lack in lacks]
+    sign = 1.0 if reward.larger_is_better else -1.0
+    values = [
+        reward.missing if isinstance(r, Missing) else 0.0 if isinstance(r, Failure) else r for r in results
+    ]
+    return Scores(
+        name=name,
+        values=np.asarray([sign * value for value in values], dtype=np.float32),
+        valid=np.asarray([not isinstance(r, Failure) for r in results], dtype=np.bool_),
+        missing=np.asarray([isinstance(r, Missing) for r in results], dtype=np.bool_),
+        reasons=tuple(r.reason if isinstance(r, (Failure, Missing)) else "" for r in results),
+    )
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return type, message and the line that raised, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _lacking(reward: Reward, chain: ChainView) -> str:
+    """Name the inputs the chain lacks, or return ''."""
+    absent = {
+        Need.FINAL_PICTURE: chain.final_picture is None,
+        Need.TRUTH: chain.reference.photo is None,
+        Need.LABELS: not chain.reference.labels,
+        Need.TAGS: not chain.reference.tags,
+    }
+    names = sorted(need for need in reward.needs if absent.get(need, False))
+    return f"no {', '.join(names)}" if names else ""
+
+
+def _ask(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
+    if not chains:
+        return []
+    try:
+        answers = list(reward.score(chains))
+    except Exception as error:  # the border to user code: the whole traceback is logged, the reason travels
+        logger.exception("reward %s failed on %d chains, first %s", name, len(chains), chains[0].chain_id)
+        return [Failure(describe_exception(error))] * len(chains)
+    if len(answers) != len(chains):
+        return [Failure(f"{len(answers)} scores for {len(chains)} chains")] * len(chains)
+    return [_checked(reward, answer) for answer in answers]
+
+
+def _checked(reward: Reward, answer: object) -> Score:
+    """Turn a score that breaks the declaration into a failure."""
+    if isinstance(answer, (Failure, Missing)):
+        return answer
+    if not isinstance(answer, (int, float, np.number, np.bool_)):
+        return Failure(f"score is a {type(answer).__name__}, not a number")
+    value = float(answer)
+    if not math.isfinite(value):
+        return Failure(f"score is {value}")
+    slack = _TOLERANCE * max(1.0, reward.high - reward.low)
+    if not reward.low - slack <= value <= reward.high + slack:
+        return Failure(f"score {value:g} is outside the declared range {reward.low:g} to {reward.high:g}")
+    return value

@@ -1,0 +1,65 @@
+"""The training loop: short enough to read at once, and ignorant of Ray, vLLM and DeepSpeed.
+
+Everything remote hides behind a port (``rl.ports``), so this very function runs in a unit test with fakes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from configs.schema import Config
+from rl.advantage import assign_advantages
+from rl.batching import build_train_batches
+from rl.metrics import advantage_metrics
+from rl.ports import Ports
+from rl.types import Metrics
+
+
+def train(
+    config: Config,
+    *,
+    start: int,
+    ports: Ports,
+    judged_blocks: dict[str, tuple[str, ...]],
+    after_step: Callable[[int], None],
+) -> None:
+    """Run GRPO from step ``start`` to ``config.num_steps``.
+
+    Args:
+        config: The run.
+        start: Steps already done; 0, or a checkpoint's.
+        ports: The collector of scored groups, the learners, the publisher of weights, the metric sink.
+        judged_blocks: Blocks each reward gives credit to.
+        after_step: Called with the number of steps done: checkpoint, evaluate.
+    """
+    ports.publisher.publish_and_prove()
+    for step in range(start, config.num_steps):
+        metrics: Metrics = {}
+        with stopwatch(metrics, "time/step_s"):
+            with stopwatch(metrics, "time/collect_s"):
+                groups, collected = ports.collector.next(config.prompts_per_step)
+            advantages = assign_advantages(
+                groups,
+                weights={name: reward.weight for name, reward in config.rewards.items()},
+                judged_blocks=judged_blocks,
+                block_names=tuple(config.chain),
+                credit=config.credit,
+                eps=config.advantage_eps,
+            )
+            batches = build_train_batches(groups, advantages, config)
+            with stopwatch(metrics, "time/update_s"):
+                metrics |= ports.learners.update_all(batches)
+            with stopwatch(metrics, "time/publish_s"):
+                metrics |= ports.publisher.publish_and_prove()
+        ports.sink.log(step, metrics | collected | advantage_metrics(advantages))
+        after_step(step + 1)
+
+
+@contextmanager
+def stopwatch(metrics: Metrics, name: str) -> Iterator[None]:
+    """Write the seconds of a block to ``metrics[name]``."""
+    begin = time.perf_counter()
+    yield
+    metrics[name] = time.perf_counter() - begin

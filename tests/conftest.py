@@ -1,0 +1,53 @@
+"""What all tests share: few threads, no network, and one Ray for all tests that want it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before any library reads them. Tests start many processes on few cores, and must never reach out.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Ray would start a worker a core at once, each importing torch.
+    "RAY_prestart_worker_first_driver": "0",
+    # The suite has put the programs of its environment on the path, as the command line does (ninja).
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """Hold torch to one thread in tests that use it, without loading it in those that do not."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Run one private Ray for all tests; they name their actors apart and end them themselves."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        object_store_memory=512 << 20,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env={
+            "env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        },
+    )
+    yield
+    ray.shutdown()

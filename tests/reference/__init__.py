@@ -1,0 +1,1 @@
+"""Slow, obvious versions of the algorithm that the fast ones are tested against."""

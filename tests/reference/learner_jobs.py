@@ -1,0 +1,257 @@
+"""Learner ranks in real processes, and the few lines of plain torch they must agree with."""
+
+from __future__ import annotations
+
+import socket
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+
+from actors.learner import LearnerRank, LearnerSpec
+from actors.weights import pack, unpack
+from configs.schema import PolicyConfig
+from rl.batching import lay_out
+from rl.loss import k3_kl, policy_loss
+from rl.types import Example, Manifest, TokenStream, TrainBatch, TrainItem
+from tests.reference.tiny_policy import BLOCKS, TinyPolicy, make_examples
+
+TARGET = "tests.reference.tiny_policy:TinyPolicy"
+ADVANTAGES = ({0: 0.7, 1: -1.1}, {0: -0.4, 1: 0.9}, {1: 1.5})
+
+
+class ListStore:
+    """Handles are indexes."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def get(self, handles: Sequence[object]) -> list[Example]:
+        return [self.examples[handle] for handle in handles if isinstance(handle, int)]
+
+
+def start_examples(start: Path, config: PolicyConfig, num: int = 21) -> list[Example]:
+    policy = TinyPolicy.load(start, config, block_names=BLOCKS)
+    return make_examples(policy, num, seed=5)
+
+
+def make_batch(
+    examples: Sequence[Example],
+    indexes: Sequence[int],
+    num_ranks: int,
+    micro_batch_size: int,
+    scale: float = 1,
+) -> TrainBatch:
+    items = []
+    for index in indexes:
+        stream = examples[index].segment
+        assert isinstance(stream, TokenStream)
+        advantages = {block: scale * a for block, a in ADVANTAGES[index % 3].items()}
+        items.append(
+            TrainItem(
+                item_id=str(index),
+                handle=index,
+                advantages=advantages,
+                num_actions=int(stream.action_mask.sum()),
+                shape_key=(),
+                length=stream.tokens.size,
+            )
+        )
+    return lay_out("tiny", items, num_ranks, micro_batch_size)
+
+
+def plain_training(
+    start: Path, config: PolicyConfig, steps: Sequence[Sequence[int]]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The same optimizer steps without DeepSpeed, ranks, padding or micro-batches."""
+    policy = TinyPolicy.load(start, config, block_names=BLOCKS)
+    frozen = TinyPolicy.load(start, config, block_names=BLOCKS)
+    examples = start_examples(start, config)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    losses = []
+    for step, indexes in enumerate(steps):
+        total, count = torch.zeros(()), 0
+        for index in indexes:
+            stream = examples[index].segment
+            assert isinstance(stream, TokenStream)
+            batch = policy.collate([examples[index]])
+            per_block = [ADVANTAGES[index % 3].get(int(block), 0.0) for block in stream.block_of]
+            logprobs = policy(batch.inputs).logprobs
+            with torch.no_grad():
+                reference = frozen(batch.inputs).logprobs
+            sums = policy_loss(
+                logprobs,
+                batch.behaviour_logprobs,
+                torch.tensor([per_block]),
+                batch.action_mask,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+            )
+            kl = k3_kl(logprobs, reference, batch.action_mask)
+            total, count = total + sums.loss + config.kl_weight * kl, count + int(stream.action_mask.sum())
+        optimizer.zero_grad()
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
+        optimizer.step()
+        losses.append(float(total / count))
+    return losses, {name: p.detach().clone() for name, p in policy.named_parameters()}
+
+
+def received(learner: LearnerRank) -> dict[str, torch.Tensor]:
+    """What a rollout worker would get, copied out of the buckets; {} on all ranks but the first."""
+    *buckets, manifest = [*learner.publish()] or [*pack("none", -1, [], 1)]
+    assert isinstance(manifest, Manifest)
+    data = [bucket.data for bucket in buckets if not isinstance(bucket, Manifest)]
+    return {name: tensor.clone() for name, tensor in unpack(manifest, data)}
+
+
+def make_learner(
+    start: Path, config: PolicyConfig, rank: int, world_size: int, port: int
+) -> tuple[LearnerRank, list[Example]]:
+    spec = LearnerSpec(
+        policy_name="tiny",
+        policy_target=TARGET,
+        config=config,
+        directory=start,
+        block_names=BLOCKS,
+        bucket_bytes=300,
+        rank=rank,
+        world_size=world_size,
+        seed=3,
+        deterministic=True,
+    )
+    learner = LearnerRank(spec)
+    examples = start_examples(start, config)
+    learner.setup("127.0.0.1", port, ListStore(examples))
+    return learner, examples
+
+
+def run_ranks(job: Callable[..., Any], world_size: int, *args: object, deadline_s: float = 150) -> list[Any]:
+    """Run ``job(rank, world_size, port, *args)`` in ``world_size`` processes; return by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    manager = mp.get_context("spawn").SimpleQueue()
+    context = mp.spawn(_run, (job, world_size, port, manager, args), nprocs=world_size, join=False)
+    found: dict[int, Any] = {}
+    end = time.monotonic() + deadline_s
+    try:
+        while len(found) < world_size:
+            assert time.monotonic() < end, f"ranks {sorted(set(range(world_size)) - set(found))} hang"
+            while not manager.empty():
+                rank, result = manager.get()
+                found[rank] = result
+            context.join(timeout=0.1)
+        context.join(timeout=30)
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+    return [found[rank] for rank in range(world_size)]
+
+
+def _run(rank: int, job: Callable[..., Any], world_size: int, port: int, queue: Any, args: Any) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # torch renamed collectives that DeepSpeed calls
+    result = job(rank, world_size, port, *args)
+    queue.put((rank, _as_numpy(result)))
+
+
+def _as_numpy(value: Any) -> Any:
+    """Tensors would travel as file descriptors of a process that is about to end."""
+    if isinstance(value, torch.Tensor):
+        return np.array(value)
+    if isinstance(value, dict):
+        return {key: _as_numpy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_numpy(item) for item in value]
+    return value
+
+
+# ------------------------------------------------------------------------------- jobs
+
+STEPS = ([*range(7)], [*range(7, 12)], [*range(12, 21)])
+
+
+LIFE = {
+    "learning_rate": 1e-2,
+    "warmup_steps": 2,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.2,
+    "kl_weight": 0.05,
+}
+"""Settings of every life, ZeRO stage and micro-batch size apart."""
+
+
+def all_stages(
+    rank: int, world_size: int, port: int, root: Path, lives: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """Train, publish, score, export, save, load and diverge under each (ZeRO stage, micro-batch size)."""
+    from actors import deepspeed_engine
+
+    deepspeed_engine.PERSISTENCE_ELEMENTS = 0  # so that ZeRO-3 shards even the tiny policy
+    found: dict[str, Any] = {}
+    for stage, micro in lives:
+        config = PolicyConfig(zero_stage=stage, micro_batch_size=micro, **LIFE)
+        found[f"{stage}/{micro}"] = one_life(rank, world_size, port, root, config, whole=micro == 4)
+    return found
+
+
+def one_life(
+    rank: int, world_size: int, port: int, root: Path, config: PolicyConfig, *, whole: bool
+) -> dict[str, Any]:
+    learner, examples = make_learner(root / "start", config, rank, world_size, port)
+    found: dict[str, Any] = {"before": received(learner), "scores": learner.score(examples[:2])}
+    found["behaviour"] = [(e.segment.behaviour_logprobs, e.segment.action_mask) for e in examples[:2]]
+    batches = [make_batch(examples, step, world_size, config.micro_batch_size) for step in STEPS]
+    found["stats"] = [_plain(stats) for stats in learner.update(batches)]
+    found["after"] = received(learner)
+    found["version"] = learner.version
+    if whole:
+        found |= _resume_and_diverge(learner, examples, root / f"{world_size}-{config.zero_stage}", port)
+    return found
+
+
+def _plain(stats: Any) -> dict[str, Any]:
+    return {"sums": dict(stats.sums), "maxima": dict(stats.maxima)}
+
+
+def _resume_and_diverge(
+    learner: LearnerRank, examples: Sequence[Example], folder: Path, port: int
+) -> dict[str, Any]:
+    spec = learner.spec
+    found: dict[str, Any] = {}
+    learner.save(folder / "checkpoint", "step-1")
+    learner.export(folder / "export")
+    exported = load_file(folder / "export" / "model.safetensors")
+    found["exported"] = dict(exported.items())
+    batch = make_batch(examples, STEPS[0], spec.world_size, spec.config.micro_batch_size)
+    found["uninterrupted"] = [_plain(learner.update([batch])[0]), received(learner)]
+
+    again, _ = make_learner(spec.directory, spec.config, spec.rank, spec.world_size, port)
+    again.load(folder / "checkpoint", "step-1")
+    found["loaded"] = [again.version, received(again)]
+    found["resumed"] = [_plain(again.update([batch])[0]), received(again)]
+
+    for name, victim, scale in (("nan", learner, float("nan")), ("overflow", again, 1e30)):
+        poisoned = make_batch(examples, STEPS[1][:1], spec.world_size, 4, scale=scale)
+        found[name] = _error_of(victim, poisoned)
+        found[f"{name} weights"] = received(victim)
+    return found
+
+
+def _error_of(learner: LearnerRank, batch: TrainBatch) -> str:
+    try:
+        learner.update([batch])
+    except Exception as error:  # noqa: BLE001 - the test compares its type and text
+        return f"{type(error).__name__}: {error}"
+    return "none"

@@ -1,0 +1,122 @@
+"""Names are a fixed list; means are sums over counts."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.schema import RewardConfig
+from rl.filters import FilterCounts
+from rl.metrics import (
+    NAMES,
+    advantage_metrics,
+    check_name,
+    merge,
+    reward_metrics,
+    rollout_metrics,
+    to_metrics,
+)
+from rl.types import Finish, ScoredGroup, UpdateStats
+from tests.reference.groups import image_segment, make_chain, make_group, make_scores, text_segment
+
+quick = settings(deadline=None)
+NAME = "policy/text/entropy_nats/mean"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reward/degradation/mean",
+        "policy/text/ratio_before_update/max_dev",
+        "weights/image/canary_nats/max",
+        "weights/text/version",
+        "time/rollout_s",
+        "eval/psnr/mean",
+        "step",
+        "wall_time_s",
+    ],
+)
+def test_listed_names_pass(name):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["reward/mean", "policy/text/ratio", "Time/step_s", "time/step_s/extra", ""])
+def test_unlisted_names_are_refused(name):
+    with pytest.raises(ValueError, match="nearest"):
+        check_name(name)
+
+
+def test_every_name_on_the_list_is_its_own_example():
+    for name in NAMES:
+        assert check_name(name.replace("<", "").replace(">", "")) is not None
+
+
+@quick
+@given(st.lists(st.lists(st.integers(-100, 100), max_size=6), min_size=1, max_size=6))
+def test_merged_means_are_means_over_everything(ranks):
+    stats = [
+        UpdateStats(
+            sums={NAME: (float(sum(values)), float(len(values)))},
+            maxima={"policy/text/importance_ratio/max": float(max(values))} if values else {},
+        )
+        for values in ranks
+    ]
+    everything = [value for values in ranks for value in values]
+    got = to_metrics(merge(stats))
+    if everything:
+        want = {NAME: sum(everything) / len(everything), "policy/text/importance_ratio/max": max(everything)}
+        assert got == pytest.approx(want)
+    else:
+        assert got == {}
+
+
+def test_unlisted_stats_are_refused():
+    with pytest.raises(ValueError, match="nearest"):
+        to_metrics(UpdateStats(sums={"made/up": (1.0, 1.0)}, maxima={}))
+
+
+def test_reward_metrics():
+    rewards = {"a": RewardConfig(), "b": RewardConfig(weight=0.0)}
+    groups = [
+        make_group("g", {"a": make_scores("a", [0.0, 1.0]), "b": make_scores("b", [5.0, 5.0])}),
+        make_group(
+            "h",
+            {
+                "a": make_scores("a", [3.0, 3.0], missing=[True, False]),
+                "b": make_scores("b", [1.0, 9.0], valid=[True, False]),
+            },
+        ),
+    ]
+    got = reward_metrics(groups, rewards)
+    assert got["reward/a/mean"] == pytest.approx(7 / 4)
+    assert got["reward/a/missing_frac"] == 0.25
+    assert got["reward/a/zero_spread_frac"] == 0.5
+    assert got["reward/b/invalid_frac"] == 0.25
+    assert got["reward/b/mean"] == pytest.approx(11 / 3)
+    assert got["reward/total/mean"] == pytest.approx(4 / 3)  # the chain that lost a score has no total
+    assert got["reward/total/max"] == 3.0
+    assert got["reward/zero_spread_group_frac"] == 0.5
+    assert reward_metrics([], rewards) == {}
+    assert all(check_name(name) for name in got)
+
+
+def test_rollout_metrics():
+    segments = [text_segment({"a": 3}), image_segment("p", num_actions=4), image_segment("q", num_actions=2)]
+    group = ScoredGroup(
+        group_id="g",
+        prompt_id="g",
+        chains=(make_chain("g", 0, segments), make_chain("g", 1, segments[:1], Finish.MALFORMED)),
+        scores={},
+        seconds={},
+    )
+    got = rollout_metrics([group])
+    assert got["rollout/finish/malformed_frac"] == got["rollout/finish/stop_frac"] == 0.5
+    assert got["rollout/text/num_actions/mean"] == 3
+    assert got["rollout/image/num_actions/mean"] == 3
+    assert got["rollout/image/num_actions/max"] == 6
+    assert all(check_name(name) for name in [*got, *FilterCounts().to_metrics()])
+    assert rollout_metrics([]) == {}
+
+
+def test_advantage_metrics():
+    assert advantage_metrics({"c": {0: 1.0, 1: -3.0}, "d": {0: 0.0, 1: 0.0}}) == {"advantage/abs/mean": 1.0}
+    assert advantage_metrics({}) == {}

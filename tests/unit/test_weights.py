@@ -1,0 +1,135 @@
+"""Buckets and manifests: what goes in comes out, and damage is found and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.weights import ALIGNMENT, Bucket, pack, unpack
+from rl.errors import WeightSyncError
+from rl.types import Manifest
+
+DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int8,
+    torch.int64,
+    torch.bool,
+    torch.float8_e4m3fn,
+)
+
+
+@st.composite
+def models(draw):
+    shapes = draw(st.lists(st.lists(st.integers(0, 7), max_size=3), max_size=12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    out = []
+    for index, shape in enumerate(shapes):
+        dtype = draw(st.sampled_from(DTYPES))
+        tensor = (torch.randn(shape, generator=generator) * 3).to(dtype)
+        if draw(st.booleans()) and tensor.ndim > 1:
+            tensor = tensor.transpose(0, 1)
+        out.append((f"layer.{index}", tensor))
+    return out
+
+
+def publish(tensors, bucket_bytes):
+    *buckets, manifest = pack("text", 3, tensors, bucket_bytes)
+    assert isinstance(manifest, Manifest)
+    assert all(isinstance(bucket, Bucket) for bucket in buckets)
+    return buckets, manifest
+
+
+def bits(tensor):
+    return tensor.contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.view(-1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(models(), st.integers(1, 600), st.booleans())
+def test_round_trip_keeps_every_bit(tensors, bucket_bytes, readonly):
+    buckets, manifest = publish(tensors, bucket_bytes)
+    data = [bucket.data for bucket in buckets]
+    for array in data:
+        array.setflags(write=not readonly)
+    got = list(unpack(manifest, data))
+    assert [name for name, _ in got] == [name for name, _ in tensors]
+    for (_, want), (_, tensor) in zip(tensors, got, strict=True):
+        assert tensor.dtype == want.dtype
+        assert tensor.shape == want.shape
+        assert torch.equal(bits(tensor), bits(want))
+
+
+@settings(deadline=None, max_examples=100)
+@given(models(), st.integers(1, 600))
+def test_layout(tensors, bucket_bytes):
+    buckets, manifest = publish(tensors, bucket_bytes)
+    assert [bucket.index for bucket in buckets] == list(range(len(buckets)))
+    assert tuple(bucket.digest for bucket in buckets) == manifest.digests
+    assert tuple(bucket.data.size for bucket in buckets) == manifest.bucket_bytes
+    for index, bucket in enumerate(buckets):
+        inside = [spec for spec in manifest.tensors if spec.bucket == index]
+        assert all(spec.offset % ALIGNMENT == 0 for spec in inside)
+        assert len(inside) == 1 or bucket.data.size <= bucket_bytes
+        for left, right in itertools.pairwise(inside):
+            assert left.offset + left.num_bytes <= right.offset
+
+
+def test_buckets_stream_before_the_next_tensor_is_asked_for():
+    asked = []
+
+    def tensors():
+        for index in range(4):
+            asked.append(index)
+            yield f"t{index}", torch.zeros(64)
+
+    stream = pack("text", 0, tensors(), 600)
+    next(stream)
+    assert asked == [0, 1, 2]
+
+
+def test_views_share_memory_with_the_bucket():
+    buckets, manifest = publish([("a", torch.arange(5.0))], 64)
+    ((_, tensor),) = unpack(manifest, [bucket.data for bucket in buckets])
+    assert tensor.data_ptr() == buckets[0].data.ctypes.data
+
+
+def test_same_weights_have_the_same_digests():
+    tensors = [(f"t{i}", torch.full((3, i), float(i))) for i in range(5)]
+    assert publish(tensors, 128)[1] == publish(tensors, 128)[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_flipped_byte_is_found_and_named(data):
+    tensors = [(f"t{i}", torch.randn(17)) for i in range(6)]
+    buckets, manifest = publish(tensors, 200)
+    arrays = [bucket.data.copy() for bucket in buckets]
+    index = data.draw(st.integers(0, len(arrays) - 1))
+    arrays[index][data.draw(st.integers(0, arrays[index].size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    first = next(spec.name for spec in manifest.tensors if spec.bucket == index)
+    with pytest.raises(WeightSyncError, match=rf"policy text version 3: bucket {index} \({first},.*digest"):
+        unpack(manifest, arrays)
+
+
+def test_cut_and_missing_buckets_are_found():
+    buckets, manifest = publish([("a", torch.ones(9)), ("b", torch.zeros(9))], 40)
+    arrays = [bucket.data for bucket in buckets]
+    with pytest.raises(WeightSyncError, match=r"bucket 1 .*has 35 bytes, 36 were sent"):
+        unpack(manifest, [arrays[0], arrays[1][:-1]])
+    with pytest.raises(WeightSyncError, match="1 buckets arrived, 2 were sent"):
+        unpack(manifest, arrays[:1])
+    swapped = dataclasses.replace(manifest, digests=manifest.digests[::-1])
+    with pytest.raises(WeightSyncError, match="bucket 0 "):
+        unpack(swapped, arrays)
+
+
+def test_bucket_size_must_be_positive():
+    with pytest.raises(ValueError, match="bucket_bytes=0"):
+        list(pack("text", 0, [], 0))
