@@ -24,7 +24,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: install
-	$(BIN)/vlcot train demo
+	$(BIN)/vlcot train demo $(if $(wildcard runs/demo/resolved.yaml),resume=true)
 
 # One thread a process: the suite starts many processes on few cores.
 test: export OMP_NUM_THREADS = 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,6 +22,8 @@ SHM_OP = "deepspeed_shm_comm"
 """DeepSpeed compiles this when the process group starts (a minute), and uses it in inference only."""
 MAX_BUCKET_ELEMENTS = 200_000_000
 """Elements sent in one collective call."""
+BUCKET_UNIT = 1000
+"""Bucket sizes are multiples of it; DeepSpeed refuses odd ones."""
 PERSISTENCE_ELEMENTS = 100_000
 """ZeRO-3 keeps parameters of fewer elements whole: gathering them costs more than it saves."""
 
@@ -28,9 +31,7 @@ PERSISTENCE_ELEMENTS = 100_000
 def start_process_group(
     *, rank: int, world_size: int, master_addr: str, master_port: int, device: torch.device
 ) -> None:
-    """Join (or make) the process group: gloo on the CPU, NCCL on GPUs.
-
-    A group that exists already, such as Ray Train's, is used as it is. A world of one needs no address.
+    """Make the process group of a learner: gloo on the CPU, NCCL on GPUs. A world of one needs no address.
 
     Args:
         rank: Of this process, ``0 .. world_size - 1``.
@@ -39,7 +40,6 @@ def start_process_group(
         master_port: Free port there.
         device: What this rank computes on.
     """
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(device.index or 0),
@@ -47,11 +47,20 @@ def start_process_group(
         "MASTER_ADDR": master_addr,
         "MASTER_PORT": str(master_port),
     }
+    join_process_group(device)
+
+
+def join_process_group(device: torch.device) -> None:
+    """Use the process group that exists, or make the one the environment describes; else one of one rank."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if not torch.distributed.is_initialized() and world_size == 1:
+    if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         torch.distributed.init_process_group(backend, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+    # torch renamed collectives that DeepSpeed calls; said once a call site it would bury everything else.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     deepspeed.ops.__compatible_ops__[SHM_OP] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
@@ -88,7 +97,8 @@ def make_engine(
     import deepspeed
 
     # DeepSpeed reserves whole communication buckets, by default of 5e8 elements, also for a small model.
-    bucket_elements = min(MAX_BUCKET_ELEMENTS, sum(parameter.numel() for parameter in module.parameters()))
+    num_elements = sum(parameter.numel() for parameter in module.parameters())
+    bucket_elements = min(MAX_BUCKET_ELEMENTS, num_elements // BUCKET_UNIT * BUCKET_UNIT + BUCKET_UNIT)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
     engine, *_ = deepspeed.initialize(

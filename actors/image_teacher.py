@@ -7,7 +7,6 @@ Letters: B rows, N examples, S sizes, n text ids, H W pixels.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from actors.policies import image_pipeline
-from actors.policies.image_pipeline import (
+from actors.image_parts import make_net, make_text_encoder, make_tokenizer
+from actors.policies.image_model import (
     RESIDUAL_SCALE,
     Condition,
     encode_text,
@@ -32,14 +31,16 @@ from actors.policies.image_pipeline import (
 )
 from actors.policies.image_sampler import load_pipeline
 from rl.data.labels import degradation_text
-from rl.errors import DataError
+from rl.errors import ConfigError, DataError
 from rl.seeding import derive_seed
+from rl.torchvision_compat import ensure_torchvision
 from rl.types import Prompt
 
-SOURCE_SHARE = 0.3
-"""Share of rows trained at sigma 1, where all that is known is the condition: the step that matters most."""
 MIN_SIGMA = 0.2
 """Lowest sigma trained: the last one of five steps."""
+GUESS_SHARE = 0.5
+"""Share of rows whose later step starts from the net's own guess, the others from the truth. With 0 the sampler
+amplifies its own errors (0.1 to 0.5 dB); with 1 the net ignores the noise and there is nothing to explore."""
 FIRST_SHARE = 0.1
 """Share of larger pictures trained without a picture before them."""
 NO_TEXT_SHARE = 0.1
@@ -152,7 +153,8 @@ def _batch(dataset: ImageDataset, index: int, num: int, generator: torch.Generat
         .expand(num, 2),
         "text_ids": ids,
         "text_mask": mask,
-        "sigma": torch.where(uniform(num) < SOURCE_SHARE, 1.0, sigma),
+        "sigma": sigma,
+        "from_guess": uniform(num) < GUESS_SHARE,
         "noise": torch.randn(num, 3, size, size, generator=generator),
         "noise_before": torch.randn(num, 3, before, before, generator=generator),
         "previous_noise": PREVIOUS_NOISE * uniform(num),
@@ -188,6 +190,9 @@ class ImageTeacher(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the mean squared error of the clean picture, in units of a typical residual.
 
+        Each row is trained twice: at the source, where all that is known is the condition, and at a later step
+        on the way to the truth or to what the net has just guessed.
+
         Args:
             batch: From ``batches``.
 
@@ -207,9 +212,11 @@ class ImageTeacher(nn.Module):
         )
         sigma = batch["sigma"]
         source = degraded + self._source_std * batch["noise"]
-        noisy = torch.lerp(truth, source, _rows(sigma))
-        clean = predict_clean(self.unet, noisy, sigma, condition, self._patch)
-        return F.mse_loss(clean, truth) / RESIDUAL_SCALE**2
+        first = predict_clean(self.unet, source, torch.ones_like(sigma), condition, self._patch)
+        end = torch.where(_rows(batch["from_guess"]), first.detach(), truth)
+        noisy = torch.lerp(end, source, _rows(sigma))
+        later = predict_clean(self.unet, noisy, sigma, condition, self._patch)
+        return (F.mse_loss(first, truth) + F.mse_loss(later, truth)) / (2 * RESIDUAL_SCALE**2)
 
     @torch.no_grad()
     def _guess(self, batch: Mapping[str, Tensor], text: Tensor) -> Tensor:
@@ -233,7 +240,7 @@ class ImageTeacher(nn.Module):
 
     def export(self, directory: Path) -> None:
         """Write the pipeline with the present weights."""
-        save_pipeline(self._pipeline[0], directory)
+        self._pipeline[0].save_pretrained(directory)
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -248,96 +255,45 @@ def build_image_policy(
     directory: Path,
     *,
     texts: Sequence[str],
+    sizes: Sequence[int] = (),
     seed: int,
-    channels: Sequence[int] = (64, 96),
+    channels: Sequence[int] = (64, 64),
     patch: int = 4,
-    source_std: float = 0.02,
+    source_std: float = 0.15,
 ) -> None:
     """Write a small random checkpoint that restores like bicubic.
 
     Args:
         directory: Where to.
         texts: What the tokenizer must know the words of.
+        sizes: Sizes of the chain's image blocks, pixels; only checked: one net paints them all.
         seed: Of the initial weights.
         channels: Width of the net at each resolution; pictures are multiples of ``patch * 2^(levels - 1)``.
         patch: Pixels along the edge of a patch.
         source_std: Deviation of the source noise, in latent units. Larger gives more to explore and less fidelity.
+
+    Raises:
+        ConfigError: If a size is not a multiple of the net's coarsest cell.
     """
+    cell = patch * 2 ** (len(channels) - 1)
+    if odd := [size for size in sizes if size % cell]:
+        raise ConfigError(
+            f"chain: size_px={odd[0]} is not a multiple of {cell}, which the built-in picture net needs"
+        )
+    ensure_torchvision()
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    from actors.policies.image_pipeline import RestorationPipeline
+
     torch.manual_seed(seed)
-    tokenizer = _make_tokenizer(texts)
-    encoder = _make_text_encoder(len(tokenizer))
-    pipeline = image_pipeline.RestorationPipeline(
-        unet=_make_net(channels, patch=patch, text_width=encoder.config.d_model),
+    tokenizer = make_tokenizer(texts)
+    encoder = make_text_encoder(len(tokenizer))
+    pipeline = RestorationPipeline(
+        unet=make_net(channels, patch=patch, text_width=encoder.config.d_model),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         text_encoder=encoder,
         tokenizer=tokenizer,
         patch=patch,
         source_std=source_std,
     )
-    save_pipeline(pipeline, directory)
-
-
-def save_pipeline(pipeline: Any, directory: Path) -> None:
-    """Write a pipeline and the file of its class, so that the plain library loads it without this project."""
     pipeline.save_pretrained(directory)
-    shutil.copyfile(image_pipeline.__file__, Path(directory) / "pipeline.py")
-
-
-def _make_net(channels: Sequence[int], *, patch: int, text_width: int) -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    area = patch * patch
-    net: nn.Module = UNet2DConditionModel(
-        in_channels=9 * area + image_pipeline.NUM_FLAG_CHANNELS,
-        out_channels=3 * area,
-        down_block_types=("DownBlock2D",) * len(channels),
-        up_block_types=("UpBlock2D",) * len(channels),
-        block_out_channels=tuple(channels),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=text_width,
-        attention_head_dim=4,
-    )
-    nn.init.zeros_(net.get_parameter("conv_out.weight"))
-    nn.init.zeros_(net.get_parameter("conv_out.bias"))
-    return net
-
-
-def _make_tokenizer(texts: Sequence[str]) -> Any:
-    """Make a lower-case word tokenizer that ends every text with ``</s>``."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["<pad>", "</s>", "<unk>"]
-    backend.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=4096, special_tokens=special))
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=special[0],
-        eos_token=special[1],
-        unk_token=special[2],
-        model_max_length=96,
-    )
-
-
-def _make_text_encoder(vocab_size: int) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    config = T5Config(
-        vocab_size=vocab_size,
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_layers=1,
-        num_heads=2,
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        is_encoder_decoder=False,
-    )
-    return T5EncoderModel(config)

@@ -7,7 +7,6 @@ Ray nor what kind of policy it trains.
 
 from __future__ import annotations
 
-import logging
 import os
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from actors import deepspeed_engine as ds
 from actors.policies.base import PolicyBatch, TrainablePolicy
-from actors.weights import Bucket, pack
+from actors.weights import Bucket, Bytes, pack
 from configs.schema import PolicyConfig
 from rl.errors import DivergedError, LearnerError
 from rl.loss import k3_kl, masked_sum, policy_loss
@@ -29,8 +28,6 @@ from rl.metrics import merge
 from rl.ports import Store
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Example, Floats, Manifest, MicroBatch, TrainBatch, UpdateStats
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +71,7 @@ class LearnerRank:
         """Weight version: +1 an ``update``; saved in checkpoints."""
         self._num_steps = 0
         self._reference: TrainablePolicy | None = None
+        self._device = torch.device("cuda", 0) if spec.config.num_gpus > 0 else torch.device("cpu")
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix=f"learner-{spec.policy_name}-prefetch")
 
     # ------------------------------------------------------------------------ life
@@ -88,9 +86,9 @@ class LearnerRank:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
             # Nothing here reads such memory, and DeepSpeed reserves much of it.
-            setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - no stub
+            deterministic: Any = torch.utils.deterministic
+            deterministic.fill_uninitialized_memory = False
         self._store = store
-        self._device = torch.device("cuda", 0) if config.num_gpus > 0 else torch.device("cpu")
         ds.start_process_group(
             rank=spec.rank,
             world_size=spec.world_size,
@@ -98,9 +96,9 @@ class LearnerRank:
             master_port=master_port,
             device=self._device,
         )
-        self._policy = self._load_policy()
+        self._policy = self.load_policy()
         if config.kl_weight > 0:
-            self._reference = self._load_policy().requires_grad_(False)
+            self._reference = self.load_policy().requires_grad_(False)
         self._engine: Any = ds.make_engine(
             _Scorer(self._policy),
             zero_stage=config.zero_stage,
@@ -115,7 +113,12 @@ class LearnerRank:
         self._prefetcher.shutdown(cancel_futures=True)
         ds.stop_process_group()
 
-    def _load_policy(self) -> TrainablePolicy:
+    def load_policy(self) -> TrainablePolicy:
+        """Read the starting weights.
+
+        Raises:
+            LearnerError: If the policy cannot be trained under the ZeRO stage.
+        """
         spec = self.spec
         policy_type: type[TrainablePolicy] = pkgutil.resolve_name(spec.policy_target)
         policy = policy_type.load(spec.directory, spec.config, block_names=spec.block_names)
@@ -243,7 +246,7 @@ class LearnerRank:
                 found.append(logprobs[0].float().cpu().numpy())
         return found
 
-    def publish(self) -> Iterator[Bucket | Manifest]:
+    def publish(self) -> Iterator[Bytes | Manifest]:
         """Stream the current weights.
 
         Every rank must exhaust the iterator: under ZeRO-3 each bucket is gathered as it is asked for, never
@@ -255,7 +258,8 @@ class LearnerRank:
         spec = self.spec
         tensors = self._whole_weights()
         if spec.rank == 0:
-            yield from pack(spec.policy_name, self.version, tensors, spec.bucket_bytes)
+            for part in pack(spec.policy_name, self.version, tensors, spec.bucket_bytes):
+                yield part.data if isinstance(part, Bucket) else part
         else:
             for _ in tensors:
                 pass

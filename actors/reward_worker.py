@@ -39,8 +39,8 @@ class RewardWorker:
 
     ``score`` may be called many times at once; the scoring thread takes the calls that wait, up to
     ``batch_size`` chains, and scores them together. A scorer's error never leaves as an exception: it becomes
-    ``valid=False`` with a reason, and where it hit a batch of several calls, each is scored again alone, so
-    that one chain nobody can score does not cost the others.
+    ``valid=False`` with a reason. Where it hit a batch, the chains without a score are scored again one by
+    one, so that a chain nobody can score does not cost the others.
     """
 
     def __init__(self, *, name: str, config: RewardConfig, deterministic: bool = False) -> None:
@@ -55,6 +55,7 @@ class RewardWorker:
         self._config = config
         self._deterministic = deterministic
         self._reward: Reward | None = None
+        self._closed = False
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"reward-{name}", daemon=True)
         self._busy_s = 0.0
@@ -71,7 +72,9 @@ class RewardWorker:
         reward = load_reward(self._name, self._config)
         try:
             reward.setup()
-        except (ConfigError, RewardError):
+        except ConfigError as error:
+            raise ConfigError(f"rewards.{self._name}.options: {error}") from error
+        except RewardError:
             raise
         except Exception as error:  # the border to user code
             logger.exception("reward %s: setup failed", self._name)
@@ -92,7 +95,7 @@ class RewardWorker:
         Raises:
             RewardError: If the worker was not set up, or was closed.
         """
-        if not self._thread.is_alive():
+        if self._closed or not self._thread.is_alive():
             raise RewardError(f"reward {self._name}: the worker is not running")
         call = _Call(views=[request.view(pictures) for request in requests])
         self._queue.put(call)
@@ -108,6 +111,7 @@ class RewardWorker:
 
     def close(self) -> None:
         """Finish what waits, then stop."""
+        self._closed = True
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout=10)
@@ -144,8 +148,7 @@ class RewardWorker:
             together = self._evaluate([view for call in calls for view in call.views])
             answers = _split(together, [len(call.views) for call in calls])
             for call, scores in zip(calls, answers, strict=True):
-                spoilt = len(calls) > 1 and not scores.valid.all()
-                call.answer.set_result(self._evaluate(call.views) if spoilt else scores)
+                call.answer.set_result(scores)
         except Exception as error:
             logger.exception("reward %s: scoring thread", self._name)
             for call in calls:
@@ -155,12 +158,23 @@ class RewardWorker:
                     )
 
     def _evaluate(self, views: Sequence[ChainView]) -> Scores:
-        assert self._reward is not None  # the thread starts after it is set
         size = 1 if self._deterministic else self._config.batch_size
         chunks = [views[start : start + size] for start in range(0, len(views), size)] or [views]
         self._num_chains += len(views)
-        self._num_batches += len(chunks)
-        return _join([evaluate(self._reward, self._name, chunk) for chunk in chunks])
+        return _join([scores for chunk in chunks for scores in self._evaluate_chunk(chunk)])
+
+    def _evaluate_chunk(self, views: Sequence[ChainView]) -> list[Scores]:
+        """Score together, and each chain that got no score once more alone."""
+        assert self._reward is not None  # the thread starts after it is set
+        self._num_batches += 1
+        scores = evaluate(self._reward, self._name, views)
+        if len(views) < 2 or scores.valid.all():
+            return [scores]
+        parts = _split(scores, [1] * len(views))
+        return [
+            part if part.valid[0] else self._evaluate_chunk([view])[0]
+            for view, part in zip(views, parts, strict=True)
+        ]
 
 
 def _join(parts: Sequence[Scores]) -> Scores:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,15 @@ def translate(call: Call, error: BaseException) -> BaseException:
     return error
 
 
-def gather(calls: Sequence[Call], *, deadline_s: float) -> list[Any]:
+def gather(
+    calls: Sequence[Call], *, deadline_s: float, on_done: Callable[[int], None] | None = None
+) -> list[Any]:
     """Wait for all calls and return their results in order.
 
     Args:
         calls: Pending calls.
         deadline_s: Longest wait for all of them, seconds.
+        on_done: Told how many have been answered, whenever one has.
 
     Returns:
         One result a call.
@@ -99,6 +102,8 @@ def gather(calls: Sequence[Call], *, deadline_s: float) -> list[Any]:
                 failures.append(translate(by_ref[ref], error))
         if failures:
             break
+        if done and on_done is not None:
+            on_done(len(by_ref) - len(pending))
         if not done and not warned:
             warned = True
             logger.info("still waiting for %s", ", ".join(str(by_ref[ref]) for ref in pending))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rich.console import Console
 from rich.table import Table
 
-from configs.derive import coldstart_directory, degraded_px, derived
+from cluster.progress import CONSOLE
+from configs.derive import degraded_px, derived
 from configs.schema import Config
 from configs.validate import validate
 from rl.data.prompts import PromptSource
@@ -27,6 +25,4 @@ def check(config: Config) -> None:
     for key, value in derived(config).items():
         table.add_row(key, value)
     table.add_row("held-out prompts", str(len(prompts)))
-    directory = Path(coldstart_directory(config))
-    table.add_row("cold start", f"{directory} ({'made' if directory.exists() else 'to be made'})")
-    Console().print(table)
+    CONSOLE.print(table)

@@ -139,10 +139,11 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
 # --------------------------------------------------------------------------------- commands
 
 
-def _on_config(target: str) -> Callable[[argparse.Namespace], None]:
+def _on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Namespace], None]:
     def run(arguments: argparse.Namespace) -> None:
         config = _load(arguments.config, arguments.overrides)
-        _say_derived(config)
+        if announce:
+            _say_derived(config)
         _resolve(target)(config)
 
     return run
@@ -194,10 +195,10 @@ COMMANDS: Mapping[str, Command] = {
         _report_run,
     ),
     "check": Command(
-        "check a configuration and this machine; starts nothing that lasts",
+        "check a configuration and its photographs, and print what follows; starts nothing",
         "vlcot check demo policies.text.num_ranks=2",
         _takes_config,
-        _on_config("cluster.check:check"),
+        _on_config("cluster.check:check", announce=False),
     ),
 }
 
@@ -213,12 +214,8 @@ def _load(name_or_path: str, overrides: Sequence[str]) -> Any:
     if (Path(name_or_path) / RESOLVED).is_file():
         # A run is where it lies now, not where it was when it ran.
         place = Path(name_or_path).resolve()
-        said = {override.partition("=")[0] for override in overrides}
-        config = replace(
-            config,
-            output_dir=config.output_dir if "output_dir" in said else str(place.parent),
-            name=config.name if "name" in said else place.name,
-        )
+        if not {"output_dir", "name"} & {override.partition("=")[0] for override in overrides}:
+            config = replace(config, output_dir=str(place.parent), name=place.name, resume=True)
     validate(config)
     return config
 

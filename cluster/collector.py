@@ -17,10 +17,16 @@ Observer = Callable[[Sequence[Job], Sequence[ScoredGroup]], None]
 """Sees every group as it was scored, before any filter."""
 
 
-def run_jobs(runners: Sequence[Worker], jobs: Sequence[Job], *, deadline_s: float) -> list[ScoredGroup]:
+def run_jobs(
+    runners: Sequence[Worker],
+    jobs: Sequence[Job],
+    *,
+    deadline_s: float,
+    on_done: Callable[[int], None] | None = None,
+) -> list[ScoredGroup]:
     """Run jobs on the chain runners in turn and return their groups in order."""
     calls = [runners[i % len(runners)].call("run_group", job) for i, job in enumerate(jobs)]
-    return gather(calls, deadline_s=deadline_s)
+    return gather(calls, deadline_s=deadline_s, on_done=on_done)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster.calls import Worker, fetch, gather
 from cluster.collector import run_jobs
+from cluster.progress import bar
 from cluster.recorder import ChainRecorder
 from cluster.rundir import RunDir, write_atomically
 from cluster.runner import Job, final_picture_block
@@ -44,7 +45,8 @@ class Evaluator:
         """Sample one chain a held-out prompt with the present weights, score and judge it."""
         noise_level = 0.0 if sampler == "deterministic" else None
         jobs = [Job(prompt=p, draw=0, num_chains=1, noise_level=noise_level) for p in self.prompts]
-        groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
+        with bar(f"evaluate {model}", len(jobs)) as told:
+            groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s, on_done=told)
         pictures = [self._record(job, group, model, step) for job, group in zip(jobs, groups, strict=True)]
         last = final_picture_block(self.config)
         judged = self._judge([named.get(last) for named in pictures])

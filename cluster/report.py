@@ -152,7 +152,7 @@ def _tiles(run: Run) -> list[Tile]:
         few = max(min(5, len(values) // 2), 1)
         before, after = mean(values[:few]), mean(values[-few:])
         note = f"mean of the {_FIRST} and the {_LAST} {few} steps" if few > 1 else "first and last step"
-        tiles.append(Tile(label="Training reward", value=f"{number(before)} → {number(after)}", note=note))
+        tiles.append(Tile(label="Training reward", value=f"{before:.2f} → {after:.2f}", note=note))
     for row in tables.headline(run.evaluation):
         if row.metric in {"total", "psnr"} and row.difference != "-":
             unit = " dB" if row.metric == "psnr" else ""

@@ -7,6 +7,7 @@ those that were recorded.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -59,7 +60,7 @@ class Picture:
     uri: str
     width: int
     height: int
-    note: str = ""
+    notes: Sequence[str] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,16 +141,27 @@ def group_strip(run: Run) -> Strip | None:
 
 
 def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
-    """Return degraded | bicubic | cold start | GRPO | truth for the first held-out photographs."""
+    """Return degraded | bicubic | cold start | GRPO | truth for held-out photographs, each in turn."""
     models: dict[str, dict[str, RecordedChain]] = {}
     for chain in sorted(run.chains, key=lambda chain: chain.step):
         if chain.record.get("kind") == "eval":
             models.setdefault(chain.record["prompt_id"], {})[chain.record["model"]] = chain
-    strips = []
-    for prompt_id, chains in sorted(models.items(), key=lambda item: (-len(item[1]), item[0]))[:most]:
-        measured = run.evaluation.get("prompts", {}).get(prompt_id, {})
-        strips.append(_held_out(prompt_id, chains, measured))
-    return strips
+    measured = run.evaluation.get("prompts", {})
+    return [
+        _held_out(prompt_id, models[prompt_id], measured.get(prompt_id, {}))
+        for prompt_id in take_turns(sorted(models))[:most]
+    ]
+
+
+def take_turns(prompt_ids: Sequence[str]) -> list[str]:
+    """Order prompts so that each photograph (the part before the first ``/``) shows one crop in turn."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for prompt_id in prompt_ids:
+        photo = prompt_id.split("/", 1)[0]
+        turns.append((seen[photo], prompt_id))
+        seen[photo] += 1
+    return [prompt_id for _, prompt_id in sorted(turns)]
 
 
 def split_blocks(text: str) -> list[tuple[str, str | None]]:
@@ -254,30 +266,34 @@ def _held_out(prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDi
         bicubic = some.open(DEGRADED).resize(some.open(TRUTH).size, Image.Resampling.BICUBIC)
         columns.append(Column(title="bicubic", picture=_embed(bicubic, _quality(measured, "bicubic"))))
     for model, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
-        pictures = picture_names(chains[model]) if model in chains else []
-        picture = _picture(chains[model], pictures[-1], _quality(measured, model)) if pictures else None
+        picture = _restored(chains[model], _quality(measured, model)) if model in chains else None
         columns.append(Column(title=title, picture=picture))
     if some.has(TRUTH):
         columns.append(Column(title=TRUTH, picture=_picture(some, TRUTH)))
     return Strip(title=prompt_id, columns=columns)
 
 
-def _quality(measured: JsonDict, row: str) -> str:
+def _restored(chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
+    """Return the chain's last picture; a chain that ended early says so instead of its quality."""
+    pictures = picture_names(chain)
+    if not pictures:
+        return None
+    is_whole = chain.record["finish"] == "stop"
+    return _picture(chain, pictures[-1], quality if is_whole else ("ended early",))
+
+
+def _quality(measured: JsonDict, row: str) -> list[str]:
     values = measured.get(row, {})
-    shown = [
-        f"{values[name]:.{digits}f}{unit}"
-        for name, digits, unit in (("psnr", 1, " dB"), ("ssim", 3, " SSIM"))
-        if values.get(name) is not None
-    ]
-    return " · ".join(shown)
+    forms = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}"}
+    return [form.format(values[name]) for name, form in forms.items() if values.get(name) is not None]
 
 
-def _picture(chain: RecordedChain, name: str, note: str = "") -> Picture:
-    return _embed(chain.open(name), note)
+def _picture(chain: RecordedChain, name: str, notes: Sequence[str] = ()) -> Picture:
+    return _embed(chain.open(name), notes)
 
 
-def _embed(image: Image.Image, note: str = "") -> Picture:
-    return Picture(uri=data_uri(image), width=image.width, height=image.height, note=note)
+def _embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
+    return Picture(uri=data_uri(image), width=image.width, height=image.height, notes=notes)
 
 
 def _rank(chain: RecordedChain) -> tuple[float, str]:

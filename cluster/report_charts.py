@@ -87,7 +87,7 @@ def stack_chart(layers: Sequence[Series], unit: str = "s") -> Markup:
     starts = [step for step, _ in binned[0].points]
     heights = [sum(layer.points[index][1] for layer in binned) for index in range(len(starts))]
     ticks = nice_ticks(0.0, max(heights))
-    wide = 2 * WIDTH
+    wide = 3 * WIDTH
     y = Scale(0.0, max(ticks[-1], *heights), HEIGHT - _BOTTOM, _TOP)
     slot = (wide - _LEFT - _RIGHT) / len(starts)
     x = Scale(0, len(starts), _LEFT, wide - _RIGHT)
@@ -110,11 +110,13 @@ def stack_chart(layers: Sequence[Series], unit: str = "s") -> Markup:
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return round values, about ``count`` of them, that span ``low .. high``."""
-    span = (high - low) or abs(high) or 1.0
+    span = high - low
+    if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # flat, but for rounding
+        span = max(abs(high), 1e-30) if high else 1.0
     magnitude = 10.0 ** math.floor(math.log10(span / count))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
 
 
 def moving_average(points: Sequence[Point]) -> list[Point]:
@@ -134,7 +136,8 @@ def short(value: float) -> str:
     if value == 0:
         return "0"
     if abs(value) < 1e-3 or abs(value) >= 1e5:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
     return f"{value:.4g}"
 
 

@@ -43,8 +43,8 @@ class RunDir:
         """The configuration as it ran."""
         return self.path / "resolved.yaml"
 
-    def create(self, *, resume: bool, resolved_yaml: str) -> None:
-        """Make the directory, or refuse to write over another run.
+    def check(self, *, resume: bool) -> None:
+        """Refuse to write over another run.
 
         Raises:
             ConfigError: If a run lies there and ``resume`` is off, or the other way round.
@@ -53,6 +53,9 @@ class RunDir:
             raise ConfigError(f"resume=true, but there is no run in {self.path}; drop it or check name=")
         if not resume and self.resolved.exists():
             raise ConfigError(f"{self.path} holds a run already; choose another name= or say resume=true")
+
+    def create(self, *, resolved_yaml: str) -> None:
+        """Make the directory, or go on in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.resolved, resolved_yaml)
 

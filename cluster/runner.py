@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from rl.types import (
     TextRequest,
     TextSampling,
 )
+
+_MARKUP = re.compile(r"<[^<>]*>")
+"""Tags and picture marks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +196,7 @@ class ChainRunner:
                     noise_level=self._noise_level(job, step.block),
                     degraded=first,
                     previous=first + 1 if step.previous else -1,
-                    text=" ".join(writing.state.block_text(self._context.decode).values()),
+                    text=picture_text(writing.state.text(self._context.decode), step.block),
                     seed=self._seed(job, writing, step.block),
                 )
             )
@@ -288,6 +292,17 @@ class ChainRunner:
             pictures={name: writing.pictures[name] for name in state.painted},
             versions=dict(state.versions),
         )
+
+
+def picture_text(text: str, block: str) -> str:
+    """Return a chain's words before image block ``block``: what the image policy is told.
+
+    Args:
+        text: The chain's text, tags included.
+        block: Name of the image block; where its tag is not there, all words count.
+    """
+    words = _MARKUP.sub(" ", text.split(f"<{block}>", maxsplit=1)[0])
+    return " ".join(words.split())
 
 
 def final_picture_block(config: Config) -> str:

@@ -40,7 +40,7 @@ class HeadlineRow:
     difference: str
     """GRPO minus cold start on the same prompts, with its sign, or ``-``."""
     interval: str
-    """95 % interval of the difference, or ''."""
+    """95 % interval of the difference, with ``n=`` where not every prompt has both values; or ''."""
     verdict: Verdict
     """Whether the interval lies wholly on the good side of 0, wholly on the bad one, or neither."""
     is_reward: bool
@@ -62,7 +62,11 @@ def headline(evaluation: JsonDict) -> list[HeadlineRow]:
     table = evaluation.get("rows", {})
     names = columns(evaluation)
     metrics = {metric: None for name in names for metric in table[name]}
-    gains = evaluation.get("paired", {}).get(GAIN, {})
+    num_prompts = evaluation.get("num_prompts", 0)
+    gains = {
+        metric: gain | {"is_partial": gain.get("num", num_prompts) < num_prompts}
+        for metric, gain in evaluation.get("paired", {}).get(GAIN, {}).items()
+    }
     rewards = _reward_names(table)
     return [
         _row(metric, [table[name].get(metric) for name in names], gains.get(metric), metric in rewards)
@@ -151,6 +155,8 @@ def _change(gain: JsonDict | None, size: float, is_lower_better: bool) -> tuple[
     if low is None or high is None:
         return difference, "", "open"
     interval = f"[{number(low, size)}, {number(high, size)}]"
+    if gain["is_partial"]:  # prompts whose chains ended early have no picture to judge
+        interval += f" n={gain['num']}"
     if low <= 0 <= high:
         return difference, interval, "open"
     return difference, interval, "better" if (mean < 0) == is_lower_better else "worse"

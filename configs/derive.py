@@ -9,6 +9,8 @@ from configs.schema import Config
 
 COLDSTART = "coldstart"
 """The policy source that stands for what ``vlcot coldstart`` trains."""
+COLDSTART_DONE = "coldstart.json"
+"""Written last: a cold start without it is half-made."""
 
 
 def derived(config: Config) -> dict[str, str]:
@@ -42,7 +44,9 @@ def derived(config: Config) -> dict[str, str]:
         )
     said["GPUs"] = f"{num_gpus(config):g}"
     if any(policy.source == COLDSTART for policy in config.policies.values()):
-        said["cold start"] = str(coldstart_directory(config))
+        directory = coldstart_directory(config)
+        state = "made" if (directory / COLDSTART_DONE).exists() else "to be made"
+        said["cold start"] = f"{directory} ({state})"
     return said
 
 

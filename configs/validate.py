@@ -227,11 +227,10 @@ def _check_photographs(data: DataConfig) -> None:
     images = Path(data.images).expanduser()
     if data.images != "builtin" and not images.is_dir():
         raise ConfigError(f"data.images: no folder {data.images}; give a folder of photographs or 'builtin'")
-    if not data.pairs:
-        return
-    for side in ("LR", "HR"):
-        if not (Path(data.pairs).expanduser() / side).is_dir():
-            raise ConfigError(f"data.pairs: {data.pairs} has no folder {side}; it needs both LR and HR")
+    if data.pairs and not Path(data.pairs).expanduser().is_dir():
+        raise ConfigError(
+            f"data.pairs: no folder {data.pairs}; give one with LR and HR in it, or with LR alone"
+        )
 
 
 def _check_writable(key: str, folder: Path) -> None:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-6
 """Share of the declared range by which a score may leave it: rounding, not a mistake."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""Scores travel as float32."""
 
 
 class Need(StrEnum):
@@ -113,7 +116,7 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
     """Score chains and check the answer against what the reward declares.
 
     Absent is not failed: a chain without a needed input gets ``reward.missing``, valid, with the reason. An
-    exception, a wrong number of scores, a score that is not finite or outside the declared range is
+    exception, a wrong number of scores, a score that is not a finite number of the declared range is
     ``valid=False`` with a reason, never a 0.
 
     Args:
@@ -127,6 +130,9 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
     lacks = [_lacking(reward, chain) for chain in chains]
     answers = iter(_ask(reward, name, [c for c, lack in zip(chains, lacks, strict=True) if not lack]))
     results = [Missing(lack) if lack else next(answers) for lack in lacks]
+    if not math.isfinite(reward.missing):
+        homeless = f", and the reward's missing value is {reward.missing}"
+        results = [Failure(r.reason + homeless) if isinstance(r, Missing) else r for r in results]
     sign = 1.0 if reward.larger_is_better else -1.0
     values = [
         reward.missing if isinstance(r, Missing) else 0.0 if isinstance(r, Failure) else r for r in results
@@ -144,7 +150,7 @@ def describe_exception(error: BaseException) -> str:
     """Return type, message and the line that raised, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _lacking(reward: Reward, chain: ChainView) -> str:
@@ -172,15 +178,15 @@ def _ask(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
     return [_checked(reward, answer) for answer in answers]
 
 
-def _checked(reward: Reward, answer: object) -> Score:
+def _checked(reward: Reward, answer: Any) -> Score:
     """Turn a score that breaks the declaration into a failure."""
     if isinstance(answer, (Failure, Missing)):
         return answer
-    if not isinstance(answer, (int, float, np.number, np.bool_)):
+    if not isinstance(answer, (int, float, np.integer, np.floating, np.bool_)):
         return Failure(f"score is a {type(answer).__name__}, not a number")
+    if not -_LARGEST <= answer <= _LARGEST:
+        return Failure(f"score is {answer:g}, not a finite number")
     value = float(answer)
-    if not math.isfinite(value):
-        return Failure(f"score is {value}")
     slack = _TOLERANCE * max(1.0, reward.high - reward.low)
     if not reward.low - slack <= value <= reward.high + slack:
         return Failure(f"score {value:g} is outside the declared range {reward.low:g} to {reward.high:g}")

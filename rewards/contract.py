@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 
@@ -33,7 +34,8 @@ def check_reward(
 
     Right length and order; finite, in range, or with a reason; the same score whatever the order and the
     batch and however often asked; inputs neither needed nor present are no trouble; the chains stay
-    untouched; picklable before ``setup``; judged blocks are in the chain.
+    untouched, and their pictures are read-only, as they are in a run; picklable before ``setup``; judged
+    blocks are in the chain.
 
     Args:
         reward: Not yet set up.
@@ -47,14 +49,16 @@ def check_reward(
     Raises:
         AssertionError: With the broken promise.
     """
-    chains = example_chains() if chains is None else chains
-    clone = pickle.loads(pickle.dumps(reward))
-    _require(type(clone) is type(reward), "must be picklable before setup()")
-    judged = set(reward.judged_blocks(blocks or example_blocks()))
-    _require(judged <= set(blocks or example_blocks()), f"judges blocks that are not in the chain: {judged}")
+    chains = [_as_sent(chain) for chain in (example_chains() if chains is None else chains)]
+    blocks = blocks or example_blocks()
+    _require(len(chains) >= 2, "give at least two chains")
+    _check_picklable(reward)
+    strange = set(reward.judged_blocks(blocks)) - set(blocks)
+    _require(not strange, f"judges blocks that are not in the chain: {sorted(strange)}")
     reward.setup()
     _require(reward.low < reward.high, f"range {reward.low} to {reward.high} is empty")
     _require(reward.low <= reward.missing <= reward.high, "the missing value is outside the range")
+    _require(math.isfinite(reward.missing), f"the missing value is {reward.missing}; declare a finite one")
     before = copy.deepcopy(list(chains))
     scores = evaluate(reward, "checked", chains)
     _require(_equal(before, chains), "score() changed its input")
@@ -126,6 +130,32 @@ def _smooth_picture(size_px: int) -> Pixels:
     rows, columns = np.mgrid[0:size_px, 0:size_px] / size_px
     waves = [np.sin(8 * rows + 3 * columns), np.cos(5 * rows * columns + 2), np.sin(9 * columns - rows)]
     return (127.5 + 80.0 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def _as_sent(chain: ChainView) -> ChainView:
+    """Return a copy with read-only pictures: that is how they come out of an object store."""
+
+    def sealed(picture: Pixels) -> Pixels:
+        copied = picture.copy()
+        copied.flags.writeable = False
+        return copied
+
+    photo = chain.reference.photo
+    return dataclasses.replace(
+        chain,
+        block_text=dict(chain.block_text),
+        pictures={name: sealed(picture) for name, picture in chain.pictures.items()},
+        degraded=sealed(chain.degraded),
+        reference=dataclasses.replace(chain.reference, photo=None if photo is None else sealed(photo)),
+    )
+
+
+def _check_picklable(reward: Reward) -> None:
+    try:
+        clone = pickle.loads(pickle.dumps(reward))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise AssertionError(f"must be picklable before setup(): {error}") from error
+    _require(type(clone) is type(reward), "must be picklable before setup()")
 
 
 def _check_stable(reward: Reward, chains: Sequence[ChainView], scores: Scores, seed: int) -> None:

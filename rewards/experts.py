@@ -5,17 +5,21 @@ torch and pyiqa are imported in ``setup``. pyiqa itself is under a non-commercia
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rewards.load import suggest
 from rewards.offline import DownloadRefusedError, refuse_downloads
+from rewards.suggest import suggest
 from rl.errors import ConfigError
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Floats, Pixels
@@ -23,6 +27,10 @@ from rl.types import Floats, Pixels
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
+BATCH_PIXELS = 4 << 20
+"""Most pixels in one call of a metric, 16 pictures of 512 px: FSIM and its like hold many planes of each."""
 JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "psnr": {"test_y_channel": False, "crop_border": 0},
     "psnry": {"test_y_channel": True, "crop_border": 0},
@@ -86,7 +94,7 @@ class Expert:
         self.score_range = None if declared is None else (float(declared[0]), float(declared[1]))
 
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels] = ()) -> Floats:
-        """Score pictures, in one batch for each size.
+        """Score pictures, in batches of one size and at most ``BATCH_PIXELS``.
 
         Args:
             pictures: n pictures.
@@ -104,14 +112,11 @@ class Expert:
         if self.full_reference:
             _check_truths(self.name, pictures, truths)
         out = np.empty(len(pictures), dtype=np.float32)
-        by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, picture in enumerate(pictures):
-            by_shape[picture.shape].append(index)
-        for indexes in by_shape.values():
-            batches = [to_tensor([pictures[i] for i in indexes])]
+        for indexes in _batches(pictures):
+            batch = [to_tensor([pictures[i] for i in indexes])]
             if self.full_reference:
-                batches.append(to_tensor([truths[i] for i in indexes]))
-            out[indexes] = self._metric(*batches).detach().float().cpu().numpy().reshape(len(indexes))
+                batch.append(to_tensor([truths[i] for i in indexes]))
+            out[indexes] = self._metric(*batch).detach().float().cpu().numpy().reshape(len(indexes))
         return out
 
     def _sidecar(self) -> dict[str, Any]:
@@ -129,19 +134,32 @@ class Expert:
         if self.weights is not None:
             options["pretrained_model_path"] = str(self.weights)
         try:
-            with refuse_downloads():
+            with refuse_downloads(), quiet():
                 return import_pyiqa().create_metric(self.name, device=torch.device(device), **options)
-        except TypeError as error:
-            raise ConfigError(f"expert {self.name} does not take {sorted(options)}: {error}") from error
-        except ImportError as error:
-            raise ConfigError(f"expert {self.name} needs another package: {error}") from error
-        except (OSError, RuntimeError) as error:
-            if not _is_refusal(error):
+        except (TypeError, ImportError, OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+            what = self._explain(error, options)
+            if what is None:
                 raise
-            raise ConfigError(
-                f"expert {self.name} wants to download weights, which is never done here: "
-                "give the path of its weights file (weights), or put its files into the library's cache"
-            ) from error
+            raise ConfigError(f"expert {self.name} {what}") from error
+
+    def _explain(self, error: Exception, options: Mapping[str, Any]) -> str | None:
+        """Say what to do about an error of pyiqa, or None where it is not the user's to mend."""
+        said = " ".join(str(error).split())
+        if _is_refusal(error):
+            return (
+                "wants to download weights, which is never done here: give the path of its weights file "
+                "(weights), or put its files into the library's cache"
+            )
+        if isinstance(error, TypeError):
+            return f"does not take {sorted(options)}: {said}"
+        if isinstance(error, ImportError):
+            return f"needs another package: {said}"
+        if self.weights is not None:
+            return (
+                f"cannot use {self.weights}: {said}; want pyiqa's own checkpoint, and the architecture's "
+                "arguments in options where they are not the usual ones"
+            )
+        return None
 
 
 class Judges:
@@ -163,7 +181,10 @@ class Judges:
             ConfigError: If one is unknown or needs a download.
         """
         for expert in self._experts.values():
-            expert.setup()
+            try:
+                expert.setup()
+            except ConfigError as error:
+                raise ConfigError(f"eval.judges: {error}") from error
 
     def lower_better(self) -> dict[str, bool]:
         """Return the direction of each metric."""
@@ -180,10 +201,20 @@ def import_pyiqa() -> Any:
     It leaves a file open and uses deprecated packages at import; neither is the business of our users.
     """
     ensure_torchvision()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         import pyiqa
     return pyiqa
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep other people's warnings and prints to themselves; what they print goes to the debug log."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        warnings.simplefilter("ignore")
+        yield
+    for line in printed.getvalue().splitlines():
+        logger.debug("%s", line)
 
 
 def to_tensor(pictures: Sequence[Pixels]) -> torch.Tensor:
@@ -192,6 +223,17 @@ def to_tensor(pictures: Sequence[Pixels]) -> torch.Tensor:
 
     stacked = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
     return torch.from_numpy(stacked).float().div_(255)
+
+
+def _batches(pictures: Sequence[Pixels]) -> Iterator[list[int]]:
+    """Yield indexes of pictures that go through a metric together."""
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, picture in enumerate(pictures):
+        by_shape[picture.shape].append(index)
+    for (height, width, _), indexes in by_shape.items():
+        size = max(1, BATCH_PIXELS // (height * width))
+        for start in range(0, len(indexes), size):
+            yield indexes[start : start + size]
 
 
 def _check_truths(name: str, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from configs.schema import BlockConfig
 from rewards.base import Need, Reward, Score
 from rl.chain import full_match
+from rl.errors import ConfigError
 from rl.types import ChainView, Finish
 
 REALSR_R1_BLOCKS = (
@@ -41,3 +43,13 @@ class FormatReward(Reward):
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return 0 or 1 a chain."""
         return [float(c.finish is Finish.STOP and full_match(c.text, self.blocks)) for c in chains]
+
+    def judged_blocks(self, chain: Mapping[str, BlockConfig]) -> tuple[str, ...]:
+        """Every text block.
+
+        Raises:
+            ConfigError: If the chain has other blocks than the grammar: every chain would get 0.
+        """
+        if tuple(chain) != self.blocks:
+            raise ConfigError(f"blocks: want the chain's own, [{', '.join(chain)}]")
+        return super().judged_blocks(chain)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rewards.base import Need, Reward, Score
+from rewards.base import Failure, Need, Reward, Score
 from rewards.experts import Expert
-from rewards.load import suggest
+from rewards.suggest import suggest
 from rl.errors import ConfigError
-from rl.types import ChainView
+from rl.types import ChainView, Floats
 
 _MARGIN = 1.0
 """How far, in units of its range, an expert counts beyond either end."""
@@ -48,9 +50,9 @@ class GenerationReward(Reward):
         Raises:
             ConfigError: If there is no expert, or an entry is malformed.
         """
-        if not experts:
-            raise ConfigError("experts: name at least one pyiqa metric")
-        self._entries = {name: _checked_entry(name, entry or {}) for name, entry in experts.items()}
+        if not experts or not isinstance(experts, Mapping):
+            raise ConfigError("experts: name at least one pyiqa metric, as in experts: {musiq: {}}")
+        self._entries = {name: _checked_entry(name, entry) for name, entry in experts.items()}
         self._experts = {
             name: Expert(name, weights=entry.get("weights"), device=device, options=entry.get("options"))
             for name, entry in self._entries.items()
@@ -80,36 +82,50 @@ class GenerationReward(Reward):
         """Return the experts' mean a chain."""
         pictures = [chain.final_picture for chain in chains]
         truths = [chain.reference.photo for chain in chains]
-        total = np.zeros(len(chains), dtype=np.float64)
-        for name, expert in self._experts.items():
-            shown = [p for p in pictures if p is not None]
-            known = [t for t in truths if t is not None] if expert.full_reference else []
-            total += self._weight(name) * self._rescale(name, expert.score(shown, known))
-        total /= sum(self._weight(name) for name in self._experts)
-        return [float(value) for value in total]
+        shown = [picture for picture in pictures if picture is not None]
+        known = [truth for truth in truths if truth is not None]
+        shares = {
+            name: self._rescale(name, expert.score(shown, known)) for name, expert in self._experts.items()
+        }
+        return [self._mean({name: float(s[i]) for name, s in shares.items()}) for i in range(len(chains))]
 
-    def _rescale(self, name: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+    def _mean(self, shares: Mapping[str, float]) -> Score:
+        """Return the weighted mean, or the experts that gave none."""
+        broken = [name for name, share in shares.items() if not math.isfinite(share)]
+        if broken:
+            return Failure(f"no finite score from {', '.join(broken)}")
+        weights = {name: float(self._entries[name].get("weight", 1.0)) for name in shares}
+        return sum(weights[name] * share for name, share in shares.items()) / sum(weights.values())
+
+    def _rescale(self, name: str, values: Floats) -> NDArray[np.float64]:
+        """Map raw scores to shares of the range, and hold them within the margin; NaN and infinity stay."""
         low, high = self._range(name) or (0.0, 1.0)
         if self._experts[name].lower_better:
             low, high = high, low
         share = (values.astype(np.float64) - low) / (high - low)
-        return np.clip(share, -_MARGIN, 1.0 + _MARGIN)
+        return np.where(np.isfinite(share), np.clip(share, -_MARGIN, 1.0 + _MARGIN), share)
 
     def _range(self, name: str) -> tuple[float, float] | None:
         declared = self._entries[name].get("range")
         return (declared[0], declared[1]) if declared is not None else self._experts[name].score_range
 
-    def _weight(self, name: str) -> float:
-        return float(self._entries[name].get("weight", 1.0))
 
-
-def _checked_entry(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    for key in entry:
+def _checked_entry(name: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(entry, Mapping | None):
+        raise ConfigError(f"experts.{name}: want a mapping of {', '.join(_KEYS)}, got {entry!r}")
+    checked = dict(entry or {})
+    for key in checked:
         if key not in _KEYS:
             raise ConfigError(f"experts.{name}: unknown key {key!r}{suggest(key, _KEYS)}")
-    declared = entry.get("range")
-    if declared is not None and not (len(declared) == 2 and declared[0] < declared[1]):
+    declared = checked.get("range")
+    if declared is not None and not _is_range(declared):
         raise ConfigError(f"experts.{name}.range: want [low, high] with low < high, got {declared}")
-    if float(entry.get("weight", 1.0)) <= 0:
-        raise ConfigError(f"experts.{name}.weight: want more than 0, got {entry['weight']}")
-    return dict(entry)
+    weight = checked.get("weight", 1.0)
+    if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ConfigError(f"experts.{name}.weight: want a number above 0, got {weight!r}")
+    return checked
+
+
+def _is_range(value: Any) -> bool:
+    numbers = isinstance(value, Sequence) and all(isinstance(end, int | float) for end in value)
+    return numbers and len(value) == 2 and -math.inf < value[0] < value[1] < math.inf

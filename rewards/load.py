@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from configs.schema import BlockConfig, RewardConfig
 from rewards.base import Reward
 from rewards.functions import FunctionReward
+from rewards.suggest import suggest
 from rl.errors import ConfigError
 
 
@@ -27,35 +28,34 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
     """
     key = f"rewards.{name}"
     thing = _find(key, config.target)
-    if inspect.isclass(thing) and issubclass(thing, Reward):
+    is_class = inspect.isclass(thing)
+    if not callable(thing) or (is_class and not issubclass(thing, Reward)):
+        raise ConfigError(f"{key}.target: {config.target} is neither a Reward class nor a function")
+    if is_class:
         _check_options(f"{key}.options", thing, config.options)
-        try:
-            return thing(**config.options)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.options: {error}") from error
-    if inspect.isfunction(thing):
-        return FunctionReward(thing, **config.options)
-    raise ConfigError(f"{key}.target: {config.target} is neither a Reward class nor a function")
+    try:
+        return thing(**config.options) if is_class else FunctionReward(thing, **config.options)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.options: {error}") from error
 
 
 def judged_blocks(name: str, config: RewardConfig, chain: Mapping[str, BlockConfig]) -> tuple[str, ...]:
     """Return the blocks the reward gives credit to: the config's, or those it declares.
 
     Raises:
-        ConfigError: If one is not in the chain.
+        ConfigError: If the reward cannot be loaded or does not fit the chain, or a block is not in the chain.
     """
-    blocks = tuple(config.blocks) or load_reward(name, config).judged_blocks(chain)
-    for block in blocks:
-        if block not in chain:
-            key = f"rewards.{name}.blocks"
-            raise ConfigError(f"{key}: {block!r} is not a block of the chain{suggest(block, chain)}")
-    return blocks
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return '; did you mean x?' for the nearest known names, or ''."""
-    near = difflib.get_close_matches(word, list(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    reward, key = load_reward(name, config), f"rewards.{name}"
+    try:
+        declared = reward.judged_blocks(chain)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.options: {error}") from error
+    for field, blocks in (("options", declared), ("blocks", config.blocks)):
+        for block in blocks:
+            if block not in chain:
+                near = suggest(block, chain)
+                raise ConfigError(f"{key}.{field}: {block!r} is not a block of the chain{near}")
+    return tuple(config.blocks) or declared
 
 
 def _find(key: str, target: str) -> Any:
@@ -75,7 +75,17 @@ def _import(key: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there, something it imports is not: the author's own error says more
-        raise ConfigError(f"{key}.target: no module {error.name!r}; is its folder on PYTHONPATH?") from error
+        near = suggest(error.name, _siblings(error.name)) or "; is its folder on PYTHONPATH?"
+        raise ConfigError(f"{key}.target: no module {error.name!r}{near}") from error
+
+
+def _siblings(name: str) -> list[str]:
+    """Return the modules of the package that ``name`` would be in."""
+    package, _, _ = name.rpartition(".")
+    if not package:
+        return []
+    paths = getattr(importlib.import_module(package), "__path__", ())
+    return [module.name for module in pkgutil.iter_modules(paths, f"{package}.")]
 
 
 def _check_options(key: str, cls: type[Reward], options: Mapping[str, Any]) -> None:

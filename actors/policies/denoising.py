@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
-from actors.policies.image_pipeline import Condition, encode_text, make_condition, pad_ids, predict_clean
+from actors.policies.image_model import Condition, encode_text, make_condition, pad_ids, predict_clean
 from actors.policies.image_sampler import load_pipeline
 from configs.schema import PolicyConfig
 from rl.denoising import gaussian_logprob, sde_mean_std, velocity_from_x0
@@ -61,7 +61,7 @@ class DenoisingPolicy(TrainablePolicy):
         shapes = {segment.latents.shape for segment in segments}
         if len(shapes) != 1:
             raise ValueError(f"a batch needs segments of one shape, got {sorted(shapes)}")
-        ids, text_mask = pad_ids([segment.text_ids.tolist() for segment in segments])
+        ids, text_mask = pad_ids([segment.text_ids for segment in segments])
         condition = make_condition(
             [example.pictures[0] for example in examples],
             [example.pictures[1] if len(example.pictures) > 1 else None for example in examples],

@@ -1,6 +1,6 @@
 """Paints batches of pictures and records what the learner needs to score them again.
 
-The rollout side of the denoising policy: the same functions as the learner's (``image_pipeline``, ``rl.denoising``),
+The rollout side of the denoising policy: the same functions as the learner's (``image_model``, ``rl.denoising``),
 so that both compute the same log-probs. Knows nothing of queues, threads or chains.
 
 Letters: B pictures of one size, K steps, C h w a latent.
@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.policies.image_pipeline import (
+from actors.policies.image_model import (
     Condition,
-    RestorationPipeline,
     encode_text,
     make_condition,
     pad_ids,
@@ -28,7 +27,11 @@ from actors.policies.image_pipeline import (
     tokenize,
 )
 from rl.denoising import flow_sigmas, gaussian_logprob, sde_mean_std, stochastic_steps, velocity_from_x0
+from rl.torchvision_compat import ensure_torchvision
 from rl.types import DEGRADED, DenoisingSegment, ImageRequest, Pixels, SamplerSpec
+
+PREVIOUS = "previous"
+"""What segments call the picture before: a worker does not know which block painted it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +58,22 @@ class Painted:
 
 def load_pipeline(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """Read a checkpoint in the diffusers layout, frozen and in evaluation mode."""
-    pipeline = RestorationPipeline.from_pretrained(directory, torch_dtype=dtype).to(device)
+    ensure_torchvision()
+    import diffusers
+    import transformers
+
+    from actors.policies.image_pipeline import RestorationPipeline
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    pipeline = RestorationPipeline.from_pretrained(directory, dtype=dtype).to(device)
     for module in (pipeline.unet, pipeline.text_encoder):
         module.eval().requires_grad_(False)
     return pipeline
 
 
 @torch.no_grad()
-def paint(pipeline: Any, jobs: Sequence[PaintJob], previous_name: str = "previous") -> list[Painted]:
+def paint(pipeline: Any, jobs: Sequence[PaintJob]) -> list[Painted]:
     """Paint jobs of one key as one batch.
 
     Each job's noise comes from its own seed, so a picture depends on its batch in the last digits only.
@@ -70,7 +81,6 @@ def paint(pipeline: Any, jobs: Sequence[PaintJob], previous_name: str = "previou
     Args:
         pipeline: From ``load_pipeline``.
         jobs: Of equal ``key``.
-        previous_name: What segments call the picture before; only the order of the names matters.
 
     Returns:
         Pictures and segments in the order of ``jobs``.
@@ -96,7 +106,7 @@ def paint(pipeline: Any, jobs: Sequence[PaintJob], previous_name: str = "previou
                 sigmas=sigmas.numpy(),
                 behaviour_logprobs=logprobs[index].cpu().numpy(),
                 action_mask=actions.copy(),
-                pictures=(DEGRADED,) if job.previous is None else (DEGRADED, previous_name),
+                pictures=(DEGRADED,) if job.previous is None else (DEGRADED, PREVIOUS),
                 text_ids=np.asarray(rows[index], dtype=np.int32),
                 size_px=request.size_px,
                 sampler=SamplerSpec(noise_level=request.noise_level),

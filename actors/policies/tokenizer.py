@@ -14,8 +14,12 @@ from typing import Any
 from rl.chain import TagVocabulary
 from rl.errors import ConfigError
 
-INSTRUCTION = "restore the photo step by step"
-"""What the prompt asks for, after the degraded photo."""
+INSTRUCTION = (
+    "look at the degraded photo, name what degraded it, say what it shows, "
+    "then restore it step by step in three pictures, from coarse to fine"
+)
+"""What the prompt asks for, after the degraded photo. Long enough for a prompt to fill a cache block of 32
+tokens, so that a group shares its prefill."""
 END = "<|endoftext|>"
 VISION_START = "<|vision_start|>"
 IMAGE_PAD = "<|image_pad|>"

@@ -44,9 +44,9 @@ def load_picture(path: str | Path) -> Pixels:
     path = Path(path)
     with _open(path) as image:
         try:
+            is_rotated = _orientation(image) != 1
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright)
+            return _to_rgb(ImageOps.exif_transpose(image) if is_rotated else image)
         except _DECODE_ERRORS as error:
             raise DataError(
                 f"{path}: cannot be decoded ({_first_line(error)}); replace or remove it"
@@ -62,7 +62,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     with _open(path) as image:
         try:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = _orientation(image) in (5, 6, 7, 8)
         except _DECODE_ERRORS as error:
             raise DataError(
                 f"{path}: broken EXIF data ({_first_line(error)}); replace or remove it"
@@ -144,6 +144,13 @@ def _open(path: Path) -> Image.Image:
         image.close()
         raise DataError(_too_large(path))
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation in the header, 1..8; a PNG's EXIF data after its pixels is not read."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(0x0112, 1))
 
 
 def _too_large(path: Path) -> str:

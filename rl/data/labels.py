@@ -18,8 +18,9 @@ import math
 from collections.abc import Sequence
 from itertools import product
 
-from rl.data.degradation import NO_BLUR, SINC, Blur, DegradationRecord, Noise, lowest_cutoff
+from rl.data.degradation import lowest_cutoff
 from rl.data.presets import Preset, Range, get_preset
+from rl.data.record import NO_BLUR, SINC, Blur, DegradationRecord, Noise
 
 SLOTS = ("blur", "resize", "noise", "compression", "resize")
 """What each slot speaks of."""

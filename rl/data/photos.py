@@ -99,13 +99,9 @@ def folder_photos(folder: str | Path) -> list[Photo]:
         DataError: If the folder has no pictures, two differ in suffix only, or a sidecar is missing.
     """
     folder = Path(folder)
-    photos: dict[str, Photo] = {}
-    for path in list_pictures(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in photos:
-            raise DataError(f"{path}: {photos[name].path.name} has the same name; rename one of them")
-        photos[name] = _photo(path, path.with_suffix(".json"), name=name)
-    return sorted(photos.values(), key=lambda photo: derive_seed("holdout", photo.name))
+    paths = _by_name(folder, key="data.images")
+    photos = [_photo(path, path.with_suffix(".json"), name=name) for name, path in paths.items()]
+    return sorted(photos, key=lambda photo: derive_seed("holdout", photo.name))
 
 
 def pair_photos(folder: str | Path, *, scale: int) -> list[Pair]:
@@ -123,8 +119,10 @@ def pair_photos(folder: str | Path, *, scale: int) -> list[Pair]:
     """
     folder = Path(folder)
     low_folder = folder / "LR" if (folder / "LR").is_dir() else folder
-    lows = _by_name(low_folder)
-    highs = _by_name(folder / "HR") if (folder / "HR").is_dir() and low_folder != folder else {}
+    lows = _by_name(low_folder, key="data.pairs")
+    highs = (
+        _by_name(folder / "HR", key="data.pairs") if (folder / "HR").is_dir() and low_folder != folder else {}
+    )
     if highs and lows.keys() != highs.keys():
         name = sorted(lows.keys() ^ highs.keys())[0]
         lacking = "HR" if name in lows else "LR"
@@ -134,9 +132,15 @@ def pair_photos(folder: str | Path, *, scale: int) -> list[Pair]:
     return [_pair(name, lows[name], highs.get(name), scale) for name in lows]
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    paths = list_pictures(folder, key="data.pairs")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+def _by_name(folder: Path, *, key: str) -> dict[str, Path]:
+    """Map names (paths without suffix) to pictures, in order."""
+    named: dict[str, Path] = {}
+    for path in list_pictures(folder, key=key):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise DataError(f"{path}: {named[name].name} has the same name; rename one of them")
+        named[name] = path
+    return named
 
 
 def _pair(name: str, low: Path, high: Path | None, scale: int) -> Pair:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from actors.learner import LearnerRank, LearnerSpec
 from actors.weights import pack, unpack
 from configs.schema import PolicyConfig
 from rl.batching import lay_out
+from rl.errors import DivergedError
 from rl.loss import k3_kl, policy_loss
 from rl.types import Example, Manifest, TokenStream, TrainBatch, TrainItem
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, make_examples
 
-TARGET = "tests.reference.tiny_policy:TinyPolicy"
 ADVANTAGES = ({0: 0.7, 1: -1.1}, {0: -0.4, 1: 0.9}, {1: 1.5})
 
 
@@ -102,7 +101,7 @@ def plain_training(
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
         optimizer.step()
-        losses.append(float(total / count))
+        losses.append(float((total / count).detach()))
     return losses, {name: p.detach().clone() for name, p in policy.named_parameters()}
 
 
@@ -110,16 +109,16 @@ def received(learner: LearnerRank) -> dict[str, torch.Tensor]:
     """What a rollout worker would get, copied out of the buckets; {} on all ranks but the first."""
     *buckets, manifest = [*learner.publish()] or [*pack("none", -1, [], 1)]
     assert isinstance(manifest, Manifest)
-    data = [bucket.data for bucket in buckets if not isinstance(bucket, Manifest)]
+    data = [bucket for bucket in buckets if not isinstance(bucket, Manifest)]
     return {name: tensor.clone() for name, tensor in unpack(manifest, data)}
 
 
 def make_learner(
-    start: Path, config: PolicyConfig, rank: int, world_size: int, port: int
+    start: Path, config: PolicyConfig, rank: int, world_size: int, port: int, target: str = "TinyPolicy"
 ) -> tuple[LearnerRank, list[Example]]:
     spec = LearnerSpec(
         policy_name="tiny",
-        policy_target=TARGET,
+        policy_target=f"tests.reference.tiny_policy:{target}",
         config=config,
         directory=start,
         block_names=BLOCKS,
@@ -161,7 +160,6 @@ def run_ranks(job: Callable[..., Any], world_size: int, *args: object, deadline_
 
 def _run(rank: int, job: Callable[..., Any], world_size: int, port: int, queue: Any, args: Any) -> None:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", FutureWarning)  # torch renamed collectives that DeepSpeed calls
     result = job(rank, world_size, port, *args)
     queue.put((rank, _as_numpy(result)))
 
@@ -242,16 +240,17 @@ def _resume_and_diverge(
     found["loaded"] = [again.version, received(again)]
     found["resumed"] = [_plain(again.update([batch])[0]), received(again)]
 
-    for name, victim, scale in (("nan", learner, float("nan")), ("overflow", again, 1e30)):
+    cusp, _ = make_learner(spec.directory, spec.config, spec.rank, spec.world_size, port, "CuspPolicy")
+    for name, victim, scale in (("loss", again, float("nan")), ("gradient", cusp, 1.0)):
+        before = received(victim)
         poisoned = make_batch(examples, STEPS[1][:1], spec.world_size, 4, scale=scale)
-        found[name] = _error_of(victim, poisoned)
-        found[f"{name} weights"] = received(victim)
+        found[name] = [_error_of(victim, poisoned), before, received(victim)]
     return found
 
 
 def _error_of(learner: LearnerRank, batch: TrainBatch) -> str:
     try:
         learner.update([batch])
-    except Exception as error:  # noqa: BLE001 - the test compares its type and text
-        return f"{type(error).__name__}: {error}"
+    except DivergedError as error:
+        return str(error)
     return "none"

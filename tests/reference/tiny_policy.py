@@ -34,7 +34,7 @@ class TinyPolicy(TrainablePolicy):
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
         assert tuple(block_names) == BLOCKS
         policy = cls(config.temperature)
-        policy.load_state_dict(load_file(directory / "model.safetensors"))
+        policy.load_state_dict(load_file(directory / "model.safetensors"), strict=False)
         return policy
 
     def collate(self, examples: Sequence[Example]) -> PolicyBatch:
@@ -72,6 +72,23 @@ class TinyPolicy(TrainablePolicy):
     def export(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         save_file(dict(weights), directory / "model.safetensors")
+
+
+class CuspPolicy(TinyPolicy):
+    """The same log-probs, with a gradient that is not a number."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> ActionScores:
+        scores = super().forward(inputs)
+        cusp = torch.sqrt(scores.logprobs - scores.logprobs)
+        return ActionScores(logprobs=scores.logprobs + cusp, entropy=scores.entropy)
+
+
+class BareParameterPolicy(TinyPolicy):
+    """Owns a parameter that is in no submodule."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__(temperature)
+        self.bias = nn.Parameter(torch.zeros(1))
 
 
 class TinyClassifier(nn.Module):

@@ -265,6 +265,17 @@ def test_special_tokens_are_malformed_in_a_body(token):
     assert state.stream(TextSampling()).action_mask[-1]
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_whitespace_is_legal_between_blocks_only(space):
+    grammar = build(["text", "text"])
+    tags = grammar.tags
+    script = [tags.opening["b0"], tags.closing["b0"], space, tags.opening["b1"], tags.closing["b1"]]
+    assert play(grammar, script)[1].finish is Finish.STOP
+    state, done = play(grammar, [space, *script])
+    assert done.finish is Finish.MALFORMED
+    assert state.num_actions() == {"b0": 1}
+
+
 def test_text_stopped_without_its_tag_is_malformed():
     grammar = build(["text"])
     state = ChainState(grammar, PROMPT)

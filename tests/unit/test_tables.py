@@ -36,6 +36,12 @@ def test_rewards_come_first_and_judges_say_which_way_is_better(evaluation):
     assert by_name["format"].values == ("-", "0.750", "1.000")
 
 
+def test_a_difference_of_fewer_prompts_says_so():
+    rows = {"coldstart": {"psnr": [20.0, None, 22.0]}, "grpo": {"psnr": [21.0, 22.0, 23.5]}}
+    (row,) = headline(summarise_eval(["a", "b", "c"], rows))
+    assert row.interval.endswith(" n=2")
+
+
 def test_markdown(evaluation):
     lines = eval_markdown(evaluation).splitlines()
     assert lines[0] == "| metric | bicubic | cold start | GRPO | GRPO - cold start | 95 % interval |"

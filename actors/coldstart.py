@@ -1,0 +1,202 @@
+"""The cold start's jobs: what one worker does to teach the text policy, the image policy or the expert.
+
+Plain functions of (rank, world size, report); ``cluster.coldstart`` runs them under Ray Train.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.expert_data import make_expert_dataset
+from actors.expert_teacher import fit_expert
+from actors.image_rollout import ImageRolloutWorker
+from actors.image_teacher import ImageTeacher, build_image_policy, texts_so_far
+from actors.image_teacher import batches as image_batches
+from actors.image_teacher import make_dataset as make_image_dataset
+from actors.policies.qwen2_5_vl import build_text_policy
+from actors.policies.tokenizer import load_vocabulary
+from actors.supervised import SupervisedSpec, run_supervised
+from actors.text_data import batches as text_batches
+from actors.text_data import make_dataset as make_text_dataset
+from actors.text_teacher import TextTeacher
+from configs.derive import degraded_px
+from configs.schema import Config
+from rl.chain import ChainGrammar
+from rl.data.prompts import PromptSource
+from rl.seeding import derive_seed
+from rl.types import ImageRequest, Pixels, Prompt
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+EXPERT_CONTENTS = 48
+"""Photographs the expert learns from; each gives dozens of variants."""
+EXPERT_SAMPLES = 4
+"""Restorations of each photograph and noise level that the expert sees."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """One worker's part of one job."""
+
+    config: Config
+    policy: str
+    """Name of the policy that is taught."""
+    directory: Path
+    """Where its checkpoint is written."""
+    work: Path
+    """Scratch: the first checkpoint and what a killed job goes on from."""
+    rank: int
+    world_size: int
+    report: Report
+
+    def spec(self, *, num_steps: int, learning_rate: float) -> SupervisedSpec:
+        """Return how long and how fast to learn."""
+        return SupervisedSpec(
+            num_steps=num_steps,
+            learning_rate=learning_rate,
+            report_every=max(1, num_steps // 50),
+            checkpoint_dir=self.work / "checkpoints",
+            save_every=max(1, num_steps // 4),
+        )
+
+
+def prompt_source(config: Config) -> PromptSource:
+    """Return the source of training and held-out prompts."""
+    output_px = degraded_px(config) * config.scale
+    return PromptSource(config.data, output_px=output_px, scale=config.scale, seed=config.seed)
+
+
+def training_prompts(config: Config, first: int, num: int) -> list[Prompt]:
+    """Make training prompts that GRPO does not use: their indexes are far past its own."""
+    source = prompt_source(config)
+    return [source.train(1_000_000_000 + first + i) for i in range(num)]
+
+
+def teach_text(lesson: Lesson) -> None:
+    """Teach the text policy to write true chains, and write it in the Hugging Face layout."""
+    config, start = lesson.config, lesson.config.coldstart
+    first = lesson.work / f"first-{lesson.rank}"
+    build_text_policy(
+        first,
+        texts=prompt_source(config).training_texts(),
+        block_names=tuple(config.chain),
+        degraded_px=degraded_px(config),
+        output_px=degraded_px(config) * config.scale,
+        seed=config.seed,
+    )
+    teacher = TextTeacher(first)
+    vocabulary = load_vocabulary(first, tuple(config.chain))
+    dataset = make_text_dataset(
+        training_prompts(config, 0, start.num_examples),
+        grammar=ChainGrammar(config.chain, vocabulary.tags),
+        vocabulary=vocabulary,
+        tokenizer=teacher.tokenizer,
+        policy=teacher.policy,
+        seed=config.seed,
+    )
+    run_supervised(
+        lesson.spec(num_steps=start.text_steps, learning_rate=start.text_learning_rate),
+        module=teacher,
+        batches=text_batches(
+            dataset,
+            batch_size=start.text_batch_size,
+            seed=config.seed,
+            rank=lesson.rank,
+            world=lesson.world_size,
+        ),
+        report=lesson.report,
+    )
+    if lesson.rank == 0:
+        teacher.export(lesson.directory)
+
+
+def teach_image(lesson: Lesson) -> None:
+    """Teach the image policy to restore, and write it in the diffusers layout."""
+    config, start = lesson.config, lesson.config.coldstart
+    sizes = [b.size_px for b in config.chain.values() if b.kind == "image" and b.policy == lesson.policy]
+    first = lesson.work / f"first-{lesson.rank}"
+    build_image_policy(first, texts=prompt_source(config).training_texts(), seed=config.seed)
+    teacher = ImageTeacher(first)
+    prompts = training_prompts(config, 0, start.num_examples)
+    dataset = make_image_dataset(prompts, sizes=sizes, tokenizer=teacher.tokenizer)
+    run_supervised(
+        lesson.spec(num_steps=start.image_steps, learning_rate=start.image_learning_rate),
+        module=teacher,
+        batches=image_batches(
+            dataset,
+            batch_size=start.image_batch_size,
+            seed=config.seed,
+            rank=lesson.rank,
+            world=lesson.world_size,
+        ),
+        report=lesson.report,
+    )
+    if lesson.rank == 0:
+        teacher.export(lesson.directory)
+
+
+def teach_expert(lesson: Lesson) -> None:
+    """Fit the learned expert on variants of photographs and on the image policy's own outputs."""
+    config = lesson.config
+    prompts = training_prompts(config, config.coldstart.num_examples, EXPERT_CONTENTS)
+    truths = [p.reference.photo for p in prompts if p.reference.photo is not None]
+    restored = restorations(lesson, prompts)
+    dataset = make_expert_dataset(truths, restored, seed=config.seed)
+    fit_expert(
+        dataset,
+        directory=lesson.directory,
+        steps=config.coldstart.expert_steps,
+        seed=config.seed,
+        progress=lambda step, loss: lesson.report(step, {"loss": loss}),
+    )
+
+
+def restorations(lesson: Lesson, prompts: Sequence[Prompt]) -> dict[str, list[Pixels]]:
+    """Sample the cold-started image policy at several noise levels, a picture a prompt and sample."""
+    config, settings = lesson.config, lesson.config.policies[lesson.policy]
+    worker = ImageRolloutWorker(
+        directory=lesson.directory.parent / lesson.policy,
+        config=settings,
+        block_names=tuple(config.chain),
+        seed=config.seed,
+        deterministic=True,
+    )
+    worker.setup()
+    levels = (settings.noise_level, settings.noise_level / 2)
+    out = {
+        f"noise{level:.2f}/{sample}": asyncio.run(paint_all(worker, lesson, prompts, level, sample))
+        for level in levels
+        for sample in range(EXPERT_SAMPLES)
+    }
+    worker.close()
+    return out
+
+
+async def paint_all(
+    worker: ImageRolloutWorker, lesson: Lesson, prompts: Sequence[Prompt], level: float, sample: int
+) -> list[Pixels]:
+    """Paint the image blocks of every prompt with its true texts and return the last pictures."""
+    config = lesson.config
+    previous: list[Pixels] = []
+    images = [(n, b) for n, b in config.chain.items() if b.kind == "image" and b.policy == lesson.policy]
+    for turn, (name, block) in enumerate(images):
+        requests = [
+            ImageRequest(
+                request_id=f"{prompt.prompt_id}/{sample}/{name}",
+                block=name,
+                size_px=block.size_px,
+                num_steps=block.num_steps,
+                noise_level=level,
+                degraded=index,
+                previous=len(prompts) + index if turn else -1,
+                text=texts_so_far(prompt, turn + 1)[-1],
+                seed=derive_seed(config.seed, prompt.prompt_id, sample, name),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        flat = await worker.generate(requests, *(p.degraded for p in prompts), *previous)
+        previous = list(flat[1::2])
+    return previous

@@ -1,0 +1,195 @@
+"""One vLLM engine in this process: requests in, sampled ids and their log-probs out.
+
+The only file that knows vLLM. Not thread-safe: one thread makes it and does everything with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.weights import Bytes
+from configs.schema import PolicyConfig
+from rl.errors import WeightSyncError
+from rl.torchvision_compat import ensure_torchvision
+from rl.types import Manifest, Pixels, TextReply, TextRequest
+
+BLOCK_TOKENS = 32
+"""Tokens of a cache block: the smallest vLLM's CPU attention takes. Prompts share whole blocks only."""
+MAX_MODEL_LEN = 4096
+"""Longest chain, tokens with expanded pictures; less where the model allows less."""
+GPU_MEMORY_FRAC = 0.9
+"""Share of its part of a GPU that the engine takes, weights and cache together."""
+RECEIVER = "actors.vllm_extension.WeightReceiver"
+
+ENVIRONMENT = {
+    # The engine lives in the worker's own process and thread.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # vLLM binds threads to cores; several workers would all sit on the first ones.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class TextEngine:
+    """A vLLM engine that serves one Qwen2.5-VL checkpoint.
+
+    Args:
+        directory: Hugging Face layout.
+        config: Of the policy.
+        max_pictures: Most pictures in one context.
+        seed: Of the engine; every request has its own.
+    """
+
+    def __init__(self, directory: Path, config: PolicyConfig, *, max_pictures: int, seed: int) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        ensure_torchvision()
+        from vllm import EngineArgs, LLMEngine
+
+        _register_in_process(directory)
+        on_gpu = config.num_gpus > 0
+        arguments = EngineArgs(
+            model=str(directory),
+            dtype=config.dtype,
+            seed=seed,
+            max_model_len=_max_model_len(directory),
+            enforce_eager=not on_gpu,
+            block_size=None if on_gpu else BLOCK_TOKENS,
+            gpu_memory_utilization=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
+            enable_prefix_caching=True,
+            limit_mm_per_prompt={"image": max_pictures, "video": 0},
+            skip_mm_profiling=not on_gpu,
+            # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls=RECEIVER,
+            disable_log_stats=True,
+        )
+        self._engine: Any = LLMEngine.from_engine_args(arguments)
+        self._num_ids = int(self._engine.model_config.get_vocab_size())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is unfinished."""
+        return not self._engine.has_unfinished_requests()
+
+    def add(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> None:
+        """Take a request in; it joins those that decode.
+
+        Args:
+            key: Unique among the unfinished.
+            request: What to write.
+            pictures: Those of its placeholders, in order.
+
+        Raises:
+            ValueError: If vLLM refuses it, e.g. because it is too long.
+        """
+        prompt: dict[str, Any] = {"prompt_token_ids": request.tokens.tolist()}
+        if pictures:
+            prompt["multi_modal_data"] = {"image": list(pictures)}
+        self._engine.add_request(key, prompt, _sampling_params(request, self._num_ids))
+
+    def step(self) -> dict[str, Any]:
+        """Decode one token of every request; return the outputs that are finished now by key."""
+        return {output.request_id: output for output in self._engine.step() if output.finished}
+
+    def abort_all(self, keys: Sequence[str]) -> None:
+        """Forget unfinished requests."""
+        self._engine.abort_request(list(keys))
+
+    def load_weights(self, manifest: Manifest, buckets: Sequence[Bytes]) -> None:
+        """Load a publication; only while idle.
+
+        Raises:
+            WeightSyncError: If a bucket is damaged; nothing has changed then.
+        """
+        self._engine.collective_rpc("receive_weights", args=(manifest, list(buckets)))
+
+    def drop_caches(self) -> None:
+        """Forget everything that was computed with the present weights; only while idle.
+
+        Raises:
+            WeightSyncError: If the engine kept its prefix cache.
+        """
+        if not self._engine.reset_prefix_cache():
+            raise WeightSyncError("vLLM did not drop its prefix cache: a request still holds some of it")
+        self.drop_picture_caches()
+
+    def drop_picture_caches(self) -> None:
+        """Forget the pictures' features, here and in the scheduler's books; only while idle."""
+        self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.engine_core.shutdown()
+
+
+def _register_in_process(directory: Path) -> None:
+    """Have vLLM look at the model class here.
+
+    By itself it imports the class in a process of its own, which costs ten seconds, and where
+    ``ensure_torchvision`` has not run.
+    """
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    for name in AutoConfig.from_pretrained(directory).architectures or ():
+        known = ModelRegistry.models.get(name)
+        if known is not None:
+            ModelRegistry.register_model(name, known.load_model_cls())
+
+
+def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
+    """Turn a finished vLLM output into a reply."""
+    (completion,) = output.outputs
+    return TextReply(
+        request_id=request.request_id,
+        tokens=np.asarray(completion.token_ids, dtype=np.int32),
+        logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+        stopped=completion.finish_reason == "stop",
+        version=version,
+        num_cached=int(output.num_cached_tokens or 0),
+    )
+
+
+def _sampling_params(request: TextRequest, num_ids: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=request.sampling.temperature,
+        max_tokens=request.max_tokens,
+        stop_token_ids=list(request.stop_ids),
+        allowed_token_ids=_allowed_ids(request.sampling.forbidden_ids, num_ids),
+        ignore_eos=True,
+        seed=request.seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+@lru_cache(maxsize=4)
+def _allowed_ids(forbidden_ids: tuple[int, ...], num_ids: int) -> list[int] | None:
+    """Return the ids that may be sampled: vLLM gives all others probability 0, which a logit bias does not."""
+    if not forbidden_ids:
+        return None
+    allowed: list[int] = np.setdiff1d(np.arange(num_ids), forbidden_ids).tolist()
+    return allowed
+
+
+def _max_model_len(directory: Path) -> int:
+    from transformers import AutoConfig
+
+    config: Mapping[str, Any] = AutoConfig.from_pretrained(directory).get_text_config().to_dict()
+    return min(MAX_MODEL_LEN, int(config["max_position_embeddings"]))

@@ -1,0 +1,200 @@
+"""The starting point of a run: made by supervised Ray Train jobs, reused where it is there already.
+
+A cold start is a directory with one checkpoint a policy, the learned expert, and ``coldstart.json``, which is
+written last: without it the directory is half-made and is gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+from rich.progress import Progress
+
+from actors.coldstart import Lesson, teach_expert, teach_image, teach_text
+from actors.policies.tokenizer import load_vocabulary
+from cluster.calls import Worker, gather
+from cluster.progress import CONSOLE
+from cluster.rundir import write_atomically
+from cluster.runner import TextContext
+from cluster.spawn import spawn
+from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
+from configs.load import digest
+from configs.schema import Config
+from rl.chain import ChainGrammar
+from rl.errors import ConfigError, LearnerError, VlcotError
+
+EXPERT = "expert"
+"""Folder of the learned expert's weights."""
+
+JOBS = {"token": teach_text, "denoising": teach_image, EXPERT: teach_expert}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the policies start."""
+
+    directory: Path
+    """The cold start; need not exist where every policy has a source of its own."""
+    sources: Mapping[str, Path]
+    """Checkpoint directory by policy."""
+
+    def with_experts(self, config: Config) -> Config:
+        """Return the configuration with the learned expert's weights in the place of ``coldstart``."""
+        weights = str(self.directory / EXPERT / "expert.pth")
+        rewards = {
+            name: replace(reward, options=_replaced(reward.options, COLDSTART, weights))
+            for name, reward in config.rewards.items()
+        }
+        return replace(config, rewards=rewards)
+
+
+def ensure_start(config: Config) -> Start:
+    """Return the starting point; make the cold start first where it is wanted and not there.
+
+    Raises:
+        ConfigError: If ``coldstart.directory`` holds a cold start of another configuration.
+    """
+    directory = Path(coldstart_directory(config)).resolve()
+    taught = {name: p for name, p in config.policies.items() if p.source == COLDSTART}
+    done = directory / COLDSTART_DONE
+    if taught and not done.exists():
+        _make(config, directory, {name: policy.kind for name, policy in taught.items()})
+        write_atomically(done, json.dumps({"digest": digest(config)}))
+    elif taught and json.loads(done.read_text())["digest"] != digest(config):
+        raise ConfigError(
+            f"{directory} holds the cold start of another configuration; name another coldstart.directory "
+            "or leave it empty"
+        )
+    sources = {n: directory / n if n in taught else Path(p.source) for n, p in config.policies.items()}
+    return Start(directory=directory, sources=sources)
+
+
+def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
+    """Read what the chain needs to know of its text policy."""
+    name = next((b.policy for b in config.chain.values() if b.kind == "text"), None)
+    if name is None:
+        grammar = ChainGrammar(config.chain)
+        return TextContext(grammar=grammar, prompt=(), forbidden_ids=(), decode=_no_text)
+    vocabulary = load_vocabulary(sources[name], tuple(config.chain))
+    return TextContext(
+        grammar=ChainGrammar(config.chain, vocabulary.tags),
+        prompt=vocabulary.prompt,
+        forbidden_ids=vocabulary.forbidden_ids,
+        decode=vocabulary.decode,
+    )
+
+
+def _no_text(ids: object) -> str:
+    return ""
+
+
+def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
+    """Teach all policies at once, then the expert, which learns from the image policy's outputs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with Progress(console=CONSOLE) as progress, ThreadPoolExecutor(max(1, len(kinds))) as pool:
+        jobs = [pool.submit(_teach, config, directory, name, kind, progress) for name, kind in kinds.items()]
+        for job in jobs:
+            job.result()
+        painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
+        if config.coldstart.expert_steps and painter is not None:
+            _teach(config, directory, painter, EXPERT, progress)
+    shutil.rmtree(directory / "work", ignore_errors=True)
+
+
+def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Progress) -> None:
+    """Run one job under Ray Train and follow it with a progress bar."""
+    name = EXPERT if kind == EXPERT else policy
+    num_workers = 1 if kind == EXPERT else config.coldstart.num_workers
+    steps = {
+        "token": config.coldstart.text_steps,
+        "denoising": config.coldstart.image_steps,
+        EXPERT: config.coldstart.expert_steps,
+    }[kind]
+    board = spawn(_Board, f"coldstart-{name}-board", num_cpus=0, kwargs={})
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={
+            "config": config,
+            "policy": policy,
+            "kind": kind,
+            "directory": str(directory / name),
+            "work": str(directory / "work" / name),
+            "board": board,
+        },
+        scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
+        run_config=RunConfig(name=name, storage_path=str(directory / "work" / "ray")),
+    )
+    task = progress.add_task(f"cold start: {name}", total=steps)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(trainer.fit)
+        while not result.done():
+            (done,) = gather([board.call("read")], deadline_s=config.deadline_s)
+            progress.update(task, completed=done)
+            time.sleep(1.0)
+        try:
+            result.result()
+        except TrainingFailedError as error:
+            raise _cause(error, name) from error
+    progress.update(task, completed=steps)
+
+
+def _cause(error: TrainingFailedError, name: str) -> BaseException:
+    """Return what one of the job's workers raised, as itself where it is of our own kind."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    ours = next((f for f in failures if isinstance(f, VlcotError)), None)
+    if ours is not None:
+        return ours
+    return LearnerError(f"cold start of {name} failed: {failures[0] if failures else error}")
+
+
+class _Board:
+    """Where a job's worker leaves how far it is, and the driver's progress bar looks."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    def write(self, done: int) -> None:
+        """Set the number of steps done."""
+        self._done = done
+
+    def read(self) -> int:
+        """Return it."""
+        return self._done
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """One Ray Train worker: hand rank and report to the job."""
+    context = ray.train.get_context()
+    board: Worker = settings["board"]
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        gather([board.call("write", step)], deadline_s=settings["config"].deadline_s)
+        ray.train.report({"step": step, **metrics})
+
+    lesson = Lesson(
+        config=settings["config"],
+        policy=settings["policy"],
+        directory=Path(settings["directory"]),
+        work=Path(settings["work"]),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        report=report,
+    )
+    JOBS[settings["kind"]](lesson)
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """Replace a string anywhere in a nested mapping."""
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, old, new) for key, item in value.items()}
+    return new if value == old else value

@@ -1,0 +1,112 @@
+"""``vlcot restore``: photographs of any size through the chain; one text, tiled pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from cluster.calls import Call, fetch, gather
+from cluster.collector import run_jobs
+from cluster.crew import Crew
+from cluster.rundir import write_atomically
+from cluster.runner import Job, picture_text
+from cluster.session import Session, open_session
+from configs.derive import degraded_px
+from configs.schema import Config
+from rl.data.images import load_picture, resize, save_picture
+from rl.errors import ConfigError
+from rl.seeding import derive_seed
+from rl.tiling import blend, cut_tiles, plan_tiles
+from rl.types import ImageRequest, Pixels, Prompt
+
+OVERLAP_FRAC = 4
+"""Tiles overlap by at least a fourth of their edge."""
+
+
+def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
+    """Restore photographs with the policies of ``config``.
+
+    Each picture is enlarged ``scale`` times. The text is written once, on the photo scaled down to one tile;
+    the pictures are painted tile by tile, without noise, and blended.
+
+    Args:
+        config: Its policies' ``source`` say which weights.
+        images: Picture files, any size and mode.
+        out: Folder for ``NAME.png`` and ``NAME.json``.
+
+    Returns:
+        The restored pictures' paths.
+
+    Raises:
+        ConfigError: If there is nothing to restore or a name occurs twice.
+        DataError: If a picture cannot be read; nothing has been written then.
+    """
+    if not images or len({path.stem for path in images}) < len(images):
+        raise ConfigError("restore: want at least one picture, with names that differ before the suffix")
+    photos = {path.stem: load_picture(path) for path in images}
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    with open_session(config, learn=False) as session:
+        for name, photo in track(photos.items(), description="restore"):
+            texts, chain_text = write_texts(session, name, photo)
+            save_picture(out / f"{name}.png", paint_tiles(config, session.crew, name, photo, texts))
+            write_atomically(out / f"{name}.json", json.dumps({"text": chain_text}, indent=1))
+            written.append(out / f"{name}.png")
+    return written
+
+
+def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, str], str]:
+    """Run one chain on the whole photo, scaled down to a tile.
+
+    Returns:
+        The text before each image block (a chain that broke off leaves the later ones what it had), and the
+        chain's whole text.
+    """
+    config = session.config
+    edge = degraded_px(config)
+    prompt = Prompt(prompt_id=f"restore/{name}", degraded=resize(photo, edge, edge))
+    job = Job(prompt=prompt, draw=0, num_chains=1, noise_level=0.0)
+    (group,) = run_jobs(session.collector.runners, [job], deadline_s=config.deadline_s)
+    text = group.chains[0].text
+    return {n: picture_text(text, n) for n, block in config.chain.items() if block.kind == "image"}, text
+
+
+def paint_tiles(config: Config, crew: Crew, name: str, photo: Pixels, texts: dict[str, str]) -> Pixels:
+    """Paint every image block for every tile and blend the last one."""
+    height, width = photo.shape[:2]
+    edge = degraded_px(config)
+    tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
+    cuts = cut_tiles(photo, tiles)
+    previous: list[Pixels] = []
+    for block, settings in config.chain.items():
+        if settings.kind != "image":
+            continue
+        requests = [
+            ImageRequest(
+                request_id=f"restore/{name}/{index}/{block}",
+                block=block,
+                size_px=settings.size_px,
+                num_steps=settings.num_steps,
+                noise_level=0.0,
+                degraded=index,
+                previous=len(cuts) + index if previous else -1,
+                text=texts[block],
+                # One seed for all tiles: their sources of noise agree, and so do the seams.
+                seed=derive_seed(config.seed, name, block),
+            )
+            for index in range(len(tiles))
+        ]
+        worker = crew.pools.image[settings.policy][0]
+        call = worker.call("generate", requests, *cuts, *previous, num_returns=1 + 2 * len(requests))
+        previous = _pictures(call, len(requests), config.deadline_s)
+    return np.asarray(blend(tiles, previous, height, width))
+
+
+def _pictures(call: Call, num: int, deadline_s: float) -> list[Pixels]:
+    gather([call.first()], deadline_s=deadline_s)
+    refs = {str(index): call.ref[1 + 2 * index] for index in range(num)}
+    return list(fetch(refs, deadline_s=deadline_s).values())

@@ -1,0 +1,51 @@
+"""The parts of the learner that need no DeepSpeed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.learner import LearnerRank, LearnerSpec, expand_advantages
+from configs.schema import PolicyConfig
+from rl.errors import LearnerError
+from rl.types import MicroBatch, TrainItem
+from tests.reference.tiny_policy import BLOCKS, write_start
+
+rows = st.lists(
+    st.tuples(
+        st.dictionaries(st.integers(0, 4), st.floats(-3, 3, width=32), max_size=5),
+        st.lists(st.integers(-1, 4), min_size=6, max_size=6),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows)
+def test_every_action_gets_the_advantage_of_its_block(rows):
+    items = [
+        TrainItem(item_id="", handle=None, advantages=advantages, num_actions=1, shape_key=(), length=6)
+        for advantages, _ in rows
+    ]
+    micro = MicroBatch(items=tuple(items), weights=(1.0,) * len(items))
+    block_of = torch.tensor([blocks for _, blocks in rows], dtype=torch.int8)
+    got = expand_advantages(micro, block_of)
+    want = [[advantages.get(block, 0.0) for block in blocks] for advantages, blocks in rows]
+    assert torch.equal(got, torch.tensor(want))
+
+
+def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):
+    write_start(tmp_path)
+    spec = LearnerSpec(
+        policy_name="tiny",
+        policy_target="tests.reference.tiny_policy:BareParameterPolicy",
+        config=PolicyConfig(zero_stage=3),
+        directory=tmp_path,
+        block_names=BLOCKS,
+        bucket_bytes=100,
+    )
+    with pytest.raises(LearnerError, match=r"policies\.tiny\.zero_stage=2"):
+        LearnerRank(spec).load_policy()

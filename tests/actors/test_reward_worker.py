@@ -1,0 +1,208 @@
+"""The reward worker: batches from concurrent calls, failures that stay where they belong, an orderly end."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.reward_worker import RewardWorker
+from cluster.calls import gather, put
+from cluster.spawn import spawn
+from configs.schema import RewardConfig
+from rewards.base import evaluate
+from rewards.experts import Judges
+from rewards.generation import GenerationReward
+from rl.errors import ConfigError, RewardError
+from rl.types import Scores
+from tests.reference.rewards import make_request, make_view, picture
+
+HERE = "tests.reference.rewards"
+POISON = RewardConfig(target=f"{HERE}:PoisonReward", batch_size=8)
+PIQE = RewardConfig(target="rewards.generation:GenerationReward", options={"experts": {"piqe": {}}})
+
+
+@contextmanager
+def running(config: RewardConfig, *, deterministic: bool = False) -> Iterator[RewardWorker]:
+    worker = RewardWorker(name="mine", config=config, deterministic=deterministic)
+    worker.setup()
+    yield worker
+    worker.close()
+
+
+def ask(worker: RewardWorker, *texts: str):
+    """One call; its chains have as many words as they are told."""
+    requests, pictures = [], []
+    for text in texts:
+        request, own = make_request(make_view(text))
+        shifted = {name: index + len(pictures) for name, index in request.pictures.items()}
+        requests.append(replace(request, pictures=shifted))
+        pictures += own
+    return worker.score(requests, *pictures)
+
+
+def score_all(worker: RewardWorker, calls: list[tuple[str, ...]]) -> list[Scores]:
+    """Start all calls before the first is scored."""
+
+    async def main() -> list[Scores]:
+        gate = worker._reward.gate
+        gate.clear()
+        tasks = [asyncio.ensure_future(ask(worker, *texts)) for texts in calls]
+        await asyncio.sleep(0.05)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    return asyncio.run(main())
+
+
+def words(num: int) -> str:
+    return " ".join(["word"] * num)
+
+
+def test_concurrent_calls_are_scored_in_batches_and_answered_in_order():
+    with running(POISON) as worker:
+        answers = score_all(worker, [(words(i),) for i in range(20)])
+        batches = worker._reward.batches
+        stats = worker.stats()
+    assert [a.values.tolist() for a in answers] == [[float(i)] for i in range(20)]
+    assert sum(batches) == 20
+    assert max(batches) == 8
+    assert len(batches) <= 4  # the first call may have been taken alone
+    assert stats["num_chains"] == 20
+    assert stats["num_batches"] == len(batches)
+    assert stats["busy_s"] > 0
+
+
+def test_calls_of_many_chains_are_cut_and_put_together_again():
+    with running(POISON) as worker:
+        sizes = [3, 0, 19, 1]
+        numbers = iter(range(100))
+        calls = [tuple(words(next(numbers)) for _ in range(size)) for size in sizes]
+        answers = score_all(worker, calls)
+        assert max(worker._reward.batches) <= 8
+    assert [len(a.values) for a in answers] == sizes
+    assert np.concatenate([a.values for a in answers]).tolist() == [float(i) for i in range(23)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_one_chain_nobody_can_score_does_not_cost_the_others(together):
+    texts = [words(i) for i in range(6)]
+    texts[4] = "poison"
+    with running(POISON) as worker:
+        answers = score_all(worker, [tuple(texts)] if together else [(text,) for text in texts])
+    valid = np.concatenate([a.valid for a in answers])
+    values = np.concatenate([a.values for a in answers])
+    reasons = [reason for a in answers for reason in a.reasons]
+    assert valid.tolist() == [True] * 4 + [False, True]
+    assert values[valid].tolist() == [0.0, 1.0, 2.0, 3.0, 5.0]
+    assert reasons[4].startswith("ValueError: poison in the text (")
+    assert [r for i, r in enumerate(reasons) if i != 4] == [""] * 5
+
+
+def test_a_deterministic_worker_scores_chain_by_chain():
+    with running(POISON, deterministic=True) as worker:
+        answers = score_all(worker, [(words(1), words(2)), (words(3),)])
+        assert worker._reward.batches == [1, 1, 1]
+    assert [a.values.tolist() for a in answers] == [[1.0, 2.0], [3.0]]
+
+
+def test_a_cancelled_call_is_not_scored_and_disturbs_nobody():
+    async def main(worker: RewardWorker) -> Scores:
+        gate = worker._reward.gate
+        gate.clear()
+        first = asyncio.ensure_future(ask(worker, words(1)))
+        await asyncio.sleep(0.05)  # the thread holds the first
+        second, third = (asyncio.ensure_future(ask(worker, words(n))) for n in (2, 3))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        await first
+        return await third
+
+    with running(POISON) as worker:
+        assert asyncio.run(main(worker)).values.tolist() == [3.0]
+        assert worker._reward.batches == [1, 1]
+
+
+def test_close_finishes_what_waits_and_refuses_what_comes_later():
+    async def main(worker: RewardWorker) -> list[Scores]:
+        gate = worker._reward.gate
+        gate.clear()
+        tasks = [asyncio.ensure_future(ask(worker, words(i))) for i in range(12)]
+        await asyncio.sleep(0.05)
+        threading.Timer(0.05, gate.set).start()
+        worker.close()
+        with pytest.raises(RewardError, match="reward mine: the worker is not running"):
+            await ask(worker, "late")
+        return await asyncio.gather(*tasks)
+
+    with running(POISON) as worker:
+        answers = asyncio.run(main(worker))
+    assert [float(a.values[0]) for a in answers] == [float(i) for i in range(12)]
+
+
+def test_a_worker_that_was_not_set_up_refuses_and_closes():
+    worker = RewardWorker(name="mine", config=POISON)
+    with pytest.raises(RewardError, match="not running"):
+        asyncio.run(ask(worker, "a"))
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        (RewardConfig(target=f"{HERE}:BadSetupReward"), RewardError,
+         r"rewards\.mine: setup failed: KeyError: 'license' \(.*rewards\.py:\d+\)"),
+        (RewardConfig(target=f"{HERE}:LenghtReward"), ConfigError, r"rewards\.mine\.target: .* LengthReward\?"),
+        (RewardConfig(target="rewards.generation:GenerationReward", options={"experts": {"psrn": {}}}), ConfigError,
+         r"^rewards\.mine\.options: pyiqa has no metric 'psrn'; did you mean psnr\?"),
+    ],
+)  # fmt: skip
+def test_setup_says_what_is_wrong_in_one_line(config, error, message):
+    with pytest.raises(error, match=message) as caught:
+        RewardWorker(name="mine", config=config).setup()
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_arrive_at_the_chain_they_belong_to():
+    views = [make_view(final=picture(i, level=15.0 * i), truth=picture(i)) for i in range(3)]
+    direct = GenerationReward({"piqe": {}})
+    direct.setup()
+
+    async def main(worker: RewardWorker) -> list[Scores]:
+        sent = [make_request(view) for view in views]
+        return await asyncio.gather(*(worker.score([request], *pictures) for request, pictures in sent))
+
+    with running(PIQE) as worker:
+        answers = asyncio.run(main(worker))
+    expected = evaluate(direct, "mine", views).values
+    assert np.concatenate([a.values for a in answers]) == pytest.approx(expected, abs=1e-6)
+    assert len(set(expected.tolist())) == 3
+
+
+@pytest.mark.ray
+def test_judges_and_reward_workers_serve_as_actors(ray_cluster):
+    judges = spawn(Judges, "judges-0", num_cpus=0.05, kwargs={"names": ["psnr", "ssim"]})
+    reward = spawn(
+        RewardWorker,
+        "reward-mine-0",
+        num_cpus=0.05,
+        max_concurrency=64,
+        kwargs={"name": "mine", "config": POISON},
+    )
+    gather([judges.call("setup"), reward.call("setup")], deadline_s=120)
+    truth = picture(0, level=0.0)
+    (judged,) = gather([judges.call("score", [picture(0), truth], [truth, truth])], deadline_s=60)
+    assert judged.keys() == {"psnr", "ssim"}
+    assert judged["ssim"][0] < judged["ssim"][1] == pytest.approx(1.0)
+    request, pictures = make_request(make_view("three words here"))
+    refs = [put(p) for p in pictures]
+    begin = time.monotonic()
+    answers = gather([reward.call("score", [request], *refs) for _ in range(32)], deadline_s=60)
+    assert [a.values.tolist() for a in answers] == [[3.0]] * 32
+    assert time.monotonic() - begin < 30

@@ -1,0 +1,188 @@
+"""The text rollout worker around a real vLLM engine, compared with the learner's own forward pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.policies.token import TokenPolicy
+from actors.policies.tokenizer import TextVocabulary, load_vocabulary
+from actors.text_rollout import TextRolloutWorker
+from actors.weights import Bucket, Bytes, pack
+from configs.schema import PolicyConfig
+from rl.errors import RolloutError, WeightSyncError
+from rl.types import Example, Ints, Manifest, TokenStream
+from tests.reference.tiny_text import BLOCKS, as_example, build, make_request, photo
+
+pytestmark = pytest.mark.engine
+
+CONFIG = PolicyConfig(kind="token", temperature=0.9)
+TOLERANCE_NATS = 1e-4
+
+
+class ForgetfulWorker(TextRolloutWorker):
+    """Can be told to keep the prefix cache, which depends on old weights."""
+
+    forgets = False
+
+    def _drop_caches(self) -> None:
+        if self.forgets:
+            self._engine.drop_picture_caches()
+        else:
+            super()._drop_caches()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text")
+    build(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vocabulary(directory: Path) -> TextVocabulary:
+    return load_vocabulary(directory, BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def worker(directory: Path) -> Iterator[ForgetfulWorker]:
+    made = ForgetfulWorker(
+        directory=directory, config=CONFIG, block_names=BLOCKS, seed=3, deterministic=False
+    )
+    made.setup()
+    yield made
+    made.close()
+
+
+def make_policy(directory: Path, *, seed: int | None = None) -> TokenPolicy:
+    """The learner's policy; with a seed, other weights than the checkpoint's."""
+    policy = TokenPolicy.load(directory, CONFIG, block_names=BLOCKS).eval()
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for _, parameter in policy.published():
+                parameter.add_(0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def publication(policy: TokenPolicy, version: int) -> tuple[Manifest, list[Bytes]]:
+    *buckets, manifest = pack("text", version, ((n, p.detach()) for n, p in policy.published()), 1 << 20)
+    assert isinstance(manifest, Manifest)
+    return manifest, [b.data for b in buckets if isinstance(b, Bucket)]
+
+
+def worst_gap(policy: TokenPolicy, examples: list[Example]) -> float:
+    batch = policy.collate(examples)
+    with torch.no_grad():
+        scored = policy(batch.inputs).logprobs
+    return float((scored - batch.behaviour_logprobs)[batch.action_mask].abs().max())
+
+
+def sample(worker: TextRolloutWorker, vocabulary: TextVocabulary, seeds: list[int]) -> list[Example]:
+    """A group: one photo, one prompt, different seeds, each call on its own."""
+
+    async def all_at_once() -> list[Example]:
+        requests = [make_request(vocabulary, f"chain-{seed}", seed=seed) for seed in seeds]
+        replies = await asyncio.gather(*[worker.generate([r], photo(0)) for r in requests])
+        return [as_example(r, reply, photo(0)) for r, (reply,) in zip(requests, replies, strict=True)]
+
+    return asyncio.run(all_at_once())
+
+
+def written(example: Example) -> Ints:
+    assert isinstance(example.segment, TokenStream)
+    return example.segment.tokens[example.segment.action_mask]
+
+
+def test_logprobs_are_those_of_the_learner(
+    worker: TextRolloutWorker, vocabulary: TextVocabulary, directory: Path
+) -> None:
+    manifest, buckets = publication(make_policy(directory), 1)
+    asyncio.run(worker.load_weights(manifest, *buckets))
+    examples = sample(worker, vocabulary, list(range(8)))
+    assert worst_gap(make_policy(directory), examples) < TOLERANCE_NATS
+
+
+def test_forbidden_ids_are_never_sampled_and_chains_differ(
+    worker: TextRolloutWorker, vocabulary: TextVocabulary
+) -> None:
+    rows = [written(example) for example in sample(worker, vocabulary, list(range(16)))]
+    assert not set(np.concatenate(rows).tolist()) & set(vocabulary.forbidden_ids)
+    assert len({tuple(row) for row in rows}) == 16
+
+
+def test_the_same_seed_writes_the_same(worker: TextRolloutWorker, vocabulary: TextVocabulary) -> None:
+    first, again = (written(sample(worker, vocabulary, [5])[0]) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_group_shares_its_prefill(worker: TextRolloutWorker, vocabulary: TextVocabulary) -> None:
+    before = worker.stats()["num_cached_tokens"]
+    sample(worker, vocabulary, list(range(4)))
+    assert worker.stats()["num_cached_tokens"] - before >= 3 * 32
+
+
+def test_a_stop_id_ends_the_request_and_is_included(
+    worker: TextRolloutWorker, vocabulary: TextVocabulary
+) -> None:
+    request = replace(make_request(vocabulary, "stop", seed=0, max_tokens=400), stop_ids=(5, 6, 7, 8))
+    (reply,) = asyncio.run(worker.generate([request], photo(0)))
+    assert reply.stopped
+    assert reply.tokens[-1] in request.stop_ids
+    assert not set(reply.tokens[:-1].tolist()) & set(request.stop_ids)
+
+
+def test_new_weights_arrive_and_the_canary_proves_them(
+    worker: ForgetfulWorker, vocabulary: TextVocabulary, directory: Path
+) -> None:
+    for version, seed in ((2, 1), (3, 2)):
+        policy = make_policy(directory, seed=seed)
+        manifest, buckets = publication(policy, version)
+        asyncio.run(worker.load_weights(manifest, *buckets))
+        assert worst_gap(policy, [asyncio.run(worker.canary())]) < TOLERANCE_NATS
+        assert worst_gap(policy, sample(worker, vocabulary, [0, 1])) < TOLERANCE_NATS
+        assert worst_gap(make_policy(directory), sample(worker, vocabulary, [0, 1])) > 0.1
+
+
+def test_the_canary_sees_a_cache_that_was_kept(worker: ForgetfulWorker, directory: Path) -> None:
+    asyncio.run(worker.canary())
+    policy = make_policy(directory, seed=7)
+    manifest, buckets = publication(policy, 4)
+    worker.forgets = True
+    asyncio.run(worker.load_weights(manifest, *buckets))
+    worker.forgets = False
+    stale = asyncio.run(worker.canary())
+    assert worker.stats()["canary_cached_tokens"] > 0
+    assert worst_gap(policy, [stale]) > 100 * TOLERANCE_NATS
+    asyncio.run(worker.load_weights(manifest, *buckets))
+    assert worst_gap(policy, [asyncio.run(worker.canary())]) < TOLERANCE_NATS
+
+
+def test_a_flipped_byte_is_refused_and_nothing_has_changed(
+    worker: ForgetfulWorker, vocabulary: TextVocabulary, directory: Path
+) -> None:
+    before = sample(worker, vocabulary, [0])[0]
+    manifest, buckets = publication(make_policy(directory, seed=9), 5)
+    buckets[0] = buckets[0].copy()
+    buckets[0][100] ^= 1
+    with pytest.raises(WeightSyncError, match="policy text version 5: bucket 0"):
+        asyncio.run(worker.load_weights(manifest, *buckets))
+    after = sample(worker, vocabulary, [0])[0]
+    np.testing.assert_array_equal(written(before), written(after))
+    assert worker.stats()["version"] == 4
+
+
+def test_a_refused_request_costs_its_own_call_only(
+    worker: TextRolloutWorker, vocabulary: TextVocabulary
+) -> None:
+    request = make_request(vocabulary, "long", seed=0)
+    too_long = replace(request, tokens=np.tile(request.tokens[3:], 200), pictures=())
+    with pytest.raises(RolloutError, match="vLLM refused"):
+        asyncio.run(worker.generate([request, too_long], photo(0)))
+    assert len(sample(worker, vocabulary, [0])) == 1

@@ -1,0 +1,198 @@
+"""The contract kit passes the four shipped rewards and says what is wrong with broken ones."""
+
+import dataclasses
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from rewards.base import Failure, Need, Reward
+from rewards.contract import check_reward, example_chains
+from rewards.degradation import DegradationReward
+from rewards.format import FormatReward
+from rewards.generation import GenerationReward
+from rewards.understanding import UnderstandingReward
+from tests.reference.rewards import LengthReward, LossReward
+
+SHIPPED = {
+    "format": FormatReward(),
+    "degradation": DegradationReward(),
+    "understanding": UnderstandingReward(),
+    "understanding-substring": UnderstandingReward(substring=True),
+    "generation": GenerationReward({"piqe": {}, "ssim": {"weight": 2.0}}),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_reward_keeps_the_contract(name):
+    scores = check_reward(SHIPPED[name])
+    assert scores.valid.all()
+    assert np.ptp(scores.values) > 0  # the examples differ, so the checks mean something
+
+
+@pytest.mark.parametrize("reward", [LengthReward(), LossReward()])
+def test_a_users_reward_keeps_the_contract(reward):
+    check_reward(reward)
+
+
+def test_the_examples_are_whole_chains_and_a_broken_one():
+    chains = example_chains()
+    *whole, broken = check_reward(FormatReward(), chains).values.tolist()
+    assert set(whole) == {1.0}
+    assert broken == 0.0
+    assert check_reward(SHIPPED["generation"], chains).missing.tolist() == [False] * 5 + [True]
+    assert check_reward(DegradationReward(), chains).values == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.4])
+
+
+# --------------------------------------------------------------------------------- broken ones
+
+
+class Unpicklable(LengthReward):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class EmptyRange(LengthReward):
+    low = 1.0
+    high = 1.0
+
+
+class StrangeBlocks(LengthReward):
+    def judged_blocks(self, chain):
+        return ("answer",)
+
+
+class MissingOutside(LengthReward):
+    missing = -1.0
+
+
+class InfiniteMissing(LossReward):
+    high = np.inf
+
+
+class Random(LengthReward):
+    generator = np.random.default_rng(0)
+
+    def score(self, chains):
+        return [float(self.generator.uniform()) for _ in chains]
+
+
+class Rank(LengthReward):
+    """Compares the chains it happens to be given."""
+
+    def score(self, chains):
+        lengths = [len(c.text) for c in chains]
+        return [float(sorted(lengths).index(n)) for n in lengths]
+
+
+class ByPlace(LengthReward):
+    def score(self, chains):
+        return [float(i) for i, _ in enumerate(chains)]
+
+
+class OutOfRange(LengthReward):
+    high = 1.0
+
+
+class OneShort(LengthReward):
+    def score(self, chains):
+        return super().score(chains)[1:]
+
+
+class Nan(LengthReward):
+    def score(self, chains):
+        return [float("nan")] * len(chains)
+
+
+class Gives(LengthReward):
+    def score(self, chains):
+        return [Failure("no idea")] * len(chains)
+
+
+class WritesIntoPictures(LengthReward):
+    needs = frozenset({Need.FINAL_PICTURE})
+
+    def score(self, chains):
+        for chain in chains:
+            chain.final_picture[0] = 0
+        return [0.0] * len(chains)
+
+
+class WritesIntoText(LengthReward):
+    def score(self, chains):
+        for chain in chains:
+            chain.block_text.pop("final_understand", None)
+        return [0.0] * len(chains)
+
+
+class WantsPictures(LengthReward):
+    """Needs a picture, and does not say so."""
+
+    def score(self, chains):
+        return [float(c.pictures["rough_image"].mean() > 9) for c in chains]
+
+
+class Counts(LengthReward):
+    """Remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = itertools.count()
+
+    def score(self, chains):
+        return [float(next(self.calls))] * len(chains)
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        (Unpicklable, "must be picklable before setup"),
+        (EmptyRange, "range 1.0 to 1.0 is empty"),
+        (StrangeBlocks, r"judges blocks that are not in the chain: \['answer'\]"),
+        (MissingOutside, "the missing value is outside the range"),
+        (InfiniteMissing, "the missing value is inf"),
+        (Random, "other scores when asked again"),
+        (Counts, "other scores when asked again"),
+        (ByPlace, "depend on the order"),
+        (Rank, "depend on what else is in the batch"),
+        (OutOfRange, "outside the declared range 0 to 1"),
+        (OneShort, "5 scores for 6 chains"),
+        (Nan, "score is nan"),
+        (Gives, "no idea"),
+        (WritesIntoPictures, "ValueError: assignment destination is read-only"),
+        (WritesIntoText, r"score\(\) changed its input"),
+        (WantsPictures, "KeyError: 'rough_image'"),
+    ],
+)
+def test_a_broken_promise_is_named(broken, promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_reward(broken())
+
+
+def test_a_need_that_is_not_declared_is_found_although_the_examples_have_it():
+    whole = example_chains()[:2]
+    with pytest.raises(AssertionError, match="a chain without inputs is an error"):
+        check_reward(WantsPictures(), whole)
+
+
+def test_the_callers_chains_stay_as_they_were():
+    chains = example_chains(3)
+    before = [dict(chain.block_text) for chain in chains]
+    with pytest.raises(AssertionError):
+        check_reward(WritesIntoText(), chains)
+    assert [dict(chain.block_text) for chain in chains] == before
+    assert chains[0].pictures["final_image"].flags.writeable
+
+
+def test_two_chains_are_the_least():
+    with pytest.raises(AssertionError, match="at least two"):
+        check_reward(LengthReward(), example_chains()[:1])
+
+
+def test_a_chain_of_another_prompt_without_labels_is_no_trouble():
+    chains = example_chains()
+    bare = dataclasses.replace(chains[0], reference=dataclasses.replace(chains[0].reference, labels=()))
+    assert isinstance(DegradationReward(), Reward)
+    assert check_reward(DegradationReward(), [*chains, bare]).missing[-1]

@@ -1,0 +1,201 @@
+"""Chains to judge, slow rules to judge them by, and rewards good and broken for the loader to find."""
+
+import re
+import threading
+
+import numpy as np
+
+from rewards.base import Failure, Missing, Need, Reward
+from rl.types import DEGRADED, TRUTH, ChainView, Finish, Reference, RewardRequest
+
+BLOCKS = (
+    "degradation",
+    "rough_understand",
+    "rough_image",
+    "middle_understand",
+    "middle_image",
+    "final_understand",
+    "final_image",
+)
+LABELS = ("light blur", "downsample", "medium noise", "light compression", "upsample")
+WHOLE = (
+    "<degradation>medium blur, downsample, heavy noise, light compression, upsample</degradation>\n"
+    "<rough_understand>Two lions rest on a rock below the sky.</rough_understand>"
+    "<rough_image><|image|></rough_image>"
+    "<middle_understand>a lion and\n a lioness</middle_understand> <middle_image><|image|></middle_image>"
+    "<final_understand>fur</final_understand><final_image><|image|></final_image>"
+)
+
+
+def picture(seed: int = 0, size_px: int = 64, level: float = 40.0) -> np.ndarray:
+    """A smooth picture with noise on it."""
+    rows, columns = np.mgrid[0:size_px, 0:size_px] / size_px
+    waves = np.stack([np.sin(7 * rows + seed), np.cos(5 * columns - seed), np.sin(6 * rows * columns)], -1)
+    noise = np.random.default_rng(seed).normal(0, level, waves.shape)
+    return np.clip(128 + 70 * waves + noise, 0, 255).astype(np.uint8)
+
+
+def make_view(
+    text: str = WHOLE,
+    *,
+    finish: Finish = Finish.STOP,
+    final: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    labels: tuple[str, ...] = LABELS,
+    tags: tuple[str, ...] = ("lions", "rock", "sky", "clouds"),
+    chain_id: str = "p#0/0",
+) -> ChainView:
+    bodies = {name: re.search(f"<{name}>(.*?)</{name}>", text, flags=re.DOTALL) for name in BLOCKS}
+    return ChainView(
+        chain_id=chain_id,
+        group_id=chain_id.rpartition("/")[0],
+        finish=finish,
+        text=text,
+        block_text={name: m[1] for name, m in bodies.items() if m and not name.endswith("image")},
+        pictures={} if final is None else {"final_image": final},
+        final_block="final_image",
+        degraded=picture(1, 16),
+        reference=Reference(photo=truth, labels=labels, tags=tags),
+    )
+
+
+def make_request(view: ChainView) -> tuple[RewardRequest, list[np.ndarray]]:
+    """The chain as the runner sends it."""
+    named = {**view.pictures, DEGRADED: view.degraded}
+    if view.reference.photo is not None:
+        named[TRUTH] = view.reference.photo
+    request = RewardRequest(
+        chain_id=view.chain_id,
+        group_id=view.group_id,
+        finish=view.finish,
+        text=view.text,
+        block_text=view.block_text,
+        final_block=view.final_block,
+        pictures={name: index for index, name in enumerate(named)},
+        labels=view.reference.labels,
+        tags=view.reference.tags,
+    )
+    return request, list(named.values())
+
+
+# --------------------------------------------------------------------------------- slow rules
+
+
+def matches_grammar(text: str, blocks: tuple[str, ...]) -> bool:
+    """Try every place where the first block could close."""
+    opening, closing = f"<{blocks[0]}>", f"</{blocks[0]}>"
+    if not text.startswith(opening):
+        return False
+    for end in range(len(opening), len(text) - len(closing) + 1):
+        rest = text[end + len(closing) :]
+        if text[end:].startswith(closing):
+            if len(blocks) == 1:
+                if rest == "":
+                    return True
+            elif matches_grammar(rest.lstrip(), blocks[1:]):
+                return True
+    return False
+
+
+def slot_share(body: str, labels: tuple[str, ...]) -> float:
+    words = [slot.split() for slot in body.lower().split(",")]
+    right = 0
+    for place, label in enumerate(labels):
+        if place < len(words) and words[place] == label.lower().split():
+            right += 1
+    return right / len(labels)
+
+
+def tag_share(body: str, tags: set[str]) -> float:
+    """Look for each tag at each place, with no letter, digit or underscore beside it."""
+    text = f" {' '.join(body.lower().split())} "
+    found = set()
+    for tag in tags:
+        for start in range(1, len(text)):
+            stop = start + len(tag)
+            beside = text[start - 1] + text[stop : stop + 1]
+            if text[start:stop] == tag and not any(c.isalnum() or c == "_" for c in beside):
+                found.add(tag)
+    return len(found) / len(tags)
+
+
+# --------------------------------------------------------------------------------- rewards of users
+
+
+class LengthReward(Reward):
+    """Words written, to a hundred."""
+
+    unit = "words"
+    high = 100.0
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def score(self, chains):
+        return [min(100.0, self.factor * len(c.text.split())) for c in chains]
+
+
+class LossReward(LengthReward):
+    """The same, where few words are good."""
+
+    needs = frozenset({Need.TEXT, Need.FINAL_PICTURE})
+    larger_is_better = False
+
+
+class AnswerReward(Reward):
+    """Answers whatever it is told to."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    def score(self, chains):
+        return self.answer(chains)
+
+
+class PoisonReward(LengthReward):
+    """Cannot score chains that say 'poison'; says which thread it ran in and how large the batches were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def score(self, chains):
+        self.gate.wait(10)
+        self.batches.append(len(chains))
+        if any("poison" in c.text for c in chains):
+            raise ValueError("poison\nin the text")
+        return super().score(chains)
+
+
+class BadSetupReward(LengthReward):
+    def setup(self) -> None:
+        raise KeyError("license")
+
+
+class FailureReward(Reward):
+    def score(self, chains):
+        return [Failure("no idea") if i % 2 else Missing("nothing there") for i, _ in enumerate(chains)]
+
+
+NOT_A_REWARD = 3
+
+
+class NotAReward:
+    pass
+
+
+def trl_length(completions, **kwargs):
+    """As in TRL's documentation: longer is better."""
+    return [float(len(completion)) for completion in completions]
+
+
+def trl_tags(prompts, completions, tags, factor=1.0, **kwargs):
+    """Uses a column and a constant; does not apply without tags."""
+    rows = zip(completions, tags, strict=True)
+    return [factor * sum(t in c for t in ts) if ts else None for c, ts in rows]
+
+
+def narrow(completions):
+    return [0.0 for _ in completions]

@@ -1,0 +1,71 @@
+"""The supervised loop in real processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.supervised import SupervisedSpec, run_supervised
+from rl.errors import DivergedError
+from tests.reference.tiny_policy import TinyClassifier
+
+NUM_STEPS = 8
+
+
+def supervised_batches(rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+    """Eight rows a step, split over ranks."""
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(NUM_STEPS):
+        x = torch.randn(8, 4, generator=generator)
+        y = (x.sum(1) > 0).long()
+        yield {"x": x[rank::world_size], "y": y[rank::world_size]}
+
+
+def lives(rank: int, world_size: int, port: int, folder: Path) -> dict[str, Any]:
+    """A whole run that leaves a checkpoint on its way, the run that goes on from it, and one that diverges."""
+    if world_size > 1:  # what Ray Train does before it calls us; alone, nothing is prepared
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
+        )
+    spec = SupervisedSpec(num_steps=NUM_STEPS, learning_rate=1e-2, checkpoint_dir=folder, save_every=5)
+    losses, weights = _life(spec, rank, world_size)
+    resumed_losses, resumed = _life(spec, rank, world_size)
+    poison = {"x": torch.full((2, 4), torch.nan if rank == 0 else 0.0), "y": torch.zeros(2).long()}
+    diverged = "none"
+    try:
+        run_supervised(
+            replace(spec, checkpoint_dir=None),
+            module=TinyClassifier(),
+            batches=iter([poison]),
+            report=lambda *_: None,
+        )
+    except DivergedError as error:
+        diverged = str(error)
+    return {
+        "losses": losses,
+        "weights": weights,
+        "resumed losses": resumed_losses,
+        "resumed weights": resumed,
+        "diverged": diverged,
+    }
+
+
+def _life(spec: SupervisedSpec, rank: int, world_size: int) -> tuple[list[float], dict[str, Tensor]]:
+    torch.manual_seed(0)
+    module = TinyClassifier()
+    losses: list[float] = []
+    run_supervised(
+        spec,
+        module=module,
+        batches=islice(supervised_batches(rank, world_size), NUM_STEPS),
+        report=lambda _, seen: losses.append(seen["loss"]),
+    )
+    return losses, {name: p.detach().clone() for name, p in module.named_parameters()}

@@ -1,0 +1,55 @@
+"""A small Qwen2.5-VL made in place, and requests to it as a chain runner makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from actors.policies.qwen2_5_vl import build_text_policy
+from actors.policies.tokenizer import TextVocabulary, load_vocabulary
+from rl.types import DEGRADED, Example, Pixels, TextReply, TextRequest, TextSampling, TokenStream
+
+BLOCKS = ("look", "picture", "say")
+TEXTS = ("light blur, heavy noise", "a cat on a red chair", "a rocket before the sky")
+
+
+def build(directory: Path, *, seed: int = 0) -> TextVocabulary:
+    build_text_policy(directory, texts=TEXTS, block_names=BLOCKS, degraded_px=16, output_px=64, seed=seed)
+    return load_vocabulary(directory, BLOCKS)
+
+
+def photo(seed: int, edge: int = 16) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
+
+
+def make_request(
+    vocabulary: TextVocabulary, name: str, *, seed: int, temperature: float = 0.9, max_tokens: int = 12
+) -> TextRequest:
+    """One picture, the prompt, and up to twelve tokens behind it."""
+    return TextRequest(
+        request_id=name,
+        tokens=np.asarray(vocabulary.prompt, dtype=np.int32),
+        pictures=(0,),
+        max_tokens=max_tokens,
+        stop_ids=(vocabulary.tags.closing["look"],),
+        sampling=TextSampling(temperature=temperature, forbidden_ids=vocabulary.forbidden_ids),
+        seed=seed,
+    )
+
+
+def as_example(request: TextRequest, reply: TextReply, picture: Pixels) -> Example:
+    """What a learner scores again."""
+    start, num = len(request.tokens), len(reply.tokens)
+    mask = np.arange(start + num) >= start
+    logprobs = np.zeros(start + num, dtype=np.float32)
+    logprobs[mask] = reply.logprobs
+    stream = TokenStream(
+        tokens=np.concatenate([request.tokens, reply.tokens]),
+        pictures=(DEGRADED,),
+        action_mask=mask,
+        behaviour_logprobs=logprobs,
+        block_of=np.where(mask, 0, -1).astype(np.int8),
+        sampling=request.sampling,
+    )
+    return Example(segment=stream, pictures=(picture,))
