@@ -118,7 +118,7 @@ def teach_image(lesson: Lesson) -> None:
     config, start = lesson.config, lesson.config.coldstart
     sizes = [b.size_px for b in config.chain.values() if b.kind == "image" and b.policy == lesson.policy]
     first = lesson.work / f"first-{lesson.rank}"
-    build_image_policy(first, texts=prompt_source(config).training_texts(), seed=config.seed)
+    build_image_policy(first, texts=prompt_source(config).training_texts(), sizes=sizes, seed=config.seed)
     teacher = ImageTeacher(first)
     prompts = training_prompts(config, 0, start.num_examples)
     dataset = make_image_dataset(prompts, sizes=sizes, tokenizer=teacher.tokenizer)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rl.errors import LearnerError
+
 SHM_OP = "deepspeed_shm_comm"
 """DeepSpeed compiles this when the process group starts (a minute), and uses it in inference only."""
 MAX_BUCKET_ELEMENTS = 200_000_000
@@ -39,6 +41,9 @@ def start_process_group(
         master_addr: Host of rank 0.
         master_port: Free port there.
         device: What this rank computes on.
+
+    Raises:
+        LearnerError: If the port is taken.
     """
     os.environ |= {
         "RANK": str(rank),
@@ -47,7 +52,13 @@ def start_process_group(
         "MASTER_ADDR": master_addr,
         "MASTER_PORT": str(master_port),
     }
-    join_process_group(device)
+    try:
+        join_process_group(device)
+    except torch.distributed.DistNetworkError as error:
+        raise LearnerError(
+            f"learner rank {rank} cannot meet the others at {master_addr}:{master_port}: "
+            f"{str(error).splitlines()[0]}; free the port or start again, which takes another"
+        ) from error
 
 
 def join_process_group(device: torch.device) -> None:

@@ -87,9 +87,9 @@ def make_dataset(
     parts = []
     for first in range(0, len(prompts), COLLATE_ROWS):
         some = prompts[first : first + COLLATE_ROWS]
-        parts.append(
-            _rows(policy, [_example(p, grammar, vocabulary, tokenizer, sampling, seed) for p in some])
-        )
+        states = [write_chain(prompt, grammar, vocabulary, tokenizer) for prompt in some]
+        chains = zip(some, states, strict=True)
+        parts.append(_rows(policy, [make_example(p, s, grammar, sampling, seed=seed) for p, s in chains]))
     length = max(part["input_ids"].shape[1] for part in parts)
     columns = {"input_ids": 0, "position_ids": 0, "targets": NOT_AN_ACTION}
 
@@ -207,25 +207,19 @@ def _batch(dataset: TextDataset, rows: Tensor, *, has_chains: bool) -> dict[str,
 # --------------------------------------------------------------------------------- examples
 
 
-def _example(
-    prompt: Prompt,
-    grammar: ChainGrammar,
-    vocabulary: TextVocabulary,
-    tokenizer: Any,
-    sampling: TextSampling,
-    seed: int,
+def make_example(
+    prompt: Prompt, state: ChainState, grammar: ChainGrammar, sampling: TextSampling, *, seed: int
 ) -> Example:
-    """Put one chain and its pictures together."""
-    state = write_chain(prompt, grammar, vocabulary, tokenizer)
+    """Put a chain and its pictures together.
+
+    Raises:
+        DataError: If the chain has no text blocks.
+    """
     stream = state.stream(sampling)
     if stream is None:
         raise DataError("the text cold start needs a chain with text blocks")
     rng = np.random.default_rng(derive_seed(seed, "context pictures", prompt.prompt_id))
-    sizes = {
-        name: block.size_px
-        for name, block in zip(grammar.names, grammar.blocks, strict=True)
-        if block.size_px
-    }
+    sizes = {name: block.size_px for name, block in zip(grammar.names, grammar.blocks, strict=True)}
     pictures = tuple(
         prompt.degraded if name == DEGRADED else _context_picture(prompt, sizes[name], rng)
         for name in stream.pictures

@@ -25,8 +25,11 @@ from actors.text_data import NOT_AN_ACTION
 from configs.schema import PolicyConfig
 from rl.data.labels import VOCABULARY
 
-WORDS_WEIGHT = 0.05
+WORDS_WEIGHT = 0.01
 """Weight of the head's words beside its slots: dozens of easy words would drown five slots."""
+RARE = -4.0
+"""Log-odds of a word before anything is learned. At 0 the hundreds of words that never occur would be all that
+the optimizer hears of for hundreds of steps."""
 HEAD_WEIGHT = 1.0
 """Weight of the head's loss beside the language-model loss."""
 
@@ -46,6 +49,9 @@ class TextTeacher(nn.Module):
         text = config.get_text_config()
         self._num_slot_words = [len(words) for words in VOCABULARY]
         self.head = nn.Linear(int(text.hidden_size), sum(self._num_slot_words) + int(text.vocab_size))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        nn.init.constant_(self.head.bias[sum(self._num_slot_words) :], RARE)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the head's loss, and with chains in the batch the language-model loss with it.
@@ -57,15 +63,22 @@ class TextTeacher(nn.Module):
             Scalar, nats: mean over tokens plus mean over slots.
         """
         seen = self._look(batch["patches"], batch["grids"])
-        loss = HEAD_WEIGHT * self._head_loss(seen[0].mean(1), batch["slots"], batch["words"])
+        # Normed like the language model norms its input: what the head finds there, that can find as well.
+        pooled = F.rms_norm(seen[0], seen[0].shape[-1:]).mean(1)
+        loss = HEAD_WEIGHT * self._head_loss(pooled, batch["slots"], batch["words"])
         if "targets" not in batch:
             return loss
         return loss + self._chain_loss(torch.cat(seen, dim=1), batch)
 
     def _look(self, patches: Tensor, grids: Tensor) -> list[Tensor]:
-        """Turn patches ``[B, P, d]`` into picture tokens, ``[B, tokens, width]`` a picture."""
-        parts = patches.split(grids.prod(1).tolist(), dim=1)
-        return [self._see(part, grid) for part, grid in zip(parts, grids, strict=True)]
+        """Turn patches ``[B, P, d]`` into picture tokens, ``[B, tokens, width]`` a picture.
+
+        Gradient flows through the first, the degraded photo: the others show the same and cost twice as much.
+        """
+        first, *others = patches.split(grids.prod(1).tolist(), dim=1)
+        seen = [self._see(first, grids[0])]
+        with torch.no_grad():
+            return seen + [self._see(part, grid) for part, grid in zip(others, grids[1:], strict=True)]
 
     def _see(self, patches: Tensor, grid: Tensor) -> Tensor:
         """Run the vision tower on one picture of every row."""

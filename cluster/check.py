@@ -1,28 +1,68 @@
-"""``vlcot check``: everything that can be wrong with a run and be found without starting one."""
+"""Everything that can be wrong with a run and be found without starting one; and ``vlcot check``, which prints it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from rich.progress import track
 from rich.table import Table
 
+from actors.policies.checkpoint import check_architecture
 from cluster.progress import CONSOLE
 from configs.derive import degraded_px, derived
 from configs.schema import Config
 from configs.validate import validate
+from rewards.experts import check_known
+from rewards.load import judged_blocks, load_reward
+from rl.data.images import load_picture
 from rl.data.prompts import PromptSource
+from rl.errors import ConfigError
+
+MANY = 50
+"""Photographs from which on reading them shows a bar."""
 
 
-def check(config: Config) -> None:
-    """Validate the configuration, read its photographs, and print what follows from it.
+def preflight(config: Config) -> PromptSource:
+    """Refuse what would fail later: before Ray, before a cold start of minutes, before a run directory.
+
+    Returns:
+        The source of prompts, every photograph of it decoded once.
 
     Raises:
         ConfigError: With one line that names the key or file and the remedy.
     """
     validate(config)
+    for policy in config.policies.values():
+        if (source_dir := Path(policy.source).expanduser()).is_dir():
+            check_architecture(source_dir, policy.kind)
+    for name, reward in config.rewards.items():
+        judged_blocks(name, reward, config.chain)
+        try:
+            load_reward(name, reward).check()
+        except ConfigError as error:
+            raise ConfigError(f"rewards.{name}.options: {error}") from error
+    try:
+        check_known(config.eval.judges)
+    except ConfigError as error:
+        raise ConfigError(f"eval.judges: {error}") from error
     output_px = degraded_px(config) * config.scale
     source = PromptSource(config.data, output_px=output_px, scale=config.scale, seed=config.seed)
-    prompts = source.held_out(config.eval.num_prompts)
+    files = source.files()
+    for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):
+        load_picture(path)
+    return source
+
+
+def check(config: Config) -> None:
+    """Run the checks and print what follows from the configuration.
+
+    Raises:
+        ConfigError: With one line that names the key or file and the remedy.
+    """
+    source = preflight(config)
     table = Table(title=f"{config.name}: fine", show_header=False, title_justify="left")
     for key, value in derived(config).items():
         table.add_row(key, value)
-    table.add_row("held-out prompts", str(len(prompts)))
+    table.add_row("photographs", str(len(source.files())))
+    table.add_row("held-out prompts", str(len(source.held_out(config.eval.num_prompts))))
     CONSOLE.print(table)

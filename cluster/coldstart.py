@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray.train
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from rich.progress import Progress
 
-from actors.coldstart import Lesson, teach_expert, teach_image, teach_text
 from actors.policies.tokenizer import load_vocabulary
-from cluster.calls import Worker, gather
+from cluster.calls import gather
+from cluster.coldstart_job import EXPERT, Board, run_job
 from cluster.progress import CONSOLE
 from cluster.rundir import write_atomically
 from cluster.runner import TextContext
@@ -32,11 +31,6 @@ from configs.load import digest
 from configs.schema import Config
 from rl.chain import ChainGrammar
 from rl.errors import ConfigError, LearnerError, VlcotError
-
-EXPERT = "expert"
-"""Folder of the learned expert's weights."""
-
-JOBS = {"token": teach_text, "denoising": teach_image, EXPERT: teach_expert}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +71,12 @@ def ensure_start(config: Config) -> Start:
         )
     sources = {n: directory / n if n in taught else Path(p.source) for n, p in config.policies.items()}
     return Start(directory=directory, sources=sources)
+
+
+def has_start(config: Config) -> bool:
+    """Whether the policies have something to start from without a cold start being made."""
+    taught = any(policy.source == COLDSTART for policy in config.policies.values())
+    return not taught or (Path(coldstart_directory(config)) / COLDSTART_DONE).exists()
 
 
 def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
@@ -120,9 +120,9 @@ def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Pr
         "denoising": config.coldstart.image_steps,
         EXPERT: config.coldstart.expert_steps,
     }[kind]
-    board = spawn(_Board, f"coldstart-{name}-board", num_cpus=0, kwargs={})
+    board = spawn(Board, f"coldstart-{name}-board", num_cpus=0, kwargs={})
     trainer = TorchTrainer(
-        _train_worker,
+        run_job,
         train_loop_config={
             "config": config,
             "policy": policy,
@@ -155,42 +155,6 @@ def _cause(error: TrainingFailedError, name: str) -> BaseException:
     if ours is not None:
         return ours
     return LearnerError(f"cold start of {name} failed: {failures[0] if failures else error}")
-
-
-class _Board:
-    """Where a job's worker leaves how far it is, and the driver's progress bar looks."""
-
-    def __init__(self) -> None:
-        self._done = 0
-
-    def write(self, done: int) -> None:
-        """Set the number of steps done."""
-        self._done = done
-
-    def read(self) -> int:
-        """Return it."""
-        return self._done
-
-
-def _train_worker(settings: dict[str, Any]) -> None:
-    """One Ray Train worker: hand rank and report to the job."""
-    context = ray.train.get_context()
-    board: Worker = settings["board"]
-
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-        gather([board.call("write", step)], deadline_s=settings["config"].deadline_s)
-        ray.train.report({"step": step, **metrics})
-
-    lesson = Lesson(
-        config=settings["config"],
-        policy=settings["policy"],
-        directory=Path(settings["directory"]),
-        work=Path(settings["work"]),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        report=report,
-    )
-    JOBS[settings["kind"]](lesson)
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ray
+import ray.util
+
 from actors.image_rollout import ImageRolloutWorker
 from actors.learner import LearnerRank, LearnerSpec
 from actors.reward_worker import RewardWorker
 from actors.text_rollout import TextRolloutWorker
-from cluster.calls import RayStore, Worker, gather
+from cluster.calls import Call, RayStore, Worker, gather
 from cluster.learners import LearnerGroup
 from cluster.runner import ChainRunner, Pools, TextContext
 from cluster.spawn import spawn
@@ -59,7 +62,7 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
     calls = [w.call("setup") for group in (*rollouts.values(), *rewards.values(), [judges]) for w in group]
     for group in learners.values():
         store = RayStore(deadline_s=config.deadline_s)
-        address, port = "127.0.0.1", free_port()
+        address, port = rendezvous(group.ranks[0], deadline_s=config.deadline_s)
         calls += [rank.call("setup", address, port, store) for rank in group.ranks]
     gather(calls, deadline_s=config.deadline_s)
     kinds = {name: policy.kind for name, policy in config.policies.items()}
@@ -114,7 +117,7 @@ def _spawn_rewards(name: str, config: Config) -> list[Worker]:
             num_gpus=reward.num_gpus,
             num_threads=max(1, round(reward.num_cpus)),
             max_concurrency=CONCURRENCY,
-            kwargs={"name": name, "config": reward},
+            kwargs={"name": name, "config": reward, "deterministic": config.deterministic},
         )
         for i in range(reward.num_workers)
     ]
@@ -147,9 +150,16 @@ def _spawn_learners(name: str, config: Config, source: Path) -> LearnerGroup:
     return LearnerGroup(policy=name, ranks=ranks, deadline_s=config.deadline_s)
 
 
-def free_port() -> int:
-    """Return a TCP port that is free now."""
+def rendezvous(rank: Worker, *, deadline_s: float) -> tuple[str, int]:
+    """Return an address of a rank's machine, and a TCP port that is free there now."""
+    # Ray runs it inside the actor's process; the actor itself is not used.
+    ref = rank.actor.__ray_call__.remote(_address)
+    (found,) = gather([Call(name=rank.name, method="rendezvous", ref=ref)], deadline_s=deadline_s)
+    address, port = found
+    return str(address), int(port)
+
+
+def _address(_: object) -> tuple[str, int]:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+        listener.bind(("", 0))
+        return ray.util.get_node_ip_address(), listener.getsockname()[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,62 +23,74 @@ from rl.statistics import summarise_eval
 from rl.types import Chain, Floats, JsonDict, Pixels, Prompt, ScoredGroup
 
 Column = list[float | None]
-Sampler = Literal["deterministic", "trained"]
-"""Noise-free pictures, or the stochastic sampler that is trained. Text is sampled in both."""
+Rows = dict[str, dict[str, Column]]
+"""``row -> metric -> a value a prompt``."""
+Model = Literal["coldstart", "grpo"]
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """Evaluates weights as they are in the rollout workers now, and keeps what it saw."""
+    """Evaluates weights as they are in the rollout workers now, and keeps what it saw.
+
+    Text is sampled as in training, pictures as ``eval.samplers`` says, each chain with the same seed whenever
+    its prompt is evaluated.
+    """
 
     config: Config
     prompts: Sequence[Prompt]
     runners: Sequence[Worker]
     judges: Worker
     recorder: ChainRecorder
-    rows: dict[str, dict[str, Column]] = field(default_factory=dict)
+    rows: dict[str, Rows] = field(default_factory=lambda: defaultdict(dict))
+    """By sampler."""
 
     def bicubic(self) -> None:
         """Measure the enlarged degraded photo: the judges' floor."""
-        pictures = [enlarged(p, config=self.config) for p in self.prompts]
-        self.rows["bicubic"] = self._judge(pictures)
+        judged = self._judge([enlarged(p, config=self.config) for p in self.prompts])
+        for sampler in self.config.eval.samplers:
+            self.rows[sampler]["bicubic"] = judged
 
-    def policies(self, model: Literal["coldstart", "grpo"], *, step: int, sampler: Sampler) -> None:
-        """Sample one chain a held-out prompt with the present weights, score and judge it."""
-        noise_level = 0.0 if sampler == "deterministic" else None
-        jobs = [Job(prompt=p, draw=0, num_chains=1, noise_level=noise_level) for p in self.prompts]
-        with bar(f"evaluate {model}", len(jobs)) as told:
-            groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s, on_done=told)
-        pictures = [self._record(job, group, model, step) for job, group in zip(jobs, groups, strict=True)]
-        last = final_picture_block(self.config)
-        judged = self._judge([named.get(last) for named in pictures])
-        scored = {name: [score_of(g, name) for g in groups] for name in self.config.rewards}
-        self.rows[model] = {**scored, "total": self._totals(scored), **judged}
+    def policies(self, model: Model, *, step: int) -> None:
+        """Sample one chain a held-out prompt with the present weights, score and judge it, for every sampler."""
+        for sampler in self.config.eval.samplers:
+            noise_level = 0.0 if sampler == "deterministic" else None
+            jobs = [Job(prompt=p, draw=0, num_chains=1, noise_level=noise_level) for p in self.prompts]
+            with bar(f"evaluate {model}, {sampler}", len(jobs)) as told:
+                groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s, on_done=told)
+            pictures = [resolve_pictures(group.chains[0], self.config) for group in groups]
+            last = final_picture_block(self.config)
+            judged = self._judge([named.get(last) for named in pictures])
+            scored = {name: [score_of(g, name) for g in groups] for name in self.config.rewards}
+            self.rows[sampler][model] = {**scored, "total": self._totals(scored), **judged}
+            if sampler == self.config.eval.samplers[0]:
+                for job, group, named in zip(jobs, groups, pictures, strict=True):
+                    self._record(job, group, named, model, step)
 
     def write(self, run: RunDir) -> JsonDict:
-        """Write ``eval.json`` and return its content."""
-        summary = summarise_eval([p.prompt_id for p in self.prompts], self.rows)
-        write_atomically(run.path / "eval.json", json.dumps(summary, indent=1))
-        return summary
+        """Write one file a sampler and return the content of ``eval.json``."""
+        ids = [prompt.prompt_id for prompt in self.prompts]
+        summaries = {s: summarise_eval(ids, self.rows[s]) for s in self.config.eval.samplers}
+        for sampler, summary in summaries.items():
+            write_atomically(self._path(run, sampler), json.dumps(summary, indent=1))
+        return summaries[self.config.eval.samplers[0]]
 
     def read(self, run: RunDir) -> None:
-        """Take up the rows that an earlier attempt of the run measured."""
-        prompts = json.loads((run.path / "eval.json").read_text())["prompts"]
-        for model in ("bicubic", "coldstart"):
-            metrics = {name for values in prompts.values() for name in values.get(model, {})}
-            self.rows[model] = {
-                name: [prompts[p.prompt_id][model].get(name) for p in self.prompts]
-                for name in sorted(metrics)
-            }
+        """Take up the rows that were measured before on the same prompts, if any were."""
+        for sampler in self.config.eval.samplers:
+            path = self._path(run, sampler)
+            prompts = json.loads(path.read_text())["prompts"] if path.exists() else {}
+            if set(prompts) == {prompt.prompt_id for prompt in self.prompts}:
+                self.rows[sampler] = _columns([prompts[prompt.prompt_id] for prompt in self.prompts])
+
+    def _path(self, run: RunDir, sampler: str) -> Path:
+        is_first = sampler == self.config.eval.samplers[0]
+        return run.path / ("eval.json" if is_first else f"eval_{sampler}.json")
 
     def _record(
-        self, job: Job, group: ScoredGroup, model: Literal["coldstart", "grpo"], step: int
-    ) -> Mapping[str, Pixels]:
-        (chain,) = group.chains
-        pictures = resolve_pictures(chain, self.config)
+        self, job: Job, group: ScoredGroup, pictures: Mapping[str, Pixels], model: Model, step: int
+    ) -> None:
         scores = {name: score_of(group, name) for name in self.config.rewards}
-        self.recorder.record(step, "eval", model, chain, pictures, job.prompt, scores)
-        return pictures
+        self.recorder.record(step, "eval", model, group.chains[0], pictures, job.prompt, scores)
 
     def _totals(self, scored: Mapping[str, Column]) -> Column:
         weights = {name: reward.weight for name, reward in self.config.rewards.items() if reward.weight}
@@ -98,6 +112,14 @@ class Evaluator:
                 column[index] = float(value)
             out[name] = column
         return out
+
+
+def _columns(values: Sequence[Mapping[str, Mapping[str, float | None]]]) -> Rows:
+    """Turn values by prompt, row and metric into columns by row and metric."""
+    return {
+        row: {metric: [of_prompt[row][metric] for of_prompt in values] for metric in values[0][row]}
+        for row in values[0]
+    }
 
 
 def enlarged(prompt: Prompt, *, config: Config) -> Pixels:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,10 +41,6 @@ class LearnerGroup:
         *buckets, last = refs
         (manifest,) = gather([Call(self.ranks[0].name, "publish", last)], deadline_s=self.deadline_s)
         return manifest, buckets
-
-    def save(self, directory: Path, tag: str) -> list[Call]:
-        """Start writing a checkpoint on every rank."""
-        return self.call_all("save", directory, tag)
 
 
 @dataclass(slots=True)
@@ -97,17 +92,20 @@ class WeightPublisher:
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
         scores = group.wait_all("score", put(examples))[0]
         tolerance = self.config.policies[policy].canary_tolerance_nats
-        worst = 0.0
-        for worker, example, logprobs in zip(workers, examples, scores, strict=True):
+        gaps: Metrics = {}
+        for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):
             gap = canary_gap(example.segment, logprobs)
             if not gap <= tolerance:
                 raise WeightSyncError(
                     f"{worker.name}: after weight version {manifest.version} its log-probs differ from the "
                     f"learner's by {gap:.2e} nats (policies.{policy}.canary_tolerance_nats={tolerance:g})"
                 )
-            worst = max(worst, gap)
-        size = float(sum(manifest.bucket_bytes))
-        return {f"weights/{policy}/canary_nats/max": worst, f"weights/{policy}/published_bytes": size}
+            gaps[f"weights/{policy}/canary_nats/{index}"] = gap
+        return {
+            **gaps,
+            f"weights/{policy}/canary_nats/max": max(gaps.values()),
+            f"weights/{policy}/published_bytes": float(sum(manifest.bucket_bytes)),
+        }
 
 
 def canary_gap(segment: TokenStream | DenoisingSegment, logprobs: np.ndarray[Any, Any]) -> float:

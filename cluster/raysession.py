@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 
+from configs.derive import num_gpus
 from configs.schema import Config
 from rl.errors import ConfigError
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 1 << 30
 """Object store of a private Ray: pictures, latents and weight buckets of a small run."""
+LOGICAL_CPUS = 16
+"""Least CPUs a private Ray counts: our processes take turns on the real ones (see ``cluster.crew.SHARE``)."""
 
 
 @contextmanager
@@ -27,15 +30,16 @@ def ray_session(config: Config) -> Iterator[None]:
     Raises:
         ConfigError: If the machine has too few cores or too little shared memory.
     """
+    # Ray would start one Python a core at once; every one of ours is started with its own settings.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     env = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    hook = "rl.torchvision_compat.ensure_torchvision"
-    runtime_env = {"env_vars": env, "worker_process_setup_hook": hook}
+    runtime_env = {"env_vars": env}
     if config.ray_address:
         ray.init(address=config.ray_address, runtime_env=runtime_env, log_to_driver=False)
     else:
         check_machine(config)
         ray.init(
-            num_cpus=max(2, os.cpu_count() or 1),
+            num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             runtime_env=runtime_env,
@@ -43,14 +47,28 @@ def ray_session(config: Config) -> Iterator[None]:
             configure_logging=False,
         )
     try:
+        check_gpus(config)
         yield
     finally:
         ray.shutdown()
 
 
+def check_gpus(config: Config) -> None:
+    """Refuse a cluster on which some actors would wait for a GPU for ever.
+
+    Raises:
+        ConfigError: If the cluster has fewer GPUs than the run reserves.
+    """
+    wanted, there = num_gpus(config), float(ray.cluster_resources().get("GPU", 0.0))
+    if wanted > there:
+        raise ConfigError(
+            f"policies.*.num_gpus and rewards.*.num_gpus add up to {wanted:g} GPUs, the cluster has {there:g}"
+        )
+
+
 def check_machine(config: Config) -> None:
     """Refuse a machine on which the run would only fail later."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     for name, policy in config.policies.items():
         if policy.num_threads > cores:
             raise ConfigError(

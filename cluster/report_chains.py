@@ -132,11 +132,10 @@ def group_strip(run: Run) -> Strip | None:
         if chain.step == newest:
             groups.setdefault(chain.record["group_id"], []).append(chain)
     name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
-    columns = []
-    for chain in sorted(group, key=_rank, reverse=True):
-        pictures = picture_names(chain)
-        last = _picture(chain, pictures[-1]) if pictures else None
-        columns.append(Column(title=number(chain.total), picture=last))
+    columns = [
+        Column(title=number(chain.total), picture=_restored(chain, ()))
+        for chain in sorted(group, key=_rank, reverse=True)
+    ]
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
 
 

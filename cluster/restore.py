@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from rich.progress import track
 from cluster.calls import Call, fetch, gather
 from cluster.collector import run_jobs
 from cluster.crew import Crew
+from cluster.progress import CONSOLE
+from cluster.recorder import block_texts
 from cluster.rundir import write_atomically
 from cluster.runner import Job, picture_text
 from cluster.session import Session, open_session
 from configs.derive import degraded_px
 from configs.schema import Config
-from rl.data.images import load_picture, resize, save_picture
+from rl.data.images import list_pictures, load_picture, resize, save_picture
 from rl.errors import ConfigError
 from rl.seeding import derive_seed
 from rl.tiling import blend, cut_tiles, plan_tiles
@@ -28,39 +31,58 @@ OVERLAP_FRAC = 4
 
 
 def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
-    """Restore photographs with the policies of ``config``.
+    """Restore photographs with a run's newest weights.
 
     Each picture is enlarged ``scale`` times. The text is written once, on the photo scaled down to one tile;
     the pictures are painted tile by tile, without noise, and blended.
 
     Args:
-        config: Its policies' ``source`` say which weights.
-        images: Picture files, any size and mode.
+        config: The run, or a configuration whose policies have sources of their own.
+        images: Picture files of any size and mode, and folders of them.
         out: Folder for ``NAME.png`` and ``NAME.json``.
 
     Returns:
         The restored pictures' paths.
 
     Raises:
-        ConfigError: If there is nothing to restore or a name occurs twice.
-        DataError: If a picture cannot be read; nothing has been written then.
+        ConfigError: If a name occurs twice.
+        DataError: If a picture cannot be read, or a folder holds none; nothing has been written then.
     """
-    if not images or len({path.stem for path in images}) < len(images):
-        raise ConfigError("restore: want at least one picture, with names that differ before the suffix")
-    photos = {path.stem: load_picture(path) for path in images}
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    with open_session(config, learn=False) as session:
-        for name, photo in track(photos.items(), description="restore"):
-            texts, chain_text = write_texts(session, name, photo)
+    photos = find_photos(images)
+    for path in photos.values():
+        load_picture(path)
+    bare = replace(config, rewards={}, eval=replace(config.eval, judges=[]))
+    with open_session(bare, learn=False) as session:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, path in track(photos.items(), description="restore", console=CONSOLE):
+            photo = load_picture(path)
+            texts, text = write_texts(session, name, photo)
             save_picture(out / f"{name}.png", paint_tiles(config, session.crew, name, photo, texts))
-            write_atomically(out / f"{name}.json", json.dumps({"text": chain_text}, indent=1))
-            written.append(out / f"{name}.png")
-    return written
+            record = {"text": text, "block_text": block_texts(text)}
+            write_atomically(out / f"{name}.json", json.dumps(record, indent=1))
+    CONSOLE.print(f"{len(photos)} restored in {out}")
+    return [out / f"{name}.png" for name in photos]
+
+
+def find_photos(images: Sequence[Path]) -> dict[str, Path]:
+    """Return picture files by the name their results get; folders are searched.
+
+    Raises:
+        ConfigError: If two would write the same file.
+        DataError: If a folder holds no picture.
+    """
+    found: dict[str, Path] = {}
+    for path in images:
+        for picture in list_pictures(path, key="IMAGE") if path.is_dir() else [path]:
+            if (other := found.setdefault(picture.stem, picture)) != picture:
+                raise ConfigError(
+                    f"{other} and {picture} would both be written to {picture.stem}.png; rename one"
+                )
+    return found
 
 
 def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, str], str]:
-    """Run one chain on the whole photo, scaled down to a tile.
+    """Run one chain on the whole photo, scaled down to a tile; words are decoded greedily.
 
     Returns:
         The text before each image block (a chain that broke off leaves the later ones what it had), and the
@@ -69,7 +91,7 @@ def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, s
     config = session.config
     edge = degraded_px(config)
     prompt = Prompt(prompt_id=f"restore/{name}", degraded=resize(photo, edge, edge))
-    job = Job(prompt=prompt, draw=0, num_chains=1, noise_level=0.0)
+    job = Job(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
     (group,) = run_jobs(session.collector.runners, [job], deadline_s=config.deadline_s)
     text = group.chains[0].text
     return {n: picture_text(text, n) for n, block in config.chain.items() if block.kind == "image"}, text

@@ -68,6 +68,10 @@ class RunDir:
         states = sorted((self.path / "checkpoints").glob(f"step_*/{STATE}"))
         return [Checkpoint(path=state.parent, **json.loads(state.read_text())) for state in states]
 
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest whole checkpoint, or None where there is none."""
+        return next(reversed(self.checkpoints()), None)
+
     def finish_checkpoint(self, step: int, position: int, versions: Mapping[str, int], *, keep: int) -> None:
         """Declare the checkpoint of ``step`` whole and remove the oldest beyond ``keep``."""
         state = {"step": step, "position": position, "versions": dict(versions)}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.coldstart import prompt_source
-from cluster.calls import gather
-from cluster.coldstart import Start, ensure_start, text_context
+from cluster.check import preflight
+from cluster.coldstart import Start, ensure_start, has_start, text_context
 from cluster.collector import GroupCollector
 from cluster.crew import Crew, spawn_crew, spawn_runners
-from cluster.evaluation import Evaluator, Sampler, resolve_pictures, score_of
+from cluster.evaluation import Evaluator, resolve_pictures, score_of
 from cluster.learners import LearnerGroups, WeightPublisher
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
@@ -25,14 +25,17 @@ from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from configs.load import to_yaml
 from configs.schema import Config
-from rewards.load import load_reward
+from rewards.load import judged_blocks
 from rl.data.prompts import PromptSource
+from rl.errors import ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
-from rl.types import ScoredGroup
+from rl.types import JsonDict, ScoredGroup
 
 logger = logging.getLogger(__name__)
 
+MODEL = "model"
+"""Folder of a policy in a checkpoint that its plain library loads."""
 RECORDED_GROUPS = 2
 """Groups a step whose chains are written to the run directory."""
 
@@ -52,27 +55,23 @@ class Session:
 
     def restore(self) -> None:
         """Load the newest checkpoint into the learners and the data position."""
-        newest = self.run.checkpoints()[-1:]
-        for checkpoint in newest:
-            calls = [
-                call
-                for name, group in self.crew.learners.items()
-                for call in group.call_all("load", checkpoint.path / name, "learner")
-            ]
-            gather(calls, deadline_s=self.config.deadline_s)
-            self.step, self.collector.position = checkpoint.step, checkpoint.position
-            for name, group in self.crew.learners.items():
-                group.version = checkpoint.versions[name]
+        checkpoint = self.run.newest_checkpoint()
+        if checkpoint is None:
+            return
+        for group in self.crew.learners.values():
+            group.wait_all("load", checkpoint.path / group.policy, "learner")
+            group.version = checkpoint.versions[group.policy]
+        self.step, self.collector.position = checkpoint.step, checkpoint.position
 
     def save(self) -> None:
-        """Write a checkpoint; it counts only when all of it is on disk."""
+        """Write a checkpoint: the learners' state, and both policies as their plain libraries load them.
+
+        It counts only when all of it is on disk.
+        """
         path = self.run.checkpoint_path(self.step)
-        calls = [
-            call
-            for name, group in self.crew.learners.items()
-            for call in group.call_all("save", path / name, "learner")
-        ]
-        gather(calls, deadline_s=self.config.deadline_s)
+        for group in self.crew.learners.values():
+            group.wait_all("save", path / group.policy, "learner")
+            group.wait_all("export", path / group.policy / MODEL)
         versions = {name: group.version for name, group in self.crew.learners.items()}
         self.run.finish_checkpoint(
             self.step, self.collector.position, versions, keep=self.config.keep_checkpoints
@@ -84,7 +83,7 @@ class Session:
         if step % self.config.save_every == 0 or step == self.config.num_steps:
             self.save()
         if self.config.eval.every and step % self.config.eval.every == 0 and step < self.config.num_steps:
-            self.evaluator.policies("grpo", step=step, sampler="deterministic")
+            self.evaluator.policies("grpo", step=step)
             self.evaluator.write(self.run)
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
@@ -97,28 +96,37 @@ class Session:
                     self.step, "train", "train", chain, pictures, job.prompt, scores
                 )
 
-    def export(self) -> None:
-        """Write both policies in the layout of their libraries to ``final/``."""
-        calls = [
-            call
-            for name, group in self.crew.learners.items()
-            for call in group.call_all("export", self.run.path / "final" / name)
-        ]
-        gather(calls, deadline_s=self.config.deadline_s)
-
 
 @contextmanager
 def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
-    """Start Ray, make or reuse the starting point, spawn everything; end it all on the way out."""
+    """Start Ray, make or reuse the starting point, spawn everything; end it all on the way out.
+
+    Args:
+        config: The run.
+        learn: Whether to start learners. Without them the workers serve the run's newest weights.
+
+    Raises:
+        ConfigError: If there is nothing to serve.
+    """
     run = RunDir(Path(config.output_dir) / config.name)
-    run.check(resume=config.resume)
+    if not learn and run.newest_checkpoint() is None and not has_start(config):
+        raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
     with ExitStack() as stack:
         with stage("start Ray"):
             stack.enter_context(ray_session(config))
         source = prompt_source(config)
         start = ensure_start(config)
-        run.create(resolved_yaml=to_yaml(config))
+        if not learn:
+            start = newest_weights(run, start)
         yield assemble(config, run, source, start, learn=learn)
+
+
+def newest_weights(run: RunDir, start: Start) -> Start:
+    """Return the weights of a run's newest checkpoint as sources; the start's where there is no run."""
+    checkpoint = run.newest_checkpoint()
+    if checkpoint is None:
+        return start
+    return replace(start, sources={name: checkpoint.path / name / MODEL for name in start.sources})
 
 
 def assemble(config: Config, run: RunDir, source: PromptSource, start: Start, *, learn: bool) -> Session:
@@ -150,16 +158,20 @@ def assemble(config: Config, run: RunDir, source: PromptSource, start: Start, *,
 
 def train(config: Config) -> Path:
     """Run the whole of it and return the run directory."""
+    run = RunDir(Path(config.output_dir) / config.name)
+    run.check(resume=config.resume)
+    with stage("check"):
+        preflight(config)
     with open_session(config, learn=True) as session:
-        sink = JsonlSink(session.run.metrics)
+        run.create(resolved_yaml=to_yaml(config))
+        sink = JsonlSink(run.metrics)
         session.restore()
         sink.truncate_after(session.step - 1)
+        session.evaluator.read(run)
         if session.step == 0:
             session.evaluator.bicubic()
-            session.evaluator.policies("coldstart", step=0, sampler="deterministic")
-            session.evaluator.write(session.run)
-        else:
-            session.evaluator.read(session.run)
+            session.evaluator.policies("coldstart", step=0)
+            session.evaluator.write(run)
         ports = Ports(
             collector=session.collector,
             learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
@@ -173,36 +185,43 @@ def train(config: Config) -> Path:
             judged_blocks=judged(config),
             after_step=session.after_step,
         )
-        session.evaluator.policies("grpo", step=session.step, sampler="deterministic")
-        summary = session.evaluator.write(session.run)
-        session.export()
-        run = session.run.path
+        session.evaluator.policies("grpo", step=session.step)
+        summary = session.evaluator.write(run)
     CONSOLE.print(eval_table(summary))
-    CONSOLE.print(f"report: {write_report(run)}")
-    return run
+    CONSOLE.print(f"report: {write_report(run.path)}")
+    return run.path
 
 
-def evaluate(config: Config, *, sampler: Sampler = "deterministic") -> Path:
-    """Evaluate the policies of ``config`` on the held-out prompts."""
+def evaluate(config: Config) -> JsonDict:
+    """Measure a run's newest weights on the held-out prompts, beside what was measured before.
+
+    Args:
+        config: The run, or a configuration whose policies have sources of their own.
+
+    Returns:
+        The content of ``eval.json``.
+    """
     with open_session(config, learn=False) as session:
+        session.run.create(resolved_yaml=to_yaml(config))
+        session.evaluator.read(session.run)
         session.evaluator.bicubic()
-        session.evaluator.policies("grpo", step=0, sampler=sampler)
-        CONSOLE.print(eval_table(session.evaluator.write(session.run)))
-        return session.run.path
+        newest = session.run.newest_checkpoint()
+        session.evaluator.policies("grpo", step=newest.step if newest else 0)
+        summary = session.evaluator.write(session.run)
+    CONSOLE.print(eval_table(summary))
+    return summary
 
 
 def coldstart(config: Config) -> Path:
     """Make the starting point, or say where it lies."""
+    preflight(config)
     with ray_session(config):
         return ensure_start(config).directory
 
 
 def judged(config: Config) -> dict[str, tuple[str, ...]]:
     """Return the blocks each reward gives credit to."""
-    return {
-        name: tuple(reward.blocks) or load_reward(name, reward).judged_blocks(config.chain)
-        for name, reward in config.rewards.items()
-    }
+    return {name: judged_blocks(name, reward, config.chain) for name, reward in config.rewards.items()}
 
 
 def _nothing(jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:

@@ -12,11 +12,6 @@ from cluster.calls import Worker
 logger = logging.getLogger(__name__)
 
 
-def worker_setup_hook() -> None:
-    """Prepare a fresh worker process; runs before any of our code in it."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-
-
 def spawn(
     cls: type,
     name: str,
@@ -46,9 +41,6 @@ def spawn(
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     actor = (
         ray.remote(cls)

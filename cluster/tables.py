@@ -122,7 +122,8 @@ def number(value: float | None, like: float | None = None) -> str:
     if value is None:
         return "-"
     size = abs(value if like is None else like)
-    return f"{value:.{2 if size >= 10 else 3}f}"
+    text = f"{value:.{2 if size >= 10 else 3}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _row(

@@ -130,11 +130,11 @@ class ColdstartConfig:
     """Chains a text step, over all workers."""
     text_learning_rate: float = 1e-3
     """AdamW peak learning rate of the text policy."""
-    image_steps: int = 1500
+    image_steps: int = 1600
     """Optimizer steps of the image policy."""
     image_batch_size: int = 16
     """Pictures an image step, over all workers."""
-    image_learning_rate: float = 1e-3
+    image_learning_rate: float = 1.5e-3
     """AdamW peak learning rate of the image policy."""
     expert_steps: int = 400
     """Optimizer steps of the learned visual expert; 0 trains none."""
@@ -148,6 +148,9 @@ class EvalConfig:
     """Held-out prompts; half are crops of the kept-out photographs."""
     every: int = 0
     """Steps between evaluations in training; 0 evaluates at the end only."""
+    samplers: list[Literal["deterministic", "stochastic"]] = field(default_factory=lambda: ["deterministic"])
+    """How pictures are painted: without sampling noise, or as in training. The first writes ``eval.json``,
+    every other ``eval_<sampler>.json``."""
     judges: list[str] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
     """pyiqa full-reference metrics that are measured and never rewarded."""
 

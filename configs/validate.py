@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_rewards(config)
     _check_data(config)
     _check_coldstart(config)
+    _check_eval(config)
     if paths:
         _check_paths(config)
 
@@ -199,6 +201,12 @@ def _check_coldstart(config: Config) -> None:
             )
 
 
+def _check_eval(config: Config) -> None:
+    samplers = config.eval.samplers
+    if not samplers or len(set(samplers)) < len(samplers):
+        raise ConfigError(f"eval.samplers: want at least one, each once, got {samplers}")
+
+
 # --------------------------------------------------------------------------------- paths
 
 
@@ -206,6 +214,7 @@ def _check_paths(config: Config) -> None:
     for name, policy in config.policies.items():
         _check_source(name, policy)
     _check_photographs(config.data)
+    _check_expert(config)
     for key, folder in (
         ("output_dir", Path(config.output_dir) / config.name),
         ("coldstart.directory", coldstart_directory(config)),
@@ -221,6 +230,28 @@ def _check_source(name: str, policy: PolicyConfig) -> None:
         f"policies.{name}.source: no folder {policy.source}; give a checkpoint folder, a hub name "
         f"(organisation/model) or {COLDSTART!r}"
     )
+
+
+def _check_expert(config: Config) -> None:
+    """The word in a reward's options stands for the learned expert: one must be there, or be taught."""
+    start = config.coldstart
+    painters = [policy for policy in config.policies.values() if policy.kind == "denoising"]
+    is_taught = start.expert_steps > 0 and any(policy.source == COLDSTART for policy in painters)
+    is_there = Path(coldstart_directory(config), "expert", "expert.pth").is_file()
+    if is_taught or is_there or not painters:
+        return
+    for name, reward in config.rewards.items():
+        if _mentions(reward.options, COLDSTART):
+            raise ConfigError(
+                f"rewards.{name}.options: {COLDSTART!r} is the learned expert, and none is taught; set "
+                f"coldstart.expert_steps above 0 and a denoising policy's source to {COLDSTART!r}, or give a "
+                "weights file"
+            )
+
+
+def _mentions(value: object, word: str) -> bool:
+    """Whether a nested mapping holds the word as a value."""
+    return any(_mentions(v, word) for v in value.values()) if isinstance(value, Mapping) else value == word
 
 
 def _check_photographs(data: DataConfig) -> None:

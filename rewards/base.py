@@ -83,6 +83,13 @@ class Reward(ABC):
         """Score of a chain that lacks an input: the worst end of the range."""
         return self.low if self.larger_is_better else self.high
 
+    def check(self) -> None:  # noqa: B027 - optional
+        """Refuse options that ``setup`` would refuse, without loading anything: before a run starts.
+
+        Raises:
+            ConfigError: With the name of the option and the remedy.
+        """
+
     def setup(self) -> None:  # noqa: B027 - optional: rewards of text need none
         """Import and load what is heavy. Called once, in the worker, before the first ``score``."""
 

@@ -39,8 +39,7 @@ JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gmsd": {"test_y_channel": True},
     "fsim": {"chromatic": True},
 }
-"""Colour space and border of the judges, stated rather than inherited: psnr and ssimc on RGB; psnry, ssim and
-gmsd on luma (pyiqa's YIQ); fsim with its chromatic term; vsi on RGB as always. No border is cut off."""
+"""Colour space and border of the judges, stated rather than inherited from pyiqa; see ``Judges``."""
 
 
 class Expert:
@@ -83,9 +82,7 @@ class Expert:
         Raises:
             ConfigError: If pyiqa does not know the name or the options, or the weights are not here.
         """
-        known = import_pyiqa().list_models()
-        if self.name not in known:
-            raise ConfigError(f"pyiqa has no metric {self.name!r}{suggest(self.name, known)}")
+        check_known([self.name])
         sidecar = self._sidecar()
         self._metric = self._create({**sidecar.get("options", {}), **self.options})
         self.lower_better = bool(self._metric.lower_better)
@@ -163,7 +160,13 @@ class Expert:
 
 
 class Judges:
-    """Full-reference metrics that measure and are never rewarded. See ``JUDGE_OPTIONS`` for colour spaces."""
+    """Full-reference metrics that measure and are never rewarded.
+
+    ``psnr``: dB, mean squared error over all three channels of RGB (80 dB for equal pictures). ``ssim`` and
+    ``gmsd``: on luma, the Y of YIQ over the full range, rounded to 8 bits for SSIM; window 11 x 11, sigma 1.5.
+    ``psnry`` and ``ssimc`` are those two on luma and on RGB. ``fsim``: with its chromatic term. ``vsi``: on RGB.
+    No border is cut off before measuring; SSIM's window lies wholly inside the picture.
+    """
 
     def __init__(self, names: Sequence[str], *, device: str | None = None) -> None:
         """Name the metrics; nothing is loaded.
@@ -193,6 +196,18 @@ class Judges:
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> dict[str, Floats]:
         """Measure pictures against their truths; each metric's own values, ``[n]``, by name."""
         return {name: expert.score(pictures, truths) for name, expert in self._experts.items()}
+
+
+def check_known(names: Sequence[str]) -> None:
+    """Refuse a metric that pyiqa does not have.
+
+    Raises:
+        ConfigError: Names the first one, and the nearest there is.
+    """
+    known = import_pyiqa().list_models() if names else ()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"pyiqa has no metric {name!r}{suggest(name, known)}")
 
 
 def import_pyiqa() -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewards.base import Failure, Need, Reward, Score
-from rewards.experts import Expert
+from rewards.experts import Expert, check_known
 from rewards.suggest import suggest
 from rl.errors import ConfigError
 from rl.types import ChainView, Floats
@@ -62,6 +62,10 @@ class GenerationReward(Reward):
     def missing(self) -> float:
         """Score of a chain without a final picture: the bad end of the experts' ranges."""
         return 0.0
+
+    def check(self) -> None:
+        """Refuse experts that pyiqa does not know."""
+        check_known(list(self._experts))
 
     def setup(self) -> None:
         """Load the experts.

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from configs.schema import BlockConfig, RewardConfig
-from rewards.base import Reward
+from rewards.base import Need, Reward
 from rewards.functions import FunctionReward
 from rewards.suggest import suggest
 from rl.errors import ConfigError
@@ -46,6 +46,9 @@ def judged_blocks(name: str, config: RewardConfig, chain: Mapping[str, BlockConf
         ConfigError: If the reward cannot be loaded or does not fit the chain, or a block is not in the chain.
     """
     reward, key = load_reward(name, config), f"rewards.{name}"
+    paints = any(block.kind == "image" for block in chain.values())
+    if Need.FINAL_PICTURE in reward.needs and not paints:
+        raise ConfigError(f"{key}: judges the final picture, and the chain paints none; take it out")
     try:
         declared = reward.judged_blocks(chain)
     except ConfigError as error:

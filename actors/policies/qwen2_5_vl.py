@@ -29,7 +29,7 @@ from rl.torchvision_compat import ensure_torchvision
 HEAD_SIZE = 32
 """Smallest that vLLM's CPU attention takes."""
 HIDDEN_SIZE = 128
-NUM_LAYERS = 3
+NUM_LAYERS = 2
 VISION_SIZE = 256
 """Width of the vision tower: half of it frequencies, half their magnitudes."""
 VISION_LAYERS = 1

@@ -9,6 +9,7 @@ crops wholly inside.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -126,6 +127,13 @@ class PromptSource:
             rng = np.random.default_rng(derive_seed(self._seed, "data", kind, turn))
             prompts.append(self._prompt(region, f"{region.photo.name}/{kind}/{turn}", rng))
         return prompts
+
+    def files(self) -> list[Path]:
+        """List every picture file that prompts are made of. Headers were read; pixels may still be broken."""
+        files = [photo.path for photo in self._photos]
+        for pair in self._pairs:
+            files += [pair.low] if pair.high is None else [pair.low, pair.high]
+        return files
 
     def training_texts(self) -> list[str]:
         """List every form a degradation text, caption or tag can have (to train a tokenizer on)."""

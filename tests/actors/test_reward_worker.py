@@ -146,6 +146,23 @@ def test_close_finishes_what_waits_and_refuses_what_comes_later():
     assert [float(a.values[0]) for a in answers] == [float(i) for i in range(12)]
 
 
+def test_a_worker_that_still_scores_when_closed_takes_no_more(monkeypatch):
+    with running(POISON) as worker:
+        monkeypatch.setattr(worker._thread, "join", lambda timeout: None)  # as if it took too long
+        worker._reward.gate.clear()
+
+        async def main() -> Scores:
+            task = asyncio.ensure_future(ask(worker, words(1)))
+            await asyncio.sleep(0)
+            worker.close()
+            with pytest.raises(RewardError, match="not running"):
+                await ask(worker, "late")
+            worker._reward.gate.set()
+            return await task
+
+        assert asyncio.run(main()).values.tolist() == [1.0]
+
+
 def test_a_worker_that_was_not_set_up_refuses_and_closes():
     worker = RewardWorker(name="mine", config=POISON)
     with pytest.raises(RewardError, match="not running"):

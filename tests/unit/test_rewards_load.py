@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import load_config
-from configs.schema import RewardConfig
+from configs.schema import BlockConfig, RewardConfig
 from configs.validate import validate
 from rewards.contract import example_blocks
 from rewards.generation import GenerationReward
@@ -105,6 +105,15 @@ def test_blocks_of_the_config_come_before_those_the_reward_declares():
     assert "did you mean final_understand" in said
 
 
+def test_a_reward_of_pictures_wants_a_chain_that_paints():
+    config = RewardConfig(target=f"{HERE}:LossReward")
+    text = {"answer": BlockConfig(kind="text", max_tokens=8)}
+    with pytest.raises(
+        ConfigError, match=r"^rewards\.mine: judges the final picture, and the chain paints none"
+    ):
+        judged_blocks("mine", config, text)
+
+
 def test_the_shipped_rewards_fit_the_demo_and_the_learned_expert_can_be_named_by_a_word():
     config = load_config("demo", ["rewards.generation.options.experts.cnniqa={weights: coldstart}"])
     validate(config, paths=False)
@@ -114,6 +123,23 @@ def test_the_shipped_rewards_fit_the_demo_and_the_learned_expert_can_be_named_by
     reward = load_reward("generation", config.rewards["generation"])
     assert isinstance(reward, GenerationReward)
     assert reward.missing == 0.0
+
+
+def test_the_word_for_the_learned_expert_wants_one_to_be_taught_or_there(tmp_path):
+    settings = [
+        "rewards.generation.options.experts.cnniqa={weights: coldstart}",
+        "coldstart.expert_steps=0",
+        f"coldstart.directory={tmp_path / 'start'}",
+        f"output_dir={tmp_path}",
+    ]
+    with pytest.raises(
+        ConfigError, match=r"rewards\.generation\.options: 'coldstart' is the learned expert, and"
+    ):
+        validate(load_config("demo", settings))
+    (tmp_path / "start" / "expert").mkdir(parents=True)
+    (tmp_path / "start" / "expert" / "expert.pth").touch()
+    validate(load_config("demo", settings))
+    validate(load_config("demo", [settings[0], *settings[2:]]))
 
 
 def test_reading_declarations_loads_no_framework():

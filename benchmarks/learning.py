@@ -1,0 +1,80 @@
+"""Does GRPO teach? The configuration `learning`, once a seed, judged on held-out photographs.
+
+    python benchmarks/learning.py                     # three seeds, one after another
+    python benchmarks/learning.py --seeds 0 num_steps=40   # shorter; overrides are key=value
+
+Each seed makes a cold start of its own, trains, and evaluates before and after with the deterministic sampler
+and with the stochastic one that was trained. The table pools the paired differences of all seeds: one value
+a seed and prompt. Finished seeds are not run again. Writes `<output_dir>/learning.json` and `learning.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.tables import eval_markdown
+from cluster.tracking import read_metrics
+from rl.statistics import summarise_eval
+from rl.types import JsonDict
+
+FILES = {"deterministic": "eval.json", "stochastic": "eval_stochastic.json"}
+"""What a run writes for each sampler."""
+
+
+def main() -> None:
+    """Run what is not there yet, then print and write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="learning", help="configuration to run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/learning"))
+    arguments, overrides = parser.parse_known_args()
+    runs = [run_seed(arguments.config, seed, arguments.output_dir, overrides) for seed in arguments.seeds]
+    tables = {sampler: pool(runs, file) for sampler, file in FILES.items()}
+    (arguments.output_dir / "learning.json").write_text(json.dumps(tables, indent=1) + "\n")
+    text = "\n".join(f"### {sampler} sampler\n\n{eval_markdown(t)}" for sampler, t in tables.items())
+    text += "\n" + "\n".join(
+        f"seed {s}: {duration(run)}" for s, run in zip(arguments.seeds, runs, strict=True)
+    )
+    (arguments.output_dir / "learning.md").write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+def run_seed(config: str, seed: int, output_dir: Path, overrides: Sequence[str]) -> Path:
+    """Train one seed, or go on with it, and return its run directory."""
+    run = output_dir / f"seed-{seed}"
+    settings = [f"seed={seed}", f"name={run.name}", f"output_dir={output_dir}", *overrides]
+    settings.append("eval.samplers=[deterministic,stochastic]")
+    if not (run / "report.html").exists():
+        resume = ["resume=true"] if (run / "resolved.yaml").exists() else []
+        words = [sys.executable, "-m", "cluster.cli", "train", config, *settings, *resume]
+        subprocess.run(words, check=True)
+    return run
+
+
+def pool(runs: Sequence[Path], file: str) -> JsonDict:
+    """Join the evaluations of all seeds: a prompt of two seeds counts twice, as two draws."""
+    evaluations = {run.name: json.loads((run / file).read_text())["prompts"] for run in runs}
+    prompts = {f"{run}/{name}": rows for run, found in evaluations.items() for name, rows in found.items()}
+    first = next(iter(prompts.values()))
+    columns = {
+        row: {metric: [rows[row][metric] for rows in prompts.values()] for metric in first[row]}
+        for row in first
+    }
+    return summarise_eval(list(prompts), columns)
+
+
+def duration(run: Path) -> str:
+    """Say how long the GRPO part of a run took."""
+    records = read_metrics(run / "metrics.jsonl")
+    return f"{len(records)} steps in {sum(r['time/step_s'] for r in records) / 60:.1f} minutes"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The command line as a user has it, with every engine real: train, stop, resume, evaluate, restore."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.recorder import block_texts
+from cluster.tracking import read_metrics
+from rl.data.images import load_picture, resize
+from rl.types import JsonDict
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 420
+NUM_STEPS = 2
+
+
+def vlcot(*words: str, expect: int = 0) -> str:
+    """Run the command in a process of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run, ``whole``, and its cold start."""
+    folder = tmp_path_factory.mktemp("runs")
+    vlcot("train", "tiny", f"output_dir={folder}", "name=whole", f"num_steps={NUM_STEPS}")
+    return folder
+
+
+def numbers(record: JsonDict) -> JsonDict:
+    """What does not depend on the clock."""
+    return {name: value for name, value in record.items() if not name.startswith(("time/", "wall_time"))}
+
+
+def test_every_step_is_recorded_and_proved(runs: Path) -> None:
+    records = read_metrics(runs / "whole" / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(NUM_STEPS))
+    for record in records:
+        for reward in ("format", "degradation", "understanding", "generation", "total"):
+            assert np.isfinite(record[f"reward/{reward}/mean"])
+        for policy in ("text", "image"):
+            assert record[f"policy/{policy}/ratio_before_update/mean_dev"] < 1e-5
+            assert record[f"policy/{policy}/ratio_before_update/max_dev"] < 1e-4
+            assert record[f"weights/{policy}/canary_nats/0"] < 1e-4
+            assert record[f"weights/{policy}/version"] == record["step"] + 1
+            assert record[f"learner/{policy}/grad_norm"] > 0
+        for stage in ("rollout", "reward", "update", "publish"):
+            assert record[f"time/{stage}_s"] >= 0
+
+
+def test_the_evaluation_pairs_three_rows(runs: Path) -> None:
+    rows = json.loads((runs / "whole" / "eval.json").read_text())["rows"]
+    assert set(rows) == {"bicubic", "coldstart", "grpo"}
+    assert set(rows["grpo"]) == {
+        "total",
+        "format",
+        "degradation",
+        "understanding",
+        "generation",
+        "psnr",
+        "ssim",
+    }
+    assert all({"mean", "interval"} <= set(cell) for row in rows.values() for cell in row.values())
+
+
+def test_the_report_is_one_file_with_pictures(runs: Path) -> None:
+    page = (runs / "whole" / "report.html").read_text()
+    assert "data:image/" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_a_run_is_not_written_over(runs: Path) -> None:
+    said = vlcot("train", "tiny", f"output_dir={runs}", "name=whole", expect=2)
+    assert said.strip().splitlines()[-1].startswith("vlcot: error: ")
+    assert "resume=true" in said
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(runs: Path) -> None:
+    """As if it had been killed after step 1, when step 2 was written but not its checkpoint."""
+    shutil.copytree(runs / "whole", runs / "stopped")
+    newest = sorted((runs / "stopped" / "checkpoints").iterdir())[-1]
+    (newest / "state.json").unlink()
+    vlcot("train", str(runs / "stopped"))
+    whole, resumed = (read_metrics(runs / name / "metrics.jsonl") for name in ("whole", "stopped"))
+    assert len(whole) == len(resumed) == NUM_STEPS
+    assert [numbers(record) for record in whole] == [numbers(record) for record in resumed]
+    before, after = (json.loads((runs / name / "eval.json").read_text()) for name in ("whole", "stopped"))
+    assert before["rows"] == after["rows"]
+
+
+def test_exports_load_with_the_plain_libraries(runs: Path) -> None:
+    from rl.torchvision_compat import ensure_torchvision
+
+    ensure_torchvision()
+    from diffusers import DiffusionPipeline
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    newest = sorted((runs / "whole" / "checkpoints").iterdir())[-1]
+    text = newest / "text" / "model"
+    assert AutoModelForImageTextToText.from_pretrained(text).config.model_type == "qwen2_5_vl"
+    assert AutoProcessor.from_pretrained(text).tokenizer is not None
+    image = str(newest / "image" / "model")
+    pipeline = DiffusionPipeline.from_pretrained(image, custom_pipeline=image, trust_remote_code=True)
+    degraded = np.full((16, 16, 3), 90, dtype=np.uint8)
+    assert pipeline(degraded, prompt="a cat", size_px=32).shape == (32, 32, 3)
+
+
+def test_restore_takes_any_size_and_mode(runs: Path, tmp_path: Path) -> None:
+    photo = load_photo()
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    Image.fromarray(photo[:40, :24]).save(tmp_path / "rotated.jpg", exif=rotated)
+    Image.fromarray(photo[:16, :16]).convert("L").save(tmp_path / "grey.png")
+    Image.fromarray(photo[:33, :70]).convert("RGBA").save(tmp_path / "alpha.png")
+    Image.fromarray(photo[:20, :20, 0].astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    out = tmp_path / "out"
+    vlcot("restore", str(runs / "whole"), str(tmp_path), "--out", str(out))
+    for name, (height, width) in {
+        "rotated": (24, 40),
+        "grey": (16, 16),
+        "alpha": (33, 70),
+        "sixteen": (20, 20),
+    }.items():
+        restored = load_picture(out / f"{name}.png")
+        assert restored.shape == (4 * height, 4 * width, 3)
+        small = load_picture(next(p for p in tmp_path.iterdir() if p.stem == name))
+        gap = np.abs(resize(restored, height, width).astype(float) - small)
+        assert gap.mean() < 25, "it is no longer the same photograph"
+        record = json.loads((out / f"{name}.json").read_text())
+        assert set(block_texts(record["text"])) == set(record["block_text"])
+
+
+def load_photo() -> np.ndarray:  # type: ignore[type-arg]
+    from skimage import data
+
+    return np.asarray(data.coffee()[::8, ::6])
+
+
+def test_eval_measures_the_newest_weights(runs: Path) -> None:
+    shutil.copytree(runs / "whole", runs / "again")
+    vlcot("eval", str(runs / "again"))
+    rows = {n: json.loads((runs / n / "eval.json").read_text())["rows"]["grpo"] for n in ("whole", "again")}
+    assert rows["again"]["psnr"]["mean"] == pytest.approx(rows["whole"]["psnr"]["mean"], abs=1e-3)
