@@ -84,7 +84,6 @@ def teach_text(lesson: Lesson) -> None:
         texts=prompt_source(config).training_texts(),
         block_names=tuple(config.chain),
         degraded_px=degraded_px(config),
-        output_px=degraded_px(config) * config.scale,
         seed=config.seed,
     )
     teacher = TextTeacher(first)

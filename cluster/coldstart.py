@@ -127,6 +127,7 @@ def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Pr
             "config": config,
             "policy": policy,
             "kind": kind,
+            "num_steps": steps,
             "directory": str(directory / name),
             "work": str(directory / "work" / name),
             "board": board,

@@ -44,7 +44,9 @@ def run_job(settings: dict[str, Any]) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         if context.get_world_rank() == 0:
             gather([board.call("write", step)], deadline_s=settings["config"].deadline_s)
-        ray.train.report({"step": step, **metrics})
+        # Ray Train's controller takes a report every second or two, and the worker waits for it.
+        if step == settings["num_steps"]:
+            ray.train.report({"step": step, **metrics})
 
     lesson = lessons.Lesson(
         config=settings["config"],

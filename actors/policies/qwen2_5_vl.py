@@ -49,7 +49,6 @@ def build_text_policy(
     texts: Iterable[str],
     block_names: Sequence[str],
     degraded_px: int,
-    output_px: int,
     seed: int,
 ) -> None:
     """Write a small, randomly initialised Qwen2.5-VL in the Hugging Face layout.
@@ -62,7 +61,6 @@ def build_text_policy(
         texts: Every form that texts can have, for the tokenizer.
         block_names: The chain's blocks in order.
         degraded_px: Edge of the degraded photo, pixels.
-        output_px: Edge of the final picture, pixels.
         seed: Of the initial weights.
     """
     ensure_torchvision()
@@ -158,7 +156,7 @@ CONTRAST = 32.0
 """Factor on frequencies before they are made magnitudes: 1/32 is about half an 8-bit step."""
 MAGNITUDE = 16.0 / CONTRAST
 """Size of a magnitude beside its frequency."""
-RANDOM_SHARE = 0.1
+RANDOM_SHARE = 0.01
 """Factor on the random weights that are left in the first block."""
 MEAN_SHARE = 0.2
 """Factor on the mean colour, which would outshine everything else."""

@@ -15,7 +15,7 @@ TEXTS = ("light blur, heavy noise", "a cat on a red chair", "a rocket before the
 
 
 def build(directory: Path, *, seed: int = 0) -> TextVocabulary:
-    build_text_policy(directory, texts=TEXTS, block_names=BLOCKS, degraded_px=16, output_px=64, seed=seed)
+    build_text_policy(directory, texts=TEXTS, block_names=BLOCKS, degraded_px=16, seed=seed)
     return load_vocabulary(directory, BLOCKS)
 
 

@@ -70,7 +70,7 @@ class School:
 def school(tmp_path_factory: pytest.TempPathFactory) -> School:
     directory = tmp_path_factory.mktemp("text-teacher")
     texts = [*all_degradation_texts(), *CAPTIONS]
-    build_text_policy(directory, texts=texts, block_names=tuple(CHAIN), degraded_px=16, output_px=64, seed=0)
+    build_text_policy(directory, texts=texts, block_names=tuple(CHAIN), degraded_px=16, seed=0)
     torch.manual_seed(0)
     return School(directory, TextTeacher(directory), load_vocabulary(directory, tuple(CHAIN)))
 
