@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from actors.expert_data import make_expert_dataset
@@ -21,7 +22,7 @@ from actors.policies.tokenizer import load_vocabulary
 from actors.supervised import SupervisedSpec, run_supervised
 from actors.text_data import batches as text_batches
 from actors.text_data import make_dataset as make_text_dataset
-from actors.text_teacher import TextTeacher
+from actors.text_teacher import HEAD_SHARE, TextTeacher
 from configs.derive import degraded_px
 from configs.schema import Config
 from rl.chain import ChainGrammar
@@ -31,10 +32,13 @@ from rl.types import ImageRequest, Pixels, Prompt
 
 Report = Callable[[int, Mapping[str, float]], None]
 
-EXPERT_CONTENTS = 48
-"""Photographs the expert learns from; each gives dozens of variants."""
-EXPERT_SAMPLES = 4
-"""Restorations of each photograph and noise level that the expert sees."""
+HEAD_FRAC = 0.85
+"""Share of the text steps that teach the vision tower alone: a tenth of a chain's cost each."""
+EXPERT_CONTENTS = 200
+"""Most photographs the expert learns from; each gives dozens of variants."""
+EXPERT_NOISE = (0.0, 0.5, 1.0, 1.5, 2.1)
+"""Noise levels of the restorations that the expert sees, in units of the one GRPO samples with. Between them it
+learns what sampling noise looks like; within one level nobody can tell better from worse without the truth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class Lesson:
     """Name of the policy that is taught."""
     directory: Path
     """Where its checkpoint is written."""
+    made: Path
+    """The cold start: what other jobs have made already, by name."""
     work: Path
     """Scratch: the first checkpoint and what a killed job goes on from."""
     rank: int
@@ -96,20 +102,32 @@ def teach_text(lesson: Lesson) -> None:
         policy=teacher.policy,
         seed=config.seed,
     )
-    run_supervised(
-        lesson.spec(num_steps=start.text_steps, learning_rate=start.text_learning_rate),
-        module=teacher,
-        batches=text_batches(
-            dataset,
-            batch_size=start.text_batch_size,
-            seed=config.seed,
-            rank=lesson.rank,
-            world=lesson.world_size,
-        ),
-        report=lesson.report,
-    )
+    head_steps = int(HEAD_SHARE * start.text_steps)
+    for name, first_step, num_steps in (
+        ("head", 0, head_steps),
+        ("chains", head_steps, start.text_steps - head_steps),
+    ):
+        spec = lesson.spec(num_steps=num_steps, learning_rate=start.text_learning_rate)
+        run_supervised(
+            replace(spec, checkpoint_dir=lesson.work / f"checkpoints-{name}"),
+            module=teacher,
+            batches=text_batches(
+                dataset,
+                batch_size=start.text_batch_size,
+                seed=derive_seed(config.seed, name),
+                rank=lesson.rank,
+                world=lesson.world_size,
+                head_batches=num_steps if name == "head" else 0,
+            ),
+            report=partial(report_later, lesson.report, first_step),
+        )
     if lesson.rank == 0:
         teacher.export(lesson.directory)
+
+
+def report_later(report: Report, first_step: int, step: int, metrics: Mapping[str, float]) -> None:
+    """Report a step of a later part, counted from the start of the whole."""
+    report(first_step + step, metrics)
 
 
 def teach_image(lesson: Lesson) -> None:
@@ -140,7 +158,8 @@ def teach_image(lesson: Lesson) -> None:
 def teach_expert(lesson: Lesson) -> None:
     """Fit the learned expert on variants of photographs and on the image policy's own outputs."""
     config = lesson.config
-    prompts = training_prompts(config, config.coldstart.num_examples, EXPERT_CONTENTS)
+    num_contents = min(EXPERT_CONTENTS, config.coldstart.num_examples)
+    prompts = training_prompts(config, config.coldstart.num_examples, num_contents)
     truths = [p.reference.photo for p in prompts if p.reference.photo is not None]
     restored = restorations(lesson, prompts)
     dataset = make_expert_dataset(truths, restored, seed=config.seed)
@@ -154,28 +173,26 @@ def teach_expert(lesson: Lesson) -> None:
 
 
 def restorations(lesson: Lesson, prompts: Sequence[Prompt]) -> dict[str, list[Pixels]]:
-    """Sample the cold-started image policy at several noise levels, a picture a prompt and sample."""
+    """Sample the cold-started image policy at several noise levels, a picture a prompt and level."""
     config, settings = lesson.config, lesson.config.policies[lesson.policy]
     worker = ImageRolloutWorker(
-        directory=lesson.directory.parent / lesson.policy,
+        directory=lesson.made / lesson.policy,
         config=settings,
         block_names=tuple(config.chain),
         seed=config.seed,
         deterministic=True,
     )
     worker.setup()
-    levels = (settings.noise_level, settings.noise_level / 2)
     out = {
-        f"noise{level:.2f}/{sample}": asyncio.run(paint_all(worker, lesson, prompts, level, sample))
-        for level in levels
-        for sample in range(EXPERT_SAMPLES)
+        f"noise{share:.2f}": asyncio.run(paint_all(worker, lesson, prompts, share * settings.noise_level))
+        for share in EXPERT_NOISE
     }
     worker.close()
     return out
 
 
 async def paint_all(
-    worker: ImageRolloutWorker, lesson: Lesson, prompts: Sequence[Prompt], level: float, sample: int
+    worker: ImageRolloutWorker, lesson: Lesson, prompts: Sequence[Prompt], level: float
 ) -> list[Pixels]:
     """Paint the image blocks of every prompt with its true texts and return the last pictures."""
     config = lesson.config
@@ -184,7 +201,7 @@ async def paint_all(
     for turn, (name, block) in enumerate(images):
         requests = [
             ImageRequest(
-                request_id=f"{prompt.prompt_id}/{sample}/{name}",
+                request_id=f"{prompt.prompt_id}/{name}",
                 block=name,
                 size_px=block.size_px,
                 num_steps=block.num_steps,
@@ -192,7 +209,7 @@ async def paint_all(
                 degraded=index,
                 previous=len(prompts) + index if turn else -1,
                 text=texts_so_far(prompt, turn + 1)[-1],
-                seed=derive_seed(config.seed, prompt.prompt_id, sample, name),
+                seed=derive_seed(config.seed, prompt.prompt_id, f"{level:.3f}", name),
             )
             for index, prompt in enumerate(prompts)
         ]

@@ -26,10 +26,13 @@ from configs.schema import PolicyConfig
 from rl.data.labels import VOCABULARY
 
 WORDS_WEIGHT = 0.01
-"""Weight of the head's words beside its slots: dozens of easy words would drown five slots."""
+"""Weight of the head's words beside its slots: dozens of easy words drown five slots at 0.05 already."""
 RARE = -4.0
 """Log-odds of a word before anything is learned. At 0 the hundreds of words that never occur would be all that
 the optimizer hears of for hundreds of steps."""
+HEAD_SHARE = 0.78
+"""Share of the steps that teach the head alone, under a learning-rate schedule of their own: ten of them cost one
+with chains, and words come fast once there is something to say."""
 HEAD_WEIGHT = 1.0
 """Weight of the head's loss beside the language-model loss."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,21 +99,36 @@ def _no_text(ids: object) -> str:
 
 
 def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
-    """Teach all policies at once, then the expert, which learns from the image policy's outputs."""
+    """Teach all policies at once; the expert follows the image policy, from whose outputs it learns."""
     directory.mkdir(parents=True, exist_ok=True)
-    with Progress(console=CONSOLE) as progress, ThreadPoolExecutor(max(1, len(kinds))) as pool:
-        jobs = [pool.submit(_teach, config, directory, name, kind, progress) for name, kind in kinds.items()]
+    lessons = {name: [kind] for name, kind in kinds.items()}
+    painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
+    if config.coldstart.expert_steps and painter is not None:
+        lessons[painter].append(EXPERT)
+    with Progress(console=CONSOLE) as progress, ThreadPoolExecutor(max(1, len(lessons))) as pool:
+        jobs = [pool.submit(_teach_all, config, directory, n, k, progress) for n, k in lessons.items()]
         for job in jobs:
             job.result()
-        painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
-        if config.coldstart.expert_steps and painter is not None:
-            _teach(config, directory, painter, EXPERT, progress)
     shutil.rmtree(directory / "work", ignore_errors=True)
 
 
+def _teach_all(
+    config: Config, directory: Path, policy: str, kinds: Sequence[str], progress: Progress
+) -> None:
+    """Run jobs one after another."""
+    for kind in kinds:
+        _teach(config, directory, policy, kind, progress)
+
+
 def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Progress) -> None:
-    """Run one job under Ray Train and follow it with a progress bar."""
+    """Run one job under Ray Train and follow it with a progress bar; nothing if it was done before.
+
+    What it makes appears under its name when it is whole.
+    """
     name = EXPERT if kind == EXPERT else policy
+    if (directory / name).exists():
+        return
+    work = directory / "work" / name
     num_workers = 1 if kind == EXPERT else config.coldstart.num_workers
     steps = {
         "token": config.coldstart.text_steps,
@@ -128,8 +143,9 @@ def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Pr
             "policy": policy,
             "kind": kind,
             "num_steps": steps,
-            "directory": str(directory / name),
-            "work": str(directory / "work" / name),
+            "directory": str(work / "made"),
+            "made": str(directory),
+            "work": str(work),
             "board": board,
         },
         scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
@@ -146,6 +162,7 @@ def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Pr
             result.result()
         except TrainingFailedError as error:
             raise _cause(error, name) from error
+    (work / "made").rename(directory / name)
     progress.update(task, completed=steps)
 
 

@@ -52,6 +52,7 @@ def run_job(settings: dict[str, Any]) -> None:
         config=settings["config"],
         policy=settings["policy"],
         directory=Path(settings["directory"]),
+        made=Path(settings["made"]),
         work=Path(settings["work"]),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),

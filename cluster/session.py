@@ -202,7 +202,7 @@ def evaluate(config: Config) -> JsonDict:
         The content of ``eval.json``.
     """
     with open_session(config, learn=False) as session:
-        session.run.create(resolved_yaml=to_yaml(config))
+        session.run.path.mkdir(parents=True, exist_ok=True)
         session.evaluator.read(session.run)
         session.evaluator.bicubic()
         newest = session.run.newest_checkpoint()

@@ -120,15 +120,15 @@ class ColdstartConfig:
 
     directory: str = ""
     """Where the cold start lies and is reused from; empty is ``<output_dir>/coldstart-<digest>``."""
-    num_examples: int = 6000
+    num_examples: int = 12000
     """Degraded crops made once and trained on."""
     num_workers: int = 1
     """Ray Train workers (data parallel) of each job."""
-    text_steps: int = 1000
+    text_steps: int = 2100
     """Optimizer steps of the text policy."""
     text_batch_size: int = 48
     """Chains a text step, over all workers."""
-    text_learning_rate: float = 1e-3
+    text_learning_rate: float = 7e-4
     """AdamW peak learning rate of the text policy."""
     image_steps: int = 1600
     """Optimizer steps of the image policy."""
@@ -136,7 +136,7 @@ class ColdstartConfig:
     """Pictures an image step, over all workers."""
     image_learning_rate: float = 1.5e-3
     """AdamW peak learning rate of the image policy."""
-    expert_steps: int = 400
+    expert_steps: int = 300
     """Optimizer steps of the learned visual expert; 0 trains none."""
 
 

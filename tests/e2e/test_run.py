@@ -112,6 +112,21 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(runs: Path) -> None:
     assert before["rows"] == after["rows"]
 
 
+def test_two_sharded_ranks_learn_what_one_learns(runs: Path) -> None:
+    """ZeRO stage 3 for text and 2 for pictures, two ranks each, from the same cold start."""
+    (start,) = runs.glob("coldstart-*")
+    ranks = ["policies.text.num_ranks=2", "policies.text.zero_stage=3", "policies.image.num_ranks=2"]
+    settings = [f"output_dir={runs}", "name=ranks", f"coldstart.directory={start}", "eval.num_prompts=2"]
+    vlcot("train", "tiny", *settings, *ranks, f"num_steps={NUM_STEPS}")
+    one, two = (read_metrics(runs / name / "metrics.jsonl") for name in ("whole", "ranks"))
+    for before, after in zip(one, two, strict=True):
+        assert after["reward/total/mean"] == pytest.approx(before["reward/total/mean"], abs=1e-4)
+        for policy in ("text", "image"):
+            assert after[f"loss/{policy}/total"] == pytest.approx(before[f"loss/{policy}/total"], abs=1e-5)
+            norm = f"learner/{policy}/grad_norm"
+            assert after[norm] == pytest.approx(before[norm], rel=1e-3)
+
+
 def test_exports_load_with_the_plain_libraries(runs: Path) -> None:
     from rl.torchvision_compat import ensure_torchvision
 
