@@ -17,6 +17,7 @@ from cluster.recorder import PICTURE_MARK
 from cluster.report_data import RecordedChain, Run, data_uri, picture_names
 from cluster.tables import number
 from rewards.degradation import normalise, slots
+from rl.data.labels import slot_texts
 from rl.types import DEGRADED, TRUTH, JsonDict
 
 _TAG = re.compile(r"</?\w+>")
@@ -206,7 +207,7 @@ def mark_markup(text: str) -> list[Span]:
 
 def pair_slots(body: str, labels: Sequence[str]) -> list[Slot]:
     """Set what a degradation text says beside what was done, slot by slot."""
-    said, truth = slots(body), [normalise(label) for label in labels]
+    said, truth = slots(body), [normalise(text) for text in slot_texts(labels)]
     length = max(len(said), len(truth))
     said, truth = said + [""] * (length - len(said)), truth + [""] * (length - len(truth))
     return [Slot(said=a, truth=b) for a, b in zip(said, truth, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from configs.schema import BlockConfig
 from rewards.base import Missing, Need, Reward, Score
+from rl.data.labels import slot_texts
 from rl.types import ChainView
 
 
@@ -43,7 +44,7 @@ class DegradationReward(Reward):
         body = chain.block_text.get(self.block)
         if body is None:
             return Missing(f"no <{self.block}> block")
-        labels = [normalise(label) for label in chain.reference.labels]
+        labels = [normalise(text) for text in slot_texts(chain.reference.labels)]
         # zip: a missing slot matches nothing, a surplus one is not looked at.
         return sum(a == b for a, b in zip(slots(body), labels, strict=False)) / len(labels)
 

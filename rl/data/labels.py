@@ -79,8 +79,21 @@ def degradation_text(labels: Sequence[str]) -> str:
     Returns:
         E.g. ``medium blur, downsample, light noise, heavy compression, upsample``.
     """
-    named = (word if slot == "resize" else f"{word} {slot}" for word, slot in zip(labels, SLOTS, strict=True))
-    return ", ".join(named)
+    return ", ".join(slot_texts(labels))
+
+
+def slot_texts(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return each label as the degradation block writes it; labels that are not ours stay as they are.
+
+    Returns:
+        E.g. ``("medium blur", "downsample", "light noise", "heavy compression", "upsample")``.
+    """
+    if len(labels) != len(SLOTS):
+        return tuple(labels)
+    return tuple(
+        f"{label} {slot}" if slot != "resize" and label in LEVELS else label
+        for label, slot in zip(labels, SLOTS, strict=True)
+    )
 
 
 def all_degradation_texts() -> list[str]:

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema import DataConfig
 from rewards.base import Failure, Missing, Need, Reward, evaluate
 from rewards.contract import example_blocks
 from rewards.degradation import DegradationReward
 from rewards.format import REALSR_R1_BLOCKS, FormatReward
 from rewards.understanding import UnderstandingReward
+from rl.data.labels import degradation_text
+from rl.data.prompts import PromptSource
 from rl.errors import ConfigError
 from rl.types import Finish, Scores
 from tests.reference.rewards import (
@@ -91,7 +94,7 @@ def test_format_judges_all_text_and_wants_the_chains_own_blocks():
 # --------------------------------------------------------------------------------- degradation
 
 
-def degradation_text(body: str) -> str:
+def in_block(body: str) -> str:
     return f"<degradation>{body}</degradation>"
 
 
@@ -112,7 +115,7 @@ def test_degradation_gives_the_papers_example():
     ],
 )
 def test_degradation_compares_slot_by_slot(body, right):
-    assert score_one(DegradationReward(), make_view(degradation_text(body))) == pytest.approx(right / 5)
+    assert score_one(DegradationReward(), make_view(in_block(body))) == pytest.approx(right / 5)
 
 
 SLOT = st.sampled_from([*LABELS, "heavy blur", " Light  blur", "", "downsample x"])
@@ -122,7 +125,7 @@ SLOT = st.sampled_from([*LABELS, "heavy blur", " Light  blur", "", "downsample x
 @given(st.lists(SLOT, max_size=7), st.lists(st.sampled_from(LABELS), min_size=1, max_size=5))
 def test_degradation_agrees_with_counting(given_slots, labels):
     body = ",".join(given_slots)
-    view = make_view(degradation_text(body), labels=tuple(labels))
+    view = make_view(in_block(body), labels=tuple(labels))
     expected = slot_share(body, tuple(labels))
     assert score_one(DegradationReward(), view) == pytest.approx(expected, abs=1e-7)
 
@@ -292,3 +295,18 @@ def test_a_reward_may_say_missing_or_failure_itself():
     scores = evaluate(FailureReward(), "f", [make_view()] * 2)
     assert scores.valid.tolist() == [True, False]
     assert scores.reasons == ("nothing there", "no idea")
+
+
+def test_the_truth_of_every_prompt_earns_everything():
+    """Labels, captions and tags as our own photographs have them, not as a test would write them."""
+    source = PromptSource(DataConfig(degradation="mild"), output_px=64, scale=4, seed=0)
+    prompts = [*source.held_out(20), *(source.train(i) for i in range(20))]
+    for prompt in prompts:
+        reference = prompt.reference
+        text = f"<degradation>{degradation_text(reference.labels)}</degradation>"
+        text += f"<rough_understand>{reference.captions[0]}</rough_understand>"
+        view = make_view(text, labels=reference.labels, tags=reference.tags)
+        assert score_one(DegradationReward(), view) == 1.0
+        assert score_one(UnderstandingReward(), view) == 1.0
+        wrong = make_view(text.replace(degradation_text(reference.labels), "blur"), labels=reference.labels)
+        assert score_one(DegradationReward(), wrong) == 0.0
