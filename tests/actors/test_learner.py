@@ -1,12 +1,15 @@
-"""The parts of the learner that need no DeepSpeed."""
+"""The parts of the learner that need no training, one rank at a time."""
 
 from __future__ import annotations
+
+import socket
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.deepspeed_engine import start_process_group
 from actors.learner import LearnerRank, LearnerSpec, expand_advantages
 from configs.schema import PolicyConfig
 from rl.errors import LearnerError
@@ -49,3 +52,16 @@ def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):
     )
     with pytest.raises(LearnerError, match=r"policies\.tiny\.zero_stage=2"):
         LearnerRank(spec).load_policy()
+
+
+def test_a_port_in_use_is_named(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LearnerError, match=rf"127\.0\.0\.1:{port}.*free the port"):
+            start_process_group(
+                rank=0, world_size=2, master_addr="127.0.0.1", master_port=port, device=torch.device("cpu")
+            )
