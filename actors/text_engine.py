@@ -21,6 +21,8 @@ from rl.types import Manifest, Pixels, TextReply, TextRequest
 
 BLOCK_TOKENS = 32
 """Tokens of a cache block: the smallest vLLM's CPU attention takes. Prompts share whole blocks only."""
+BATCHED_TOKENS = 8192
+"""Most tokens in one step of the engine; at least the longest chain."""
 MAX_MODEL_LEN = 4096
 """Longest chain, tokens with expanded pictures; less where the model allows less."""
 GPU_MEMORY_FRAC = 0.9
@@ -63,6 +65,10 @@ class TextEngine:
             max_model_len=_max_model_len(directory),
             enforce_eager=not on_gpu,
             block_size=None if on_gpu else BLOCK_TOKENS,
+            # A request whose prompt was cut in two would have to rewind its random generator, which only a
+            # GPU's can: on the CPU vLLM would fail.
+            enable_chunked_prefill=on_gpu,
+            max_num_batched_tokens=BATCHED_TOKENS,
             gpu_memory_utilization=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
             enable_prefix_caching=True,
             limit_mm_per_prompt={"image": max_pictures, "video": 0},

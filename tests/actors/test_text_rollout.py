@@ -13,6 +13,7 @@ import torch
 
 from actors.policies.token import TokenPolicy
 from actors.policies.tokenizer import TextVocabulary, load_vocabulary
+from actors.text_engine import BATCHED_TOKENS
 from actors.text_rollout import TextRolloutWorker
 from actors.weights import Bucket, Bytes, pack
 from configs.schema import PolicyConfig
@@ -176,6 +177,21 @@ def test_a_flipped_byte_is_refused_and_nothing_has_changed(
     after = sample(worker, vocabulary, [0])[0]
     np.testing.assert_array_equal(written(before), written(after))
     assert worker.stats()["version"] == 4
+
+
+def test_more_than_fits_in_one_step_is_answered(
+    worker: TextRolloutWorker, vocabulary: TextVocabulary
+) -> None:
+    """No prompt may be cut in two: on the CPU vLLM cannot rewind a request's random generator."""
+    num = 100
+    tokens = np.concatenate([vocabulary.prompt, np.tile(vocabulary.prompt[3:], 5)]).astype(np.int32)
+    assert num * len(tokens) > BATCHED_TOKENS
+    requests = [
+        replace(make_request(vocabulary, f"many-{i}", seed=i, max_tokens=2), tokens=tokens, pictures=(i,))
+        for i in range(num)
+    ]
+    replies = asyncio.run(worker.generate(requests, *(photo(i) for i in range(num))))
+    assert len(replies) == num
 
 
 def test_a_refused_request_costs_its_own_call_only(
