@@ -50,7 +50,6 @@ def run_seed(config: str, seed: int, output_dir: Path, overrides: Sequence[str])
     """Train one seed, or go on with it, and return its run directory."""
     run = output_dir / f"seed-{seed}"
     settings = [f"seed={seed}", f"name={run.name}", f"output_dir={output_dir}", *overrides]
-    settings.append("eval.samplers=[deterministic,stochastic]")
     if not (run / "report.html").exists():
         resume = ["resume=true"] if (run / "resolved.yaml").exists() else []
         words = [sys.executable, "-m", "cluster.cli", "train", config, *settings, *resume]

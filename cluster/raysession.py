@@ -5,20 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray import cloudpickle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.calls import Call, gather
 from configs.derive import num_gpus
 from configs.schema import Config
-from rl.errors import ConfigError
+from rl.errors import ConfigError, ImportOriginError
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 1 << 30
 """Object store of a private Ray: pictures, latents and weight buckets of a small run."""
+MARKS = {
+    "configs": "schema.py",
+    "rl": "loop.py",
+    "rewards": "contract.py",
+    "actors": "learner.py",
+    "cluster": "raysession.py",
+}
+"""A file of each package by which ours is known."""
 LOGICAL_CPUS = 16
 """Least CPUs a private Ray counts: our processes take turns on the real ones (see ``cluster.crew.SHARE``)."""
 
@@ -48,6 +60,7 @@ def ray_session(config: Config) -> Iterator[None]:
         )
     try:
         check_gpus(config)
+        check_imports(deadline_s=config.deadline_s)
         yield
     finally:
         ray.shutdown()
@@ -64,6 +77,48 @@ def check_gpus(config: Config) -> None:
         raise ConfigError(
             f"policies.*.num_gpus and rewards.*.num_gpus add up to {wanted:g} GPUs, the cluster has {there:g}"
         )
+
+
+def check_imports(*, deadline_s: float) -> None:
+    """Refuse nodes on which a folder of the user's stands before a package of ours.
+
+    Ray puts the driver's working directory first on its workers' path: a folder called ``rewards`` there is
+    imported in the place of ours, on the workers only.
+
+    Raises:
+        ImportOriginError: Names the package, where it came from, and the remedy.
+    """
+    # By value, not by name: a worker that finds another ``cluster`` could not import the function.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    probe = ray.remote(num_cpus=0)(_origins)
+    calls = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            where = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+            ref = probe.options(scheduling_strategy=where).remote(tuple(MARKS))
+            calls.append(Call(name=f"node {node['NodeManagerAddress']}", method="imports", ref=ref))
+    found = gather(calls, deadline_s=deadline_s)
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    for call, origins in zip(calls, found, strict=True):
+        for package, (origin, files) in origins.items():
+            if MARKS[package] not in files:
+                raise ImportOriginError(
+                    f"{call.name}: package {package!r} is imported from {origin}, which is not vlcot's; "
+                    "start vlcot from another directory, or rename that folder"
+                )
+
+
+def _origins(packages: tuple[str, ...]) -> dict[str, tuple[str, list[str]]]:
+    """Return the folder each package is found in, and its files; runs on a node, where ours may not be."""
+    import importlib.util
+    import os
+
+    found: dict[str, tuple[str, list[str]]] = {}
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        folder = next(iter(spec.submodule_search_locations or []), "") if spec else ""
+        found[package] = (folder or "nowhere", os.listdir(folder) if folder else [])
+    return found
 
 
 def check_machine(config: Config) -> None:

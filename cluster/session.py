@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -26,13 +25,10 @@ from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from configs.load import to_yaml
 from configs.schema import Config
 from rewards.load import judged_blocks
-from rl.data.prompts import PromptSource
 from rl.errors import ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
 from rl.types import JsonDict, ScoredGroup
-
-logger = logging.getLogger(__name__)
 
 MODEL = "model"
 """Folder of a policy in a checkpoint that its plain library loads."""
@@ -46,7 +42,6 @@ class Session:
 
     config: Config
     run: RunDir
-    source: PromptSource
     crew: Crew
     collector: GroupCollector
     publisher: WeightPublisher
@@ -114,23 +109,26 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     with ExitStack() as stack:
         with stage("start Ray"):
             stack.enter_context(ray_session(config))
-        source = prompt_source(config)
-        start = ensure_start(config)
-        if not learn:
-            start = newest_weights(run, start)
-        yield assemble(config, run, source, start, learn=learn)
+        yield assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
 
 
-def newest_weights(run: RunDir, start: Start) -> Start:
-    """Return the weights of a run's newest checkpoint as sources; the start's where there is no run."""
-    checkpoint = run.newest_checkpoint()
+def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
+    """Return what the workers load: the starting point, or without learners the run's newest checkpoint.
+
+    The cold start is made where it is wanted and not there. A checkpoint needs it for the learned expert only.
+    """
+    checkpoint = None if learn else run.newest_checkpoint()
     if checkpoint is None:
-        return start
-    return replace(start, sources={name: checkpoint.path / name / MODEL for name in start.sources})
+        return ensure_start(config)
+    sources = {name: checkpoint.path / name / MODEL for name in config.policies}
+    if not config.rewards:
+        return Start(directory=run.path, sources=sources)
+    return replace(ensure_start(config), sources=sources)
 
 
-def assemble(config: Config, run: RunDir, source: PromptSource, start: Start, *, learn: bool) -> Session:
+def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Session:
     """Spawn the workers and wire the ports."""
+    source = prompt_source(config)
     with stage("start the workers"):
         crew = spawn_crew(start.with_experts(config), start.sources, learn=learn)
         runners = spawn_runners(config, text_context(config, start.sources), crew.pools)
@@ -146,7 +144,6 @@ def assemble(config: Config, run: RunDir, source: PromptSource, start: Start, *,
     session = Session(
         config=config,
         run=run,
-        source=source,
         crew=crew,
         collector=collector,
         publisher=WeightPublisher(config=config, learners=crew.learners, rollouts=crew.rollouts),

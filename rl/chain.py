@@ -237,11 +237,6 @@ class ChainState:
         counts = np.bincount(self._blocks_array()[np.asarray(self._sampled, dtype=np.bool_)])
         return {self.grammar.names[index]: int(num) for index, num in enumerate(counts) if num}
 
-    def body_tokens(self, block: str) -> tuple[int, ...] | None:
-        """Return the ids between the tags of a closed text block, or None where it was not closed."""
-        span = self._bodies.get(block)
-        return None if span is None else tuple(self._tokens[span])
-
     def block_text(self, decode: Decode) -> dict[str, str]:
         """Decode the body of every closed text block, in order."""
         return {block: decode(self._tokens[span]) for block, span in self._bodies.items()}

@@ -30,11 +30,6 @@ class Interval:
     num: int
     """Values (or pairs) behind it."""
 
-    @property
-    def excludes_zero(self) -> bool:
-        """True where the interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
     def to_json(self) -> JsonDict:
         """Return plain numbers; an end that is not finite becomes None."""
         ends = [end if np.isfinite(end) else None for end in (self.low, self.high)]

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.ndimage import gaussian_filter
 from scipy.special import j1
 
 from rl.types import Floats, Pixels
@@ -140,26 +139,6 @@ def resize_matrix(num_in: int, num_out: int, mode: ResizeMode) -> Floats:
     result = matrix.astype(np.float32)
     result.flags.writeable = False
     return result
-
-
-def sharpen(photo: Pixels, *, weight: float = 0.5, radius: int = 25, threshold: float = 10.0) -> Pixels:
-    """Sharpen a photograph by unsharp masking where it has detail (Real-ESRGAN's option for truths).
-
-    Args:
-        photo: ``uint8[H, W, 3]``.
-        weight: How much of the detail is added.
-        radius: Half the Gaussian window (51 pixels), whose sigma follows as ``0.3 * (radius - 1) + 0.8``.
-        threshold: Smallest difference to the blurred picture that is sharpened, 8-bit steps.
-
-    Returns:
-        ``uint8[H, W, 3]``.
-    """
-    values = photo.astype(np.float32) / 255.0
-    options = {"sigma": 0.3 * (radius - 1) + 0.8, "radius": radius, "mode": "mirror", "axes": (0, 1)}
-    residual = values - gaussian_filter(values, **options)
-    mask = gaussian_filter((np.abs(residual) * 255 > threshold).astype(np.float32), **options)
-    sharp = np.clip(values + weight * residual, 0, 1)
-    return to_bytes(mask * sharp + (1 - mask) * values)
 
 
 def to_bytes(values: Floats) -> Pixels:

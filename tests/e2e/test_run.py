@@ -25,11 +25,11 @@ DEADLINE_S = 420
 NUM_STEPS = 2
 
 
-def vlcot(*words: str, expect: int = 0) -> str:
+def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
     """Run the command in a process of its own and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", *words],
-        cwd=ROOT,
+        [sys.executable, "-P", "-m", "cluster.cli", *words],
+        cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -97,6 +97,14 @@ def test_a_run_is_not_written_over(runs: Path) -> None:
     said = vlcot("train", "tiny", f"output_dir={runs}", "name=whole", expect=2)
     assert said.strip().splitlines()[-1].startswith("vlcot: error: ")
     assert "resume=true" in said
+
+
+def test_a_folder_that_shadows_a_package_is_named(runs: Path, tmp_path: Path) -> None:
+    """Ray's workers look into the working directory first; the driver does not."""
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "__init__.py").touch()
+    said = vlcot("eval", str(runs / "whole"), expect=1, cwd=tmp_path)
+    assert f"package 'rewards' is imported from {tmp_path / 'rewards'}" in said
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(runs: Path) -> None:

@@ -191,8 +191,7 @@ def test_the_paper_chain_step_by_step():
     state.text_written(
         [tags.opening["b0"], WORDS[0], tags.closing["b0"]], [-1.0, -2.0, -3.0], stopped=True, version=4
     )
-    assert state.body_tokens("b0") == (WORDS[0],)
-    assert state.body_tokens("b1") is None
+    assert state.block_text(list) == {"b0": [WORDS[0]]}
     step = state.next_step()
     assert isinstance(step, WriteText)
     assert tags.closing["b1"] not in step.stop_ids

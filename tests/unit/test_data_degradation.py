@@ -113,16 +113,6 @@ def test_resize_is_torchs(height, width, to_height, to_width, mode):
     np.testing.assert_allclose(got, want[0].numpy(), atol=2e-5)
 
 
-def test_sharpen_raises_contrast_where_there_is_detail_and_leaves_flat_areas():
-    edge = np.full((64, 64, 3), 80, np.uint8)
-    edge[:, 32:] = 160
-    sharp = kernels.sharpen(edge).astype(int)
-    assert sharp[32, 33, 0] > 160
-    assert sharp[32, 30, 0] < 80
-    flat = np.full((30, 20, 3), 77, np.uint8)
-    assert np.array_equal(kernels.sharpen(flat), flat)
-
-
 # -------------------------------------------------------------------------- noise and JPEG
 
 

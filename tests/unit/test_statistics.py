@@ -60,12 +60,12 @@ def test_pairs_are_differences_of_prompts_both_have(before, random):
 def test_one_value_says_nothing_of_the_spread():
     got = mean_interval([2.0])
     assert got == Interval(mean=2.0, low=-np.inf, high=np.inf, num=1)
-    assert not got.excludes_zero
     assert got.to_json() == {"mean": 2.0, "low": None, "high": None, "num": 1}
 
 
-def test_a_constant_gain_excludes_zero():
-    assert paired_interval([1.5, 2.5, 3.5], [1.0, 2.0, 3.0]).excludes_zero
+def test_a_constant_gain_has_no_width():
+    got = paired_interval([1.5, 2.5, 3.5], [1.0, 2.0, 3.0])
+    assert got.low == got.mean == got.high == 0.5
 
 
 @pytest.mark.parametrize("numbers", [[], [np.nan], [1.0, np.inf]])
