@@ -14,7 +14,7 @@ from PIL import Image
 
 from cluster.cli import main
 from cluster.raysession import check_machine
-from configs.load import load_config
+from configs.load import load_config, shipped_names
 from rl.errors import ConfigError
 
 SIDECAR = {"scene": "room", "tags": [{"name": "chair"}]}
@@ -152,3 +152,11 @@ def test_nothing_trained_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(words) == 2
     assert "vlcot train first" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_configuration_passes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", name, f"output_dir={tmp_path / 'runs'}"]) == 0
+    assert "fine" in capsys.readouterr().out
