@@ -1,7 +1,7 @@
 """Does GRPO teach? The configuration `learning`, once a seed, judged on held-out photographs.
 
     python benchmarks/learning.py                     # three seeds, one after another
-    python benchmarks/learning.py --seeds 0 num_steps=40   # shorter; overrides are key=value
+    python benchmarks/learning.py num_steps=40 --seeds 0    # shorter; overrides are key=value
 
 Each seed makes a cold start of its own, trains, and evaluates before and after with the deterministic sampler
 and with the stochastic one that was trained. The table pools the paired differences of all seeds: one value
@@ -32,10 +32,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="learning", help="configuration to run")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="changes to the configuration")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/learning"))
-    arguments, overrides = parser.parse_known_args()
-    runs = [run_seed(arguments.config, seed, arguments.output_dir, overrides) for seed in arguments.seeds]
+    arguments = parser.parse_args()
+    runs = [
+        run_seed(arguments.config, seed, arguments.output_dir, arguments.overrides)
+        for seed in arguments.seeds
+    ]
     tables = {sampler: pool(runs, file) for sampler, file in FILES.items()}
     (arguments.output_dir / "learning.json").write_text(json.dumps(tables, indent=1) + "\n")
     text = "\n".join(f"### {sampler} sampler\n\n{eval_markdown(t)}" for sampler, t in tables.items())
