@@ -13,6 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
+from actors.deepspeed_engine import stop_process_group
 from actors.learner import LearnerRank, LearnerSpec
 from actors.weights import pack, unpack
 from configs.schema import PolicyConfig
@@ -162,6 +163,8 @@ def _run(rank: int, job: Callable[..., Any], world_size: int, port: int, queue: 
     torch.set_num_threads(1)
     result = job(rank, world_size, port, *args)
     queue.put((rank, _as_numpy(result)))
+    # A process that ends with gloo's threads still running aborts now and then.
+    stop_process_group()
 
 
 def _as_numpy(value: Any) -> Any:
