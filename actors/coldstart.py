@@ -36,6 +36,8 @@ HEAD_FRAC = 0.85
 """Share of the text steps that teach the vision tower alone: a tenth of a chain's cost each."""
 EXPERT_CONTENTS = 200
 """Most photographs the expert learns from; each gives dozens of variants."""
+EXPERT_LEARNING_RATE = 2e-3
+"""AdamW's peak."""
 EXPERT_NOISE = (0.0, 0.5, 1.0, 1.5, 2.1)
 """Noise levels of the restorations that the expert sees, in units of the one GRPO samples with. Between them it
 learns what sampling noise looks like; within one level nobody can tell better from worse without the truth."""
@@ -165,10 +167,10 @@ def teach_expert(lesson: Lesson) -> None:
     dataset = make_expert_dataset(truths, restored, seed=config.seed)
     fit_expert(
         dataset,
+        lesson.spec(num_steps=config.coldstart.expert_steps, learning_rate=EXPERT_LEARNING_RATE),
         directory=lesson.directory,
-        steps=config.coldstart.expert_steps,
         seed=config.seed,
-        progress=lambda step, loss: lesson.report(step, {"loss": loss}),
+        report=lesson.report,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from actors.expert_data import ExpertDataset
+from actors.supervised import Report, SupervisedSpec, run_supervised
 from rewards.experts import import_pyiqa, to_tensor
 from rl.errors import DivergedError
 from rl.types import Floats
@@ -113,29 +114,29 @@ def expert_batches(
 
 def fit_expert(
     dataset: ExpertDataset,
+    spec: SupervisedSpec,
     *,
     directory: Path,
-    steps: int,
     seed: int,
     batch_size: int = 6,
-    progress: Callable[[int, float], None] | None = None,
+    report: Report,
 ) -> dict[str, Any]:
     """Fit, report on held-out contents, and save; about 0.1 s a step on one core at 64 px.
 
     Args:
         dataset: At least 5 contents; every fifth or so is held out.
+        spec: How long and how fast.
         directory: Where ``expert.pth`` and ``expert.json`` are written.
-        steps: Optimizer steps.
         seed: Of weights, split and batches.
         batch_size: Contents in a batch.
-        progress: Called with step and loss after every step.
+        report: Told of the progress.
 
     Returns:
         What ``expert.json`` holds: ``metric``, ``options``, ``range`` and the figures of ``report_expert``.
 
     Raises:
         ValueError: If there are fewer than two contents: one to learn from, one to hold out.
-        DivergedError: If its scores are not finite.
+        DivergedError: If loss, gradient or scores are not finite.
     """
     if len(dataset.pictures) < 2:
         raise ValueError(
@@ -144,19 +145,9 @@ def fit_expert(
     order = np.random.default_rng(seed).permutation(len(dataset.pictures))
     num_held = max(1, round(HOLDOUT_FRAC * len(order)))
     held, kept = order[:num_held], order[num_held:]
-    teacher = ExpertTeacher(seed=seed).train()
-    optimizer = torch.optim.AdamW(teacher.parameters(), lr=1e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=max(2, steps + 1))
+    teacher = ExpertTeacher(seed=seed)
     batches = expert_batches(dataset, batch_size=batch_size, seed=seed, contents=kept.tolist())
-    for step in range(steps):
-        loss = teacher(next(batches))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, float(loss.detach()))
+    run_supervised(spec, module=teacher, batches=batches, report=report)
     return save_expert(teacher, dataset, directory=directory, held=held.tolist())
 
 

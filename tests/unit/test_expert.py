@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.deepspeed_engine import stop_process_group
 from actors.expert_data import ExpertDataset
 from actors.expert_teacher import (
     ARCHITECTURE,
@@ -19,6 +20,7 @@ from actors.expert_teacher import (
     report_expert,
     save_expert,
 )
+from actors.supervised import SupervisedSpec
 from configs.schema import RewardConfig
 from rewards.base import evaluate
 from rewards.contract import check_reward
@@ -41,13 +43,14 @@ def fitted(dataset, tmp_path_factory):
     losses: list[float] = []
     record = fit_expert(
         dataset,
+        SupervisedSpec(num_steps=12, learning_rate=2e-3),
         directory=directory,
-        steps=12,
         seed=0,
         batch_size=2,
-        progress=lambda step, loss: losses.append(loss),
+        report=lambda _, seen: losses.append(seen["loss"]),
     )
-    return directory, record, losses
+    yield directory, record, losses
+    stop_process_group()
 
 
 class SaysMean(torch.nn.Module):
@@ -118,7 +121,12 @@ def test_pyiqa_loads_what_was_written_and_scores_alike(fitted, dataset):
 
 
 def test_a_fit_is_the_same_for_one_seed(dataset, tmp_path):
-    one, same = (fit_expert(dataset, directory=tmp_path / d, steps=2, seed=3, batch_size=1) for d in "ab")
+    spec = SupervisedSpec(num_steps=2, learning_rate=2e-3)
+    one, same = (
+        fit_expert(dataset, spec, directory=tmp_path / d, seed=3, batch_size=1, report=lambda *_: None)
+        for d in "ab"
+    )
+    stop_process_group()
     assert one == same
     first, second = (torch.load(tmp_path / d / "expert.pth")["params"] for d in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -144,7 +152,13 @@ def test_the_generation_reward_reads_range_and_architecture_beside_the_weights(f
 
 def test_one_content_is_too_few(tmp_path):
     with pytest.raises(ValueError, match="at least 2 contents"):
-        fit_expert(tiny_dataset(1), directory=tmp_path, steps=1, seed=0)
+        fit_expert(
+            tiny_dataset(1),
+            SupervisedSpec(num_steps=1, learning_rate=1e-3),
+            directory=tmp_path,
+            seed=0,
+            report=lambda *_: None,
+        )
 
 
 def test_an_expert_that_diverged_is_not_saved(dataset, tmp_path):
