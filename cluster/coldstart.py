@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,8 @@ def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
     painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
     if config.coldstart.expert_steps and painter is not None:
         lessons[painter].append(EXPERT)
-    with Progress(console=CONSOLE) as progress, ThreadPoolExecutor(max(1, len(lessons))) as pool:
-        jobs = [pool.submit(_teach_all, config, directory, n, k, progress) for n, k in lessons.items()]
+    with Progress(console=CONSOLE) as progress:
+        jobs = [_in_background(_teach_all, config, directory, n, k, progress) for n, k in lessons.items()]
         for job in jobs:
             job.result()
     shutil.rmtree(directory / "work", ignore_errors=True)
@@ -152,18 +153,31 @@ def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Pr
         run_config=RunConfig(name=name, storage_path=str(directory / "work" / "ray")),
     )
     task = progress.add_task(f"cold start: {name}", total=steps)
-    with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(trainer.fit)
-        while not result.done():
-            (done,) = gather([board.call("read")], deadline_s=config.deadline_s)
-            progress.update(task, completed=done)
-            time.sleep(1.0)
-        try:
-            result.result()
-        except TrainingFailedError as error:
-            raise _cause(error, name) from error
+    result = _in_background(trainer.fit)
+    while not result.done():
+        (done,) = gather([board.call("read")], deadline_s=config.deadline_s)
+        progress.update(task, completed=done)
+        time.sleep(1.0)
+    try:
+        result.result()
+    except TrainingFailedError as error:
+        raise _cause(error, name) from error
     (work / "made").rename(directory / name)
     progress.update(task, completed=steps)
+
+
+def _in_background(work: Callable[..., Any], *args: object) -> Future[Any]:
+    """Run work in a thread that does not keep the process alive: Ctrl-C must not wait for a cold start."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001 - goes to who waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name=f"coldstart-{work.__name__}").start()
+    return future
 
 
 def _cause(error: TrainingFailedError, name: str) -> BaseException:

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.calls import Call, gather
+from cluster.progress import stage
 from configs.derive import num_gpus
 from configs.schema import Config
 from rl.errors import ConfigError, ImportOriginError
@@ -45,25 +47,31 @@ def ray_session(config: Config) -> Iterator[None]:
     # Ray would start one Python a core at once; every one of ours is started with its own settings.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     env = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    runtime_env = {"env_vars": env}
-    if config.ray_address:
-        ray.init(address=config.ray_address, runtime_env=runtime_env, log_to_driver=False)
-    else:
+    if not config.ray_address:
         check_machine(config)
-        ray.init(
-            num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            runtime_env=runtime_env,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+    with stage("start Ray"):
+        _start(config.ray_address, {"env_vars": env})
     try:
         check_gpus(config)
         check_imports(deadline_s=config.deadline_s)
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str, runtime_env: dict[str, Any]) -> None:
+    """Join the cluster at ``address``; start a private one where that is empty."""
+    if address:
+        ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
+        return
+    ray.init(
+        num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        runtime_env=runtime_env,
+        log_to_driver=False,
+        configure_logging=False,
+    )
 
 
 def check_gpus(config: Config) -> None:

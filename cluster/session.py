@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,9 +106,7 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     run = RunDir(Path(config.output_dir) / config.name)
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
-    with ExitStack() as stack:
-        with stage("start Ray"):
-            stack.enter_context(ray_session(config))
+    with ray_session(config):
         yield assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,26 @@ def test_restore_takes_any_size_and_mode(runs: Path, tmp_path: Path) -> None:
         assert gap.mean() < 25, "it is no longer the same photograph"
         record = json.loads((out / f"{name}.json").read_text())
         assert set(block_texts(record["text"])) == set(record["block_text"])
+
+
+def test_what_a_cold_start_cannot_do_costs_one_line(tmp_path: Path) -> None:
+    """The error is raised in a Ray Train worker, and arrives as it is."""
+    settings = [f"output_dir={tmp_path}", "chain.degradation.max_tokens=10"]
+    said = vlcot("coldstart", "tiny", *settings, expect=2)
+    assert "raise chain.degradation.max_tokens (now 10)" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("*/coldstart.json"))
+
+
+def test_ctrl_c_ends_a_cold_start_at_once(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "cluster.cli", "coldstart", "tiny", f"output_dir={tmp_path}"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("start Ray") for line in process.stdout)
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert not list(tmp_path.glob("*/coldstart.json"))
 
 
 def load_photo() -> np.ndarray:  # type: ignore[type-arg]
