@@ -187,8 +187,8 @@ class LearnerRank:
             batch.behaviour_logprobs.to(self._device),
             expand_advantages(micro, batch.block_of).to(self._device),
             mask,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
+            clip_low=getattr(config.surrogate, "clip_low", 0.2),
+            clip_high=getattr(config.surrogate, "clip_high", 0.2),
         )
         loss = sums.loss
         stats.append(sums.stats(name, is_first=is_first))

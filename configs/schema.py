@@ -10,6 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from configs.methods import (
+    PPO,
+    AllSteps,
+    Correction,
+    NoCorrection,
+    Surrogate,
+    TrainedSteps,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
@@ -55,21 +64,62 @@ class PolicyConfig:
     """AdamW weight decay."""
     max_grad_norm: float = 1.0
     """Gradient norm above which gradients are scaled down."""
-    clip_low: float = 0.2
-    """The importance ratio is held above ``1 - clip_low``. Denoising log-probs are means over
-    thousands of elements, so their ratios move by 1e-4 and their bounds must be as small."""
-    clip_high: float = 0.2
-    """The importance ratio is held below ``1 + clip_high``."""
+    surrogate: Surrogate = field(default_factory=PPO)
+    """Importance ratio and what is made of it: a name or a mapping (``configs.methods``)."""
+    aggregation: Literal["action_mean", "sequence_mean", "constant"] = "action_mean"
+    """What an optimizer step's loss is a mean of: its actions; its sequences (a chain's text, a picture),
+    each the mean of its actions; or sums over a sequence's most actions, a constant."""
+    correction: Correction = field(default_factory=NoCorrection)
+    """What is done about the mismatch between rollout worker and learner: a name or a mapping."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
     kl_weight: float = 0.0
-    """Weight of the k3 KL to the frozen starting policy; 0 does not load one."""
+    """Weight of the KL to the frozen starting policy; 0 does not load one."""
+    kl_estimator: Literal["k1", "k2", "k3", "step_mean"] = "k3"
+    """How the KL is estimated from a sampled action; ``step_mean`` is exact for denoising steps, and theirs only."""
+    entropy_weight: float = 0.0
+    """Token policies: weight of the entropy bonus. Larger explores more."""
     temperature: float = 1.0
     """Token policies: sampling temperature, applied in scoring too. Larger explores more."""
+    sampler: Literal["flow_grpo", "dance", "cps", "ddim"] = "flow_grpo"
+    """Denoising policies: the random step."""
     noise_level: float = 0.7
-    """Denoising policies: a of the Flow-GRPO SDE. Larger explores more; 0 would be the ODE."""
+    """Denoising policies: the sampler's noise (Flow-GRPO and CPS a, DanceGRPO and DDIM eta). Larger explores
+    more; 0 would be the ODE."""
+    trained_steps: TrainedSteps = field(default_factory=AllSteps)
+    """Denoising policies: which steps are random and trained, a name or a mapping."""
+    step_weighting: Literal["uniform", "noise"] = "uniform"
+    """Denoising policies: every trained step counts alike, or in proportion to its noise (TempFlow-GRPO)."""
+    shared_noise: bool = False
+    """Denoising policies: the pictures of a group start from the same noise."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number type of the rollout engine and the learner's forward pass."""
     canary_tolerance_nats: float = 1e-4
     """Largest log-prob difference between rollout worker and learner after a weight update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageConfig:
+    """From scores to advantages."""
+
+    credit: Literal["block", "chain"] = "block"
+    """Who earns a reward: the blocks it judges, or the whole chain (the paper)."""
+    combine: Literal["sum", "each"] = "each"
+    """Rewards are summed and the sum is normalised, or each is normalised and then summed (GDPO)."""
+    gate: str = ""
+    """Name of a reward: where it is not at its best, the others count as if their input were missing."""
+    baseline: Literal["group", "leave_one_out", "batch"] = "group"
+    """What a reward is compared with: its group's mean, the mean of the others in the group, or the batch's mean."""
+    scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    """What the difference is divided by."""
+    whiten: bool = False
+    """Bring the batch's advantages to mean 0 and deviation 1 at the end (GDPO)."""
+    clip: float = 0.0
+    """Advantages are held within this; 0 is no bound."""
+    eps: float = 1e-4
+    """Added to every standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +131,7 @@ class RewardConfig:
     weight: float = 1.0
     """Factor on its advantage."""
     blocks: list[str] = field(default_factory=list)
-    """Blocks it gives credit to when ``credit=block``; empty takes what the reward declares."""
+    """Blocks it gives credit to when ``advantage.credit=block``; empty takes what the reward declares."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward's constructor."""
     on_failure: Literal["raise", "drop_chain", "drop_group", "monitor_only"] = "drop_chain"
@@ -177,10 +227,15 @@ class Config:
     """Chains G sampled for each prompt; at least 2."""
     updates_per_batch: int = 1
     """Optimizer steps a batch is split into, by group."""
-    credit: Literal["block", "chain"] = "block"
-    """Who earns a reward: the blocks it judges, or the whole chain (the paper)."""
-    advantage_eps: float = 1e-4
-    """Added to a group's standard deviation."""
+    algorithm: str = ""
+    """Named methods whose settings lie under this file's keys, e.g. ``dapo+mix_grpo`` (``configs.algorithms``)."""
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    """From scores to advantages."""
+    overlong: Literal["train", "punish", "mask"] = "train"
+    """What becomes of text blocks that (nearly) ran out of tokens: nothing, a soft penalty over the last fifth
+    of their room, or their actions are not trained (DAPO)."""
+    max_staleness: int = 0
+    """Oldest weights a group may be written by, in published versions behind the newest; 0 is on-policy."""
     max_refills: int = 2
     """Extra prompts per step, in units of ``prompts_per_step``, to replace groups without spread."""
     max_invalid_frac: float = 0.2

@@ -45,8 +45,8 @@ def train(
                 weights={name: reward.weight for name, reward in config.rewards.items()},
                 judged_blocks=judged_blocks,
                 block_names=tuple(config.chain),
-                credit=config.credit,
-                eps=config.advantage_eps,
+                credit=config.advantage.credit,
+                eps=config.advantage.eps,
             )
             batches = build_train_batches(groups, advantages, config)
             with stopwatch(metrics, "time/update_s"):

@@ -31,6 +31,10 @@ class PolicyBatch:
     """``[B, T]`` bool."""
     block_of: Tensor
     """``[B, T]`` int: index of the chain's block of each action; -1 elsewhere."""
+    action_weights: Tensor | None = None
+    """``[B, T]`` factors on each action's share of the loss; None weighs all alike."""
+    behaviour_step_mean: Tensor | None = None
+    """Denoising: ``[B, T, n]`` mean of each step as the rollout worker had it; None where nobody asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,10 @@ class ActionScores:
     ``action_mask`` is False."""
     entropy: Tensor | None = None
     """``[B, T]`` nats, detached; None where it is not cheap."""
+    step_mean: Tensor | None = None
+    """Denoising: ``[B, T, n]`` mean of each step, n latent elements, gradient flows; None where nobody asked for it."""
+    step_std: Tensor | None = None
+    """Denoising: ``[B, T]`` deviation of each step, no gradient; comes with ``step_mean``."""
 
 
 class TrainablePolicy(nn.Module, ABC):

@@ -92,8 +92,8 @@ def plain_training(
                 batch.behaviour_logprobs,
                 torch.tensor([per_block]),
                 batch.action_mask,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
+                clip_low=config.surrogate.clip_low,
+                clip_high=config.surrogate.clip_high,
             )
             kl = k3_kl(logprobs, reference, batch.action_mask)
             total, count = total + sums.loss + config.kl_weight * kl, count + int(stream.action_mask.sum())

@@ -12,6 +12,7 @@ import rl.errors
 from configs.derive import coldstart_directory, degraded_px, derived, num_gpus
 from configs.errors import ConfigError, VlcotError
 from configs.load import digest, find_config, load_config, schema_keys, shipped_names, to_yaml
+from configs.methods import GSPO, PPO, DualClip
 from configs.schema import BlockConfig, Config, PolicyConfig, RewardConfig
 from configs.validate import validate
 
@@ -108,7 +109,7 @@ def test_overrides_are_typed_and_the_last_wins():
     )
     assert config.num_steps == 5
     assert config.policies["image"].learning_rate == 1e-4
-    assert config.policies["image"].clip_low == 1e-4
+    assert config.policies["image"].surrogate == PPO(clip_low=1e-4, clip_high=1e-4)
     assert config.data.zoom == [1.0, 2.0]
     assert config.name == "12"
 
@@ -134,15 +135,53 @@ def test_what_was_overridden_survives_writing(tmp_path_factory, steps, rate, det
             f"num_steps={steps}",
             f"policies.text.learning_rate={rate!r}",
             f"deterministic={str(deterministic).lower()}",
-            f"credit={credit}",
+            f"advantage.credit={credit}",
             f"data.zoom={zoom}",
         ],
     )
     assert (config.num_steps, config.policies["text"].learning_rate) == (steps, rate)
-    assert (config.deterministic, config.credit, config.data.zoom) == (deterministic, credit, zoom)
+    assert (config.deterministic, config.advantage.credit, config.data.zoom) == (deterministic, credit, zoom)
     path = tmp_path_factory.getbasetemp() / "again.yaml"
     path.write_text(to_yaml(config))
     assert load_config(str(path)) == config
+
+
+# ------------------------------------------------------------------------------- methods
+
+
+def test_a_method_is_named_or_spelt_out():
+    config = load_config("demo", ["policies.text.surrogate=gspo"])
+    assert config.policies["text"].surrogate == GSPO()
+    config = load_config("demo", ["policies.text.surrogate={kind: dual_clip, bound: 4}"])
+    assert config.policies["text"].surrogate == DualClip(bound=4.0)
+
+
+def test_a_methods_constants_leave_with_it_and_stay_with_it():
+    before = ["policies.text.surrogate={kind: dual_clip, bound: 4}", "policies.text.surrogate.clip_low=0.1"]
+    assert load_config("demo", before).policies["text"].surrogate == DualClip(bound=4.0, clip_low=0.1)
+    assert load_config("demo", [*before, "policies.text.surrogate=ppo"]).policies["text"].surrogate == PPO()
+    same = [*before, "policies.text.surrogate=dual_clip"]
+    assert load_config("demo", same).policies["text"].surrogate == DualClip(bound=4.0, clip_low=0.1)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("policies.text.surrogate=gsp", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, gmpo, "
+         "guard, on_policy, got 'gsp'; did you mean gspo?"),
+        ("policies.text.surrogate={kind: x}", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, "
+         "gmpo, guard, on_policy, got 'x'"),
+        ("policies.text.surrogate={clip_lo: 1}", "policies.text.surrogate.clip_lo: no such key; did you mean "
+         "policies.text.surrogate.clip_low?"),
+        ("policies.text.surrogate.bound=2", "policies.text.surrogate.bound: no such key; known here: "
+         "clip_high, clip_low, kind"),
+        ("policies.text.surrogate=null", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, gmpo, "
+         "guard, on_policy, got nothing"),
+        ("policies.text.surrogate.clip_low=x", "policies.text.surrogate.clip_low: want a number, got 'x'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_method_costs_one_line(override, expected):
+    assert message("demo", override) == expected
 
 
 # ------------------------------------------------------------------------------- misspelt, mistyped
@@ -175,7 +214,7 @@ def test_a_misspelt_key_names_the_nearest_right_one(override, key, near):
         ("num_steps=1.5", "num_steps: want a whole number, got 1.5"),
         ("num_steps=null", "num_steps: want a whole number, got nothing"),
         ("resume=maybe", "resume: want true or false, got 'maybe'"),
-        ("credit=blok", "credit: want one of block, chain, got 'blok'"),
+        ("advantage.credit=blok", "advantage.credit: want one of block, chain, got 'blok'"),
         ("policies.text.zero_stage=4", "policies.text.zero_stage: want one of 1, 2, 3, got 4"),
         ("rewards.format.weight=heavy", "rewards.format.weight: want a number, got 'heavy'"),
         ("data.zoom=3", "data.zoom: want a list, got 3"),
@@ -228,7 +267,7 @@ FAULTS = {
     "policies.text.learning_rate=.nan": "policies.text.learning_rate: want above 0 and at most 1, got nan",
     "policies.text.temperature=0": "policies.text.temperature: want above 0 and at most 10, got 0.0",
     "policies.image.noise_level=0": "policies.image.noise_level: want above 0",
-    "policies.text.clip_low=1.5": "policies.text.clip_low: want above 0 and at most 1, got 1.5",
+    "policies.text.surrogate.clip_low=1.5": "policies.text.surrogate.clip_low: want above 0 and at most 1, got 1.5",
     "policies.image.kl_weight=-1": "policies.image.kl_weight: want at least 0",
     "policies.text.num_threads=0": "policies.text.num_threads: want at least 1",
     "policies.text.num_gpus=1.5": "policies.text.num_gpus: above 1 want a whole number",
@@ -255,7 +294,7 @@ FAULTS = {
     "data.pairs=./nowhere": "data.pairs: no folder ./nowhere",
     "data.zoom=[3,1]": "data.zoom: want 0 < low <= high",
     "data.zoom=[1]": "data.zoom: want two numbers",
-    "data.zoom=[1,[2]]": "data.zoom: want two numbers",
+    "data.zoom=[1,[2]]": "data.zoom[1]: want a number, got [2]",
     "data.holdout_frac=1": "data.holdout_frac: want at least 0 and at most 0.9",
     "coldstart.num_workers=5": "coldstart.text_batch_size: want a multiple of num_workers (5), got 48",
     "name=a/b": "name: 'a/b' is no plain folder name",

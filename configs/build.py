@@ -1,0 +1,239 @@
+"""Plain keys and values in, frozen dataclasses out: types are checked, and every mistake names its full key.
+
+Knows dataclasses, mappings by name, lists, literals, and unions of dataclasses that a ``kind`` tells apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from configs.errors import ConfigError
+from configs.schema import Config
+
+KIND = "kind"
+"""The key that says which method of a union is meant."""
+
+
+def build(kind: Any, value: Any, key: str = "") -> Any:
+    """Make a value of a type; what a mapping leaves out keeps the dataclass's default.
+
+    Raises:
+        ConfigError: For the first value of the wrong type; has its key, what is wanted and what was given.
+    """
+    if methods := methods_of(kind):
+        return build(methods[_method_name(kind, value, key)], _as_mapping(value), key)
+    if is_dataclass(kind) and isinstance(kind, type):
+        _check_mapping(value, key)
+        hints = hints_of(kind)
+        _check_names(value, list(hints), key)
+        return kind(**{name: build(hints[name], entry, _join(key, name)) for name, entry in value.items()})
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong(kind, value, key)
+        return {name: build(get_args(kind)[1], entry, _join(key, name)) for name, entry in value.items()}
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise _wrong(kind, value, key)
+        return [build(get_args(kind)[0], entry, f"{key}[{index}]") for index, entry in enumerate(value)]
+    return _scalar(kind, value, key)
+
+
+def _scalar(kind: Any, value: Any, key: str) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is Any:
+        return value
+    if kind is float and is_number:
+        return float(value)
+    if kind is int and is_number and float(value).is_integer():
+        return int(value)
+    if kind is str and isinstance(value, str | int | float):
+        return str(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    raise _wrong(kind, value, key)
+
+
+def merge(base: Mapping[str, Any], layer: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Put one mapping on top of another of the same type.
+
+    Mappings are merged key by key. Where a layer names another method than the base, the base's constants go
+    with the base's method.
+    """
+    merged = dict(base)
+    for name, value in layer.items():
+        inner = child(kind, name)
+        old = merged.get(name)
+        if methods_of(inner) and isinstance(value, str | Mapping):
+            before = old if isinstance(old, Mapping) else {KIND: _default_kind(kind, name)}
+            new = _as_mapping(value)
+            merged[name] = {**before, **new} if new.get(KIND, before[KIND]) == before[KIND] else new
+        elif isinstance(value, Mapping):
+            merged[name] = merge(old if isinstance(old, Mapping) else {}, value, inner)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _default_kind(kind: Any, name: str) -> str:
+    """The method that a dataclass's field has where nobody names one."""
+    (field,) = [field for field in fields(kind) if field.name == name]
+    return str(getattr(field.default_factory, KIND))
+
+
+# --------------------------------------------------------------------------------- keys
+
+
+def check_keys(content: Any, kind: Any, key: str = "") -> None:
+    """Raise ``ConfigError`` for the first key that a type lacks, and for a value where keys belong."""
+    if methods := methods_of(kind):
+        if isinstance(content, Mapping):
+            # Without a kind the method is another layer's: any method's constants may be meant.
+            named = [methods[_method_name(kind, content, key)]] if KIND in content else methods.values()
+            known = {name for method in named for name in hints_of(method)}
+            _check_names(content, sorted(known), key)
+        return
+    entry = entry_of(kind)
+    if not (entry or is_dataclass(kind)):
+        return
+    _check_mapping(content, key)
+    hints = hints_of(kind) if not entry and isinstance(kind, type) else {}
+    if not entry:
+        _check_names(content, list(hints), key)
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{_join(key, str(name))}: names are text; write it in quotes")
+        check_keys(value, entry or hints[name], _join(key, name))
+
+
+def _check_names(content: Mapping[Any, Any], known: Sequence[str], key: str) -> None:
+    for name in content:
+        if not isinstance(name, str):
+            raise ConfigError(f"{_join(key, str(name))}: names are text; write it in quotes")
+        if name not in known:
+            raise ConfigError(f"{_join(key, name)}: no such key; {suggest(name, known, key)}")
+
+
+def suggest(name: str, siblings: Sequence[str], prefix: str) -> str:
+    """Say which key was meant, or which there are."""
+    near = nearest(name, siblings)
+    if near:
+        return f"did you mean {_join(prefix, near)}?"
+    elsewhere = [full for full in schema_keys() if full.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}?"
+    return f"known here: {', '.join(sorted(siblings)) or 'none'}"
+
+
+@cache
+def schema_keys() -> list[str]:
+    """Every key a user can set, ``<name>`` for the names they choose themselves."""
+    return list(_leaves(Config, ""))
+
+
+def _leaves(kind: Any, prefix: str) -> Iterator[str]:
+    entry = entry_of(kind)
+    if entry:
+        yield from _leaves(entry, f"{prefix}<name>.")
+    elif is_dataclass(kind) and isinstance(kind, type):
+        for name, hint in hints_of(kind).items():
+            if is_dataclass(hint) or entry_of(hint):
+                yield from _leaves(hint, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Return the word that is spelt most like this one, '' if none is."""
+    lowered = {known.lower().replace("-", "_"): known for known in words}
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), list(lowered), n=1, cutoff=0.6)
+    return lowered[found[0]] if found else ""
+
+
+# --------------------------------------------------------------------------------- types
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """Field types of a dataclass."""
+    return get_type_hints(kind)
+
+
+def entry_of(kind: Any) -> Any:
+    """Return the dataclass of a mapping's entries, or None."""
+    if get_origin(kind) is dict and is_dataclass(entry := get_args(kind)[1]):
+        return entry
+    return None
+
+
+def methods_of(kind: Any) -> dict[str, type]:
+    """Return a union's dataclasses by kind; nothing for other types."""
+    return (
+        {str(getattr(method, KIND)): method for method in get_args(kind)}
+        if isinstance(kind, UnionType)
+        else {}
+    )
+
+
+def child(kind: Any, name: str) -> Any:
+    """Return the type below a type; Any where it says nothing."""
+    if entry := entry_of(kind):
+        return entry
+    return hints_of(kind).get(name, Any) if is_dataclass(kind) and isinstance(kind, type) else Any
+
+
+def _method_name(kind: Any, value: Any, key: str) -> str:
+    methods = methods_of(kind)
+    mapping = _as_mapping(value)
+    name = mapping.get(KIND) if isinstance(mapping, Mapping) else value
+    if name not in methods:
+        near = nearest(str(name), list(methods))
+        hint = f"; did you mean {near}?" if near else ""
+        raise ConfigError(f"{key}: want one of {', '.join(methods)}, got {_show(name)}{hint}")
+    return str(name)
+
+
+def _as_mapping(value: Any) -> Any:
+    """A method's bare name stands for the method with its defaults."""
+    return {KIND: value} if isinstance(value, str) else value
+
+
+# --------------------------------------------------------------------------------- words
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().partition("\n")[0]
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _check_mapping(value: Any, key: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}: want keys and values below it, got {_show(value)}")
+
+
+def _wrong(kind: Any, value: Any, key: str) -> ConfigError:
+    return ConfigError(f"{key}: want {_want(kind)}, got {_show(value)}")
+
+
+def _want(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(str(value) for value in get_args(kind))
+    if get_origin(kind) is list:
+        return "a list"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        kind, "keys and values"
+    )
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is None else repr(value)

@@ -1,0 +1,192 @@
+"""Methods that bring constants of their own, each a small dataclass told apart by its ``kind``.
+
+A key of such a type takes a name (``surrogate=gspo``) or a mapping (``surrogate={kind: gspo, clip_high: 5e-4}``);
+a method's constants exist only with that method. The papers and equations stand where the method is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# --------------------------------------------------------------------------------- ratio and surrogate
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO:
+    """Each action's own ratio, clipped (PPO; two bounds as in DAPO)."""
+
+    kind: Literal["ppo"] = "ppo"
+    """Name."""
+    clip_low: float = 0.2
+    """The importance ratio is held above ``1 - clip_low``. Denoising log-probs are means over
+    thousands of elements, so their ratios move by 1e-4 and their bounds must be as small."""
+    clip_high: float = 0.2
+    """The importance ratio is held below ``1 + clip_high``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualClip:
+    """PPO with a floor under the surrogate of actions with negative advantage."""
+
+    kind: Literal["dual_clip"] = "dual_clip"
+    """Name."""
+    clip_low: float = 0.2
+    """The importance ratio is held above ``1 - clip_low``."""
+    clip_high: float = 0.2
+    """The importance ratio is held below ``1 + clip_high``."""
+    bound: float = 3.0
+    """c > 1: with a negative advantage A the surrogate stays above ``c A``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSPO:
+    """One ratio a sequence, the geometric mean of its actions' ratios."""
+
+    kind: Literal["gspo"] = "gspo"
+    """Name."""
+    clip_low: float = 3e-4
+    """The sequence's ratio is held above ``1 - clip_low``."""
+    clip_high: float = 4e-4
+    """The sequence's ratio is held below ``1 + clip_high``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CISPO:
+    """The clipped ratio is a constant weight: no action loses its gradient."""
+
+    kind: Literal["cispo"] = "cispo"
+    """Name."""
+    clip_low: float = 1.0
+    """The weight is held above ``1 - clip_low``; 1 is no lower bound, as in the paper."""
+    clip_high: float = 0.28
+    """The weight is held below ``1 + clip_high``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMPO:
+    """Geometric instead of arithmetic mean over a sequence's clipped ratios."""
+
+    kind: Literal["gmpo"] = "gmpo"
+    """Name."""
+    clip_low: float = 0.4
+    """An action's log-ratio is held above ``-clip_low``, nats."""
+    clip_high: float = 0.4
+    """An action's log-ratio is held below ``clip_high``, nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """PPO on normalised ratios of denoising steps, each step with equal say (GRPO-Guard)."""
+
+    kind: Literal["guard"] = "guard"
+    """Name."""
+    clip_low: float = 2e-6
+    """The normalised ratio is held above ``1 - clip_low``."""
+    clip_high: float = 2e-6
+    """The normalised ratio is held below ``1 + clip_high``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicy:
+    """Ratio identically 1: the plain policy gradient, whoever sampled."""
+
+    kind: Literal["on_policy"] = "on_policy"
+    """Name."""
+
+
+Surrogate = PPO | DualClip | GSPO | CISPO | GMPO | Guard | OnPolicy
+
+# --------------------------------------------------------------------------------- rollout/learner mismatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCorrection:
+    """The surrogate's ratio is taken against what the rollout worker reported."""
+
+    kind: Literal["none"] = "none"
+    """Name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncatedImportance:
+    """The ratio is taken against the learner's own log-probs; the mismatch weighs, truncated (TIS)."""
+
+    kind: Literal["truncate"] = "truncate"
+    """Name."""
+    cap: float = 2.0
+    """Largest weight ``learner / rollout worker``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMask:
+    """As ``truncate``, and actions whose mismatch is out of bounds are left out (IcePop)."""
+
+    kind: Literal["token_mask"] = "token_mask"
+    """Name."""
+    low: float = 0.5
+    """Smallest ``learner / rollout worker`` probability that is trained."""
+    high: float = 5.0
+    """Largest that is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceMask:
+    """As ``truncate``, and whole sequences whose geometric-mean mismatch is out of bounds are left out."""
+
+    kind: Literal["sequence_mask"] = "sequence_mask"
+    """Name."""
+    low: float = 0.99
+    """Smallest geometric mean of ``learner / rollout worker`` that is trained."""
+    high: float = 1.01
+    """Largest that is trained."""
+
+
+Correction = NoCorrection | TruncatedImportance | TokenMask | SequenceMask
+
+# --------------------------------------------------------------------------------- trained denoising steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllSteps:
+    """Every step but the last is random and trained."""
+
+    kind: Literal["all"] = "all"
+    """Name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomShare:
+    """Every step is random; a random share of each picture's is trained (DanceGRPO)."""
+
+    kind: Literal["share"] = "share"
+    """Name."""
+    share: float = 0.6
+    """Share of the random steps that is trained, 0..1; at least one step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindow:
+    """A window of steps is random and trained and moves on as training does; ODE elsewhere (MixGRPO)."""
+
+    kind: Literal["window"] = "window"
+    """Name."""
+    size: int = 4
+    """Steps in the window."""
+    every: int = 25
+    """GRPO steps between its moves."""
+    stride: int = 1
+    """Denoising steps it moves by; at the end it starts again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSteps:
+    """A few steps in a row, drawn for each group, are random and trained; ODE elsewhere (Flow-GRPO-Fast)."""
+
+    kind: Literal["random"] = "random"
+    """Name."""
+    count: int = 1
+    """Steps in a row."""
+
+
+TrainedSteps = AllSteps | RandomShare | SlidingWindow | RandomSteps
