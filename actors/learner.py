@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from actors import deepspeed_engine as ds
-from actors.policies.base import PolicyBatch, TrainablePolicy
+from actors.micro_batches import inputs_on, make_actions
+from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
 from actors.weights import Bucket, Bytes, pack
+from configs.methods import NoCorrection
 from configs.schema import PolicyConfig
+from rl.aggregation import divisor
 from rl.errors import DivergedError, LearnerError
-from rl.loss import k3_kl, masked_sum, policy_loss
+from rl.loss import LossSums, policy_loss
 from rl.metrics import merge
 from rl.ports import Store
 from rl.torchvision_compat import ensure_torchvision
@@ -57,9 +60,9 @@ class _Scorer(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
         scores = self.policy.forward(inputs)
-        return scores.logprobs, scores.entropy
+        return scores.logprobs, scores.entropy, scores.step_mean, scores.step_std
 
 
 class LearnerRank:
@@ -147,18 +150,27 @@ class LearnerRank:
             DivergedError: On all ranks, if loss or gradient is not finite on any. No weight was changed by
                 that step; the rank must not be used on.
         """
-        stats = [self._optimizer_step(batch, is_first=index == 0) for index, batch in enumerate(batches)]
+        proximal = self._proximal(batches)
+        stats = [
+            self._optimizer_step(batch, proximal[index], is_first=index == 0)
+            for index, batch in enumerate(batches)
+        ]
         self.version += bool(batches)
         return stats
 
-    def _optimizer_step(self, batch: TrainBatch, *, is_first: bool) -> UpdateStats:
+    def _optimizer_step(
+        self, batch: TrainBatch, proximal: Sequence[ActionScores | None], *, is_first: bool
+    ) -> UpdateStats:
         name = self.spec.policy_name
+        scale = self.spec.world_size / divisor(self.spec.config.aggregation, batch)
         stats: list[UpdateStats] = []
         is_finite = True
-        for micro, collated in self._prefetched(batch.micro_batches[self.spec.rank]):
-            loss = self._micro_loss(micro, collated, stats, is_first=is_first)
-            ds.backward(self._engine, loss * (self.spec.world_size / batch.num_actions))
-            is_finite &= bool(torch.isfinite(loss.detach()))
+        micros = self._prefetched(batch.micro_batches[self.spec.rank])
+        for (micro, collated), before in zip(micros, proximal, strict=True):
+            sums = self._micro_loss(micro, collated, before, batch.max_actions)
+            ds.backward(self._engine, sums.loss * scale)
+            is_finite &= bool(torch.isfinite(sums.loss.detach()))
+            stats.append(sums.stats(name, is_first=is_first))
         if ds.any_rank(not is_finite, self._device):
             raise self._diverged("the loss")
         rate = self._learning_rate()
@@ -174,38 +186,45 @@ class LearnerRank:
         return merge([*stats, UpdateStats(sums=shared, maxima={})])
 
     def _micro_loss(
-        self, micro: MicroBatch, batch: PolicyBatch, stats: list[UpdateStats], *, is_first: bool
-    ) -> Tensor:
-        """Return the loss summed over the micro-batch's actions, and append what was seen to ``stats``."""
-        config, name = self.spec.config, self.spec.policy_name
-        rows = torch.tensor(micro.weights, device=self._device) > 0
-        mask = batch.action_mask.to(self._device) & rows[:, None]
-        inputs = self._on_device(batch)
-        logprobs, entropy = self._engine(inputs)
-        sums = policy_loss(
-            logprobs,
-            batch.behaviour_logprobs.to(self._device),
-            expand_advantages(micro, batch.block_of).to(self._device),
-            mask,
-            clip_low=getattr(config.surrogate, "clip_low", 0.2),
-            clip_high=getattr(config.surrogate, "clip_high", 0.2),
-        )
-        loss = sums.loss
-        stats.append(sums.stats(name, is_first=is_first))
-        count = float(sums.num_actions)
-        own: dict[str, tuple[float, float]] = {}
+        self, micro: MicroBatch, batch: PolicyBatch, proximal: ActionScores | None, max_actions: int
+    ) -> LossSums:
+        inputs = inputs_on(self._device, batch)
+        reference = None
         if self._reference is not None:
             with torch.no_grad():
-                reference = self._reference(inputs).logprobs
-            kl = k3_kl(logprobs, reference, mask)
-            loss = loss + config.kl_weight * kl
-            own[f"policy/{name}/ref_kl_nats/mean"] = (float(kl.detach()), count)
-            own[f"loss/{name}/kl"] = (config.kl_weight * float(kl.detach()), count)
-        if entropy is not None:
-            own[f"policy/{name}/entropy_nats/mean"] = masked_sum(entropy, mask)
-        own[f"loss/{name}/total"] = (float(loss.detach()), count)
-        stats.append(UpdateStats(sums=own, maxima={}))
-        return loss
+                reference = self._reference(inputs)
+        return policy_loss(
+            self.spec.config,
+            self._scores(inputs),
+            make_actions(micro, batch, self._device),
+            max_actions=max_actions,
+            reference=reference,
+            proximal=None if proximal is None else proximal.detached(self._device),
+        )
+
+    def _proximal(self, batches: Sequence[TrainBatch]) -> list[list[ActionScores | None]]:
+        """Score, before the first update, what a correction compares later steps with.
+
+        Returns:
+            By optimizer step and micro-batch, on the CPU. None where the update's own forward pass will do:
+            in the first step, when nothing has changed yet, and without a correction.
+        """
+        mine = [batch.micro_batches[self.spec.rank] for batch in batches]
+        found: list[list[ActionScores | None]] = [[None] * len(micros) for micros in mine]
+        if isinstance(self.spec.config.correction, NoCorrection):
+            return found
+        with torch.no_grad():
+            for index, micros in enumerate(mine[1:], start=1):
+                found[index] = [
+                    self._scores(inputs_on(self._device, batch)).detached(torch.device("cpu"))
+                    for _, batch in self._prefetched(micros)
+                ]
+        return found
+
+    def _scores(self, inputs: Mapping[str, Tensor]) -> ActionScores:
+        """Run the policy under DeepSpeed; collective in ZeRO stage 3."""
+        logprobs, entropy, step_mean, step_std = self._engine(inputs)
+        return ActionScores(logprobs=logprobs, entropy=entropy, step_mean=step_mean, step_std=step_std)
 
     def _prefetched(self, micros: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, PolicyBatch]]:
         """Fetch and collate each micro-batch while the one before it is computed."""
@@ -219,9 +238,6 @@ class LearnerRank:
 
     def _fetch(self, micro: MicroBatch) -> PolicyBatch:
         return self._policy.collate(self._store.get([item.handle for item in micro.items]))
-
-    def _on_device(self, batch: PolicyBatch) -> dict[str, Tensor]:
-        return {name: tensor.to(self._device) for name, tensor in batch.inputs.items()}
 
     def _learning_rate(self) -> float:
         """Rise linearly over ``warmup_steps``, then stay."""
@@ -242,8 +258,8 @@ class LearnerRank:
         found = []
         with torch.no_grad():
             for example in examples:
-                logprobs, _ = self._engine(self._on_device(self._policy.collate([example])))
-                found.append(logprobs[0].float().cpu().numpy())
+                scores = self._scores(inputs_on(self._device, self._policy.collate([example])))
+                found.append(scores.logprobs[0].float().cpu().numpy())
         return found
 
     def publish(self) -> Iterator[Bytes | Manifest]:
@@ -292,20 +308,3 @@ class LearnerRank:
             if self.spec.rank == 0:
                 self._policy.export(directory, weights)
         torch.distributed.barrier()
-
-
-def expand_advantages(micro: MicroBatch, block_of: Tensor) -> Tensor:
-    """Give every action the advantage of its block.
-
-    Args:
-        micro: Its items carry an advantage a block.
-        block_of: ``[B, T]`` block of each action; -1 elsewhere.
-
-    Returns:
-        ``float32[B, T]``; 0 where there is no advantage.
-    """
-    advantages = torch.zeros(block_of.shape, dtype=torch.float32)
-    for row, item in enumerate(micro.items):
-        for block, advantage in item.advantages.items():
-            advantages[row].masked_fill_(block_of[row] == block, advantage)
-    return advantages

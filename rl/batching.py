@@ -43,7 +43,13 @@ def build_train_batches(
                 for item in items_of(chain, policy, advantages[chain.chain_id], config)
             ]
             if items:
-                batch = lay_out(policy, items, settings.num_ranks, settings.micro_batch_size)
+                batch = lay_out(
+                    policy,
+                    items,
+                    settings.num_ranks,
+                    settings.micro_batch_size,
+                    max_actions=max_actions(policy, config),
+                )
                 batches.setdefault(policy, []).append(batch)
     return batches
 
@@ -65,7 +71,22 @@ def items_of(chain: Chain, policy: str, advantages: dict[int, float], config: Co
     ]
 
 
-def lay_out(policy: str, items: Sequence[TrainItem], num_ranks: int, micro_batch_size: int) -> TrainBatch:
+def max_actions(policy: str, config: Config) -> int:
+    """Return the most actions a sequence can have: tokens of all text blocks, or random steps of a picture."""
+    blocks = [block for block in config.chain.values() if block.policy == policy]
+    tokens = sum(block.max_tokens for block in blocks if block.kind == "text")
+    steps = max((block.num_steps - 1 for block in blocks if block.kind == "image"), default=0)
+    return tokens or steps
+
+
+def lay_out(
+    policy: str,
+    items: Sequence[TrainItem],
+    num_ranks: int,
+    micro_batch_size: int,
+    *,
+    max_actions: int,
+) -> TrainBatch:
     """Lay one optimizer step out over ranks.
 
     Items of one shape are sorted by length and cut into micro-batches of like length, so little is padded.
@@ -78,9 +99,10 @@ def lay_out(policy: str, items: Sequence[TrainItem], num_ranks: int, micro_batch
         items: At least one.
         num_ranks: Learner ranks.
         micro_batch_size: Most rows of a micro-batch.
+        max_actions: Most actions a sequence can have.
 
     Returns:
-        The batch; ``num_actions`` counts every item once.
+        The batch; ``num_actions`` and ``num_sequences`` count every item once.
     """
     ranks: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
     in_order = sorted(items, key=lambda item: (item.shape_key, -item.length))
@@ -95,6 +117,8 @@ def lay_out(policy: str, items: Sequence[TrainItem], num_ranks: int, micro_batch
         policy=policy,
         micro_batches=tuple(map(tuple, ranks)),
         num_actions=sum(item.num_actions for item in items),
+        num_sequences=len(items),
+        max_actions=max_actions,
     )
 
 

@@ -1,22 +1,30 @@
-"""The clipped policy-gradient loss and the KL to a reference, as sums over actions.
+"""The loss of a micro-batch, put together from its parts, as sums over actions.
 
-Letters: B rows, T actions (padded). An action is a token or a denoising step; nothing here asks which.
-Sums, not means: the caller divides by the action count of the whole optimizer step, so that the gradient does
-not depend on how the batch was cut into rows, micro-batches and ranks. Whatever stands where ``action_mask``
-is False, NaN and infinity included, touches neither value nor gradient.
+Letters: B rows, T actions (padded). Sums, not means: the caller divides by ``rl.aggregation.divisor`` of the
+whole optimizer step, so that the gradient does not depend on how the step was cut into rows, micro-batches
+and ranks. Whatever stands where the mask is False, NaN and infinity included, touches neither value nor
+gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from configs.methods import NoCorrection
+from configs.schema import PolicyConfig
+from rl.actions import Actions, ActionScores, masked
+from rl.aggregation import aggregation_weights, divisor_share
+from rl.correction import correction_factors
+from rl.kl import MAX_LOG_RATIO, kl_terms
+from rl.surrogates import surrogate_terms
 from rl.types import UpdateStats
 
-MAX_LOG_RATIO = 20.0
-"""Log-ratios are held within this many nats, so that ``exp`` and its gradient stay finite."""
+BEFORE_UPDATE = ("ratio_before_update/", "mismatch_logprob_nats/")
+"""Quantities that mean something only before the first update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,129 +32,125 @@ class LossSums:
     """What one micro-batch adds to the loss and to the metrics. All tensors are scalars."""
 
     loss: Tensor
-    """Minus the clipped surrogate, summed over actions; to be minimised. Gradient flows."""
+    """To be minimised, after division by the step's divisor. Gradient flows."""
+    divisor_share: Tensor
+    """What the micro-batch adds to the step's divisor."""
     num_actions: Tensor
-    ratio: Tensor
-    """Sum of importance ratios."""
-    ratio_dev: Tensor
-    """Sum of ``|ratio - 1|``."""
-    ratio_max: Tensor
-    ratio_max_dev: Tensor
-    clipped_low: Tensor
-    """Actions whose gradient the lower bound cut."""
-    clipped_high: Tensor
-    behaviour_kl: Tensor
-    """Sum of the k3 estimate of KL(behaviour || policy)."""
-    logprob_dev: Tensor
-    """Sum of ``|log ratio|``."""
-    logprob_max_dev: Tensor
+    parts: Mapping[str, Tensor]
+    """Parts of ``loss`` by name, with their weights and signs."""
+    sums: Mapping[str, Tensor]
+    """Sums over actions of what is measured, by the metric's name under the policy."""
+    maxima: Mapping[str, Tensor]
+    """Largest values over actions, likewise."""
 
     def stats(self, policy: str, *, is_first: bool) -> UpdateStats:
         """Name the sums for ``policy``; ``is_first``: no update has been made since the batch was sampled."""
-        own = f"policy/{policy}"
-        sums = {
-            f"loss/{policy}/surrogate": self.loss.detach(),
-            f"{own}/importance_ratio/mean": self.ratio,
-            f"{own}/behaviour_kl_nats/mean": self.behaviour_kl,
-            f"{own}/clip_frac_low": self.clipped_low,
-            f"{own}/clip_frac_high": self.clipped_high,
-        }
-        maxima = {f"{own}/importance_ratio/max": self.ratio_max}
-        if is_first:
-            sums[f"{own}/ratio_before_update/mean_dev"] = self.ratio_dev
-            sums[f"{own}/mismatch_logprob_nats/mean"] = self.logprob_dev
-            maxima[f"{own}/ratio_before_update/max_dev"] = self.ratio_max_dev
-            maxima[f"{own}/mismatch_logprob_nats/max"] = self.logprob_max_dev
+        parts = {f"loss/{policy}/{name}": value for name, value in self.parts.items()}
+        parts[f"loss/{policy}/total"] = self.loss.detach()
+        sums, maxima = (
+            {
+                f"policy/{policy}/{name}": value
+                for name, value in measured.items()
+                if is_first or not name.startswith(BEFORE_UPDATE)
+            }
+            for measured in (self.sums, self.maxima)
+        )
         # One transfer from the device for all of them.
-        count, *values = torch.stack([self.num_actions, *sums.values(), *maxima.values()]).tolist()
-        tops = zip(maxima, values[len(sums) :], strict=True)
+        tensors = [self.divisor_share, self.num_actions, *parts.values(), *sums.values(), *maxima.values()]
+        share, count, *values = torch.stack([tensor.double() for tensor in tensors]).tolist()
+        named = dict(zip([*parts, *sums, *maxima], values, strict=True))
         return UpdateStats(
-            sums={name: (value, count) for name, value in zip(sums, values, strict=False)},
-            maxima=dict(tops) if count else {},
+            sums={name: (named[name], share if name in parts else count) for name in [*parts, *sums]},
+            maxima={name: named[name] for name in maxima} if count else {},
         )
 
 
 def policy_loss(
-    logprobs: Tensor,
-    behaviour_logprobs: Tensor,
-    advantages: Tensor,
-    action_mask: Tensor,
+    config: PolicyConfig,
+    scores: ActionScores,
+    actions: Actions,
     *,
-    clip_low: float,
-    clip_high: float,
+    max_actions: int,
+    reference: ActionScores | None = None,
+    proximal: ActionScores | None = None,
 ) -> LossSums:
-    """Sum the clipped surrogate over actions.
+    """Sum a policy's loss over a micro-batch: surrogate, KL to the reference, entropy bonus.
 
     Args:
-        logprobs: Current-policy log-probs, ``[B, T]``, nats. Gradient flows.
-        behaviour_logprobs: Of the distribution that was sampled from, ``[B, T]``, nats.
-        advantages: ``[B, T]``.
-        action_mask: True where an action is trained, ``[B, T]``; False in padding rows.
-        clip_low: The ratio is held above ``1 - clip_low``. Unitless.
-        clip_high: The ratio is held below ``1 + clip_high``. Unitless.
+        config: Its ``surrogate``, ``aggregation``, ``correction``, ``kl_*`` and ``entropy_weight``.
+        scores: Of the policy now. Gradient flows.
+        actions: Mask, advantages and what the rollout worker said.
+        max_actions: Most actions a sequence can have.
+        reference: Scores of the frozen reference; None leaves the KL out.
+        proximal: The learner's scores before the batch's first update; None: these are they. Used with a
+            correction only.
 
     Returns:
-        The loss and the sums behind the metrics.
+        The loss and the sums behind the metrics. Ratios in the metrics are policy over behaviour, action by
+        action, whatever the surrogate takes its ratio against.
 
     Raises:
-        ValueError: If shapes differ.
-
-    Source:
-        Schulman et al. 2017, eq. 7; asymmetric bounds from Yu et al. 2025 (DAPO), eq. 8.
+        ValueError: If shapes differ, or a method lacks step means or entropy.
     """
-    mask = action_mask.bool()
-    log_ratio = _masked_log_ratio(logprobs, behaviour_logprobs, mask)
-    if advantages.shape != mask.shape:
-        raise ValueError(f"advantages {list(advantages.shape)} and mask {list(mask.shape)} differ")
-    advantages = torch.where(mask, advantages.float(), 0.0)
-    ratio = torch.exp(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    mask = actions.mask
+    is_corrected = not isinstance(config.correction, NoCorrection)
+    old = (proximal or scores).detached() if is_corrected else actions.behaviour
+    terms = surrogate_terms(config.surrogate, scores, old, actions.advantages, mask)
+    correction = correction_factors(config.correction, old.logprobs, actions.behaviour.logprobs, mask)
+    shares = aggregation_weights(config.aggregation, mask)
+    factors = shares * correction.factors
+    if actions.weights is not None:
+        factors = factors * masked(actions.weights, mask)
 
-    seen, log_seen = ratio.detach(), log_ratio.detach()
-    dev, log_dev = (seen - 1).abs(), log_seen.abs()
-    top = seen.new_zeros(1)  # so that the maximum of an empty batch exists
+    parts = {"surrogate": -(factors * terms.value).sum()}
+    sums, maxima = _measured(scores.logprobs.detach(), actions.behaviour.logprobs, mask)
+    sums["clip_frac_low"] = terms.is_clipped_low.sum()
+    sums["clip_frac_high"] = terms.is_clipped_high.sum()
+    if is_corrected:
+        sums["mismatch_truncated_frac"] = correction.is_truncated.sum()
+        sums["mismatch_masked_frac"] = correction.is_left_out.sum()
+    if reference is not None:
+        kl = kl_terms(config.kl_estimator, scores, reference, mask)
+        parts["kl"] = config.kl_weight * (shares * kl).sum()
+        sums["ref_kl_nats/mean"] = kl.sum()
+    if scores.entropy is not None:
+        entropy = masked(scores.entropy, mask)
+        sums["entropy_nats/mean"] = entropy.sum()
+    if config.entropy_weight > 0:
+        if scores.entropy is None:
+            raise ValueError("entropy_weight is above 0, but the policy gives no entropy")
+        parts["entropy"] = -config.entropy_weight * (shares * entropy).sum()
     return LossSums(
-        loss=-surrogate.sum(),
-        num_actions=mask.sum().to(seen.dtype),
-        ratio=torch.where(mask, seen, 0.0).sum(),
-        ratio_dev=dev.sum(),
-        ratio_max=torch.cat([torch.where(mask, seen, 0.0).flatten(), top]).max(),
-        ratio_max_dev=torch.cat([dev.flatten(), top]).max(),
-        clipped_low=((seen < 1 - clip_low) & (advantages < 0)).sum().to(seen.dtype),
-        clipped_high=((seen > 1 + clip_high) & (advantages > 0)).sum().to(seen.dtype),
-        behaviour_kl=(seen - 1 - log_seen.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)).sum(),
-        logprob_dev=log_dev.sum(),
-        logprob_max_dev=torch.cat([log_dev.flatten(), top]).max(),
+        loss=torch.stack(list(parts.values())).sum(),
+        divisor_share=divisor_share(config.aggregation, mask, max_actions),
+        num_actions=mask.sum(),
+        parts={name: part.detach() for name, part in parts.items()},
+        sums={name: value.detach() for name, value in sums.items()},
+        maxima=maxima,
     )
 
 
-def k3_kl(logprobs: Tensor, reference_logprobs: Tensor, action_mask: Tensor) -> Tensor:
-    """Sum over actions of the k3 estimate of KL(policy || reference), never negative.
-
-    Args:
-        logprobs: Current-policy log-probs of the sampled actions, ``[B, T]``, nats. Gradient flows.
-        reference_logprobs: Reference-policy log-probs of the same, ``[B, T]``, nats.
-        action_mask: True where an action is trained, ``[B, T]``.
-
-    Returns:
-        Scalar sum, nats.
-
-    Source:
-        Schulman 2020, "Approximating KL divergence"; Shao et al. 2024 (GRPO), eq. 4.
-    """
-    log_ratio = _masked_log_ratio(reference_logprobs.detach(), logprobs, action_mask.bool())
-    log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return (torch.exp(log_ratio) - 1 - log_ratio).sum()
-
-
-def masked_sum(values: Tensor, action_mask: Tensor) -> tuple[float, float]:
-    """Sum a detached quantity such as entropy over actions: (sum, count), ready for ``UpdateStats``."""
-    mask = action_mask.bool()
-    return float(torch.where(mask, values.detach().float(), 0.0).sum()), float(mask.sum())
-
-
-def _masked_log_ratio(above: Tensor, below: Tensor, mask: Tensor) -> Tensor:
-    """Return ``above - below`` in float32, exactly 0 where not ``mask``; masked before any arithmetic."""
-    if not above.shape == below.shape == mask.shape:
-        raise ValueError(f"shapes differ: {list(above.shape)}, {list(below.shape)}, mask {list(mask.shape)}")
-    return torch.where(mask, above.float(), 0.0) - torch.where(mask, below.float(), 0.0)
+def _measured(
+    logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sums and maxima of the importance ratio and of what follows from it, without gradient."""
+    log_ratio = masked(logprobs, mask) - masked(behaviour_logprobs, mask)
+    held = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio, gap = torch.exp(held), log_ratio.abs()
+    dev, trained_ratio = (ratio - 1).abs(), masked(ratio, mask)
+    sums = {
+        "importance_ratio/mean": trained_ratio.sum(),
+        "behaviour_kl_nats/mean": (ratio - 1 - held).sum(),
+        "ratio_before_update/mean_dev": dev.sum(),
+        "mismatch_logprob_nats/mean": gap.sum(),
+    }
+    top = ratio.new_zeros(1)  # so that the maximum of an empty batch exists
+    maxima = {
+        name: torch.cat([values.flatten(), top]).max()
+        for name, values in (
+            ("importance_ratio/max", trained_ratio),
+            ("ratio_before_update/max_dev", dev),
+            ("mismatch_logprob_nats/max", gap),
+        )
+    }
+    return sums, maxima

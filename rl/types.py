@@ -410,7 +410,11 @@ class TrainBatch:
     micro_batches: tuple[tuple[MicroBatch, ...], ...]
     """``[rank][micro-batch]``; the same number on every rank."""
     num_actions: int
-    """Over the *whole* batch: every rank and micro-batch divides by the same number."""
+    """Over the *whole* batch, as the two below: every rank and micro-batch divides by the same number."""
+    num_sequences: int
+    """Token streams, or pictures."""
+    max_actions: int
+    """Most actions that the configuration lets a sequence have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import PolicyConfig
+from rl.actions import ActionScores as ActionScores
 from rl.types import Example
 
 
@@ -32,24 +33,9 @@ class PolicyBatch:
     block_of: Tensor
     """``[B, T]`` int: index of the chain's block of each action; -1 elsewhere."""
     action_weights: Tensor | None = None
-    """``[B, T]`` factors on each action's share of the loss; None weighs all alike."""
+    """``[B, T]`` factors on each action's surrogate; None weighs all alike."""
     behaviour_step_mean: Tensor | None = None
     """Denoising: ``[B, T, n]`` mean of each step as the rollout worker had it; None where nobody asked for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionScores:
-    """What ``forward`` returns."""
-
-    logprobs: Tensor
-    """``[B, T]`` of the sampling distribution, nats, float32, gradient flows; arbitrary but finite where
-    ``action_mask`` is False."""
-    entropy: Tensor | None = None
-    """``[B, T]`` nats, detached; None where it is not cheap."""
-    step_mean: Tensor | None = None
-    """Denoising: ``[B, T, n]`` mean of each step, n latent elements, gradient flows; None where nobody asked for it."""
-    step_std: Tensor | None = None
-    """Denoising: ``[B, T]`` deviation of each step, no gradient; comes with ``step_mean``."""
 
 
 class TrainablePolicy(nn.Module, ABC):

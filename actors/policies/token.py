@@ -46,8 +46,11 @@ class _Row:
 class TokenPolicy(TrainablePolicy):
     """A Qwen2.5-VL and its image processor."""
 
-    def __init__(self, model: nn.Module, image_processor: Any, directory: Path) -> None:
+    def __init__(
+        self, model: nn.Module, image_processor: Any, directory: Path, *, entropy_gradient: bool = False
+    ) -> None:
         super().__init__()
+        self._entropy_gradient = entropy_gradient
         self.model: Any = model
         self._image_processor = image_processor
         self._directory = directory
@@ -63,7 +66,7 @@ class TokenPolicy(TrainablePolicy):
 
         Args:
             directory: Hugging Face layout, with processor and tokenizer.
-            config: The policy's configuration; its ``dtype`` is used.
+            config: The policy's configuration; its ``dtype`` is used, and whether there is an ``entropy_weight``.
             block_names: The chain's blocks; every tag must be one token.
 
         Raises:
@@ -76,7 +79,8 @@ class TokenPolicy(TrainablePolicy):
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             directory, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
         )
-        return cls(model, AutoImageProcessor.from_pretrained(directory), Path(directory))
+        processor = AutoImageProcessor.from_pretrained(directory)
+        return cls(model, processor, Path(directory), entropy_gradient=config.entropy_weight > 0)
 
     # ------------------------------------------------------------------ batches
 
@@ -181,7 +185,8 @@ class TokenPolicy(TrainablePolicy):
             inputs: Of ``collate``, on the model's device.
 
         Returns:
-            Log-probs and entropy ``[B, T]``, nats, float32; 0 where nothing was sampled.
+            Log-probs and entropy ``[B, T]``, nats, float32; 0 where nothing was sampled. The entropy has a
+            gradient only where there is a bonus on it: it costs another table of logits.
         """
         hidden = self.hidden_states(inputs)
         row_of, column = inputs["row_of"], inputs["column"]
@@ -198,7 +203,7 @@ class TokenPolicy(TrainablePolicy):
         logprobs, entropy = (
             blank.index_put((row_of, column), torch.cat(values)) for values in zip(*scored, strict=True)
         )
-        return ActionScores(logprobs=logprobs, entropy=entropy.detach())
+        return ActionScores(logprobs=logprobs, entropy=entropy)
 
     def hidden_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the model up to its output matrix, ``[B, S, width]``.
@@ -222,7 +227,7 @@ class TokenPolicy(TrainablePolicy):
         logits = self.model.lm_head(hidden).float() / temperature[row_of, None]
         logits = logits.masked_fill(forbidden[row_of], -torch.inf)
         table = torch.log_softmax(logits, dim=-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._entropy_gradient and torch.is_grad_enabled()):
             entropy = -(table.exp() * table.masked_fill(forbidden[row_of], 0.0)).sum(-1)
         return table.gather(-1, target[:, None])[:, 0], entropy
 
