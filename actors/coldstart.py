@@ -28,6 +28,7 @@ from configs.schema import Config
 from rl.chain import ChainGrammar
 from rl.data.prompts import PromptSource
 from rl.seeding import derive_seed
+from rl.step_selection import sampler_spec
 from rl.types import ImageRequest, Pixels, Prompt
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -207,7 +208,7 @@ async def paint_all(
                 block=name,
                 size_px=block.size_px,
                 num_steps=block.num_steps,
-                noise_level=level,
+                sampler=sampler_spec(config.policies[lesson.policy], level),
                 degraded=index,
                 previous=len(prompts) + index if turn else -1,
                 text=texts_so_far(prompt, turn + 1)[-1],

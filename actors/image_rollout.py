@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from actors.policies.denoising import NET
 from actors.policies.image_sampler import Painted, PaintJob, load_pipeline, paint
 from actors.weights import unpack
+from configs.methods import Guard
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
+from rl.step_selection import sampler_spec
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
 
@@ -169,11 +171,14 @@ class ImageRolloutWorker:
         if not jobs:
             return []
         start = time.perf_counter()
-        painted = paint(self._pipeline, jobs)
+        painted = self._painted(jobs)
         self._counts["num_batches"] += 1
         self._counts["num_pictures"] += len(jobs)
         self._counts["busy_s"] += time.perf_counter() - start
         return painted
+
+    def _painted(self, jobs: Sequence[PaintJob]) -> list[Painted]:
+        return paint(self._pipeline, jobs, keep_step_means=isinstance(self._config.surrogate, Guard))
 
     # ------------------------------------------------------------------------ weights
 
@@ -206,7 +211,7 @@ class ImageRolloutWorker:
         self._version = manifest.version
 
     async def canary(self) -> Example:
-        """Paint the same fixed picture, with one before it, for the learner to score."""
+        """Paint the same fixed picture by the configured sampler, with one before it, for the learner to score."""
         return await asyncio.wrap_future(self._executor.submit(self._canary))
 
     def _canary(self) -> Example:
@@ -220,14 +225,14 @@ class ImageRolloutWorker:
             block=self._block_names[-1],
             size_px=large,
             num_steps=CANARY_NUM_STEPS,
-            noise_level=self._config.noise_level or 1.0,
+            sampler=sampler_spec(self._config),
             degraded=0,
             previous=1,
             text="canary",
             seed=self._seed,
         )
         job = PaintJob(request=request, degraded=degraded, previous=previous)
-        return Example(segment=paint(self._pipeline, [job])[0].segment, pictures=(degraded, previous))
+        return Example(segment=self._painted([job])[0].segment, pictures=(degraded, previous))
 
 
 def _job(request: ImageRequest, pictures: Sequence[Pixels]) -> PaintJob:
@@ -237,7 +242,7 @@ def _job(request: ImageRequest, pictures: Sequence[Pixels]) -> PaintJob:
 
 def _batches(waiting: Sequence[_Waiting], size: int) -> list[list[_Waiting]]:
     """Cut one call's jobs into batches of one key, in order."""
-    by_key: dict[tuple[int, int, float], list[_Waiting]] = {}
+    by_key: dict[Hashable, list[_Waiting]] = {}
     for item in waiting:
         by_key.setdefault(item.job.key, []).append(item)
     return [items[i : i + size] for items in by_key.values() for i in range(0, len(items), size)]

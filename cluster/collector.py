@@ -73,8 +73,9 @@ class GroupCollector:
 
     def _round(self, num: int) -> list[ScoredGroup]:
         prompts = [self.make_prompt(self.position + i) for i in range(num)]
+        step = self.position // self.config.prompts_per_step  # refills count too; a resumed run gets the same
         self.position += num
-        jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size) for p in prompts]
+        jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts]
         groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
         self.observe(jobs, groups)
         return groups

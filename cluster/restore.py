@@ -23,6 +23,7 @@ from configs.schema import Config
 from rl.data.images import list_pictures, load_picture, resize, save_picture
 from rl.errors import ConfigError
 from rl.seeding import derive_seed
+from rl.step_selection import sampler_spec
 from rl.tiling import blend, cut_tiles, plan_tiles
 from rl.types import ImageRequest, Pixels, Prompt
 
@@ -113,7 +114,7 @@ def paint_tiles(config: Config, crew: Crew, name: str, photo: Pixels, texts: dic
                 block=block,
                 size_px=settings.size_px,
                 num_steps=settings.num_steps,
-                noise_level=0.0,
+                sampler=sampler_spec(config.policies[settings.policy], noise_level=0.0),
                 degraded=index,
                 previous=len(cuts) + index if previous else -1,
                 text=texts[block],

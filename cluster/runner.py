@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from cluster.calls import Call, SegmentHandle, Worker, answer, put
-from configs.schema import Config
+from configs.schema import Config, PolicyConfig
 from rl.chain import ChainGrammar, ChainState, Decode, Done, PaintImage, WriteText
 from rl.errors import RolloutError
 from rl.seeding import derive_seed
+from rl.step_selection import sampler_spec, select_steps
 from rl.types import (
     DEGRADED,
     TRUTH,
@@ -74,6 +75,8 @@ class Job:
     """Overrides every token policy's; None keeps it."""
     noise_level: float | None = None
     """Overrides every denoising policy's; 0 is the deterministic sampler."""
+    grpo_step: int | None = None
+    """How far training is, for the choice of random steps; None, outside of training, makes all steps random."""
 
     @property
     def group_id(self) -> str:
@@ -193,11 +196,11 @@ class ChainRunner:
                     block=step.block,
                     size_px=step.size_px,
                     num_steps=step.num_steps,
-                    noise_level=self._noise_level(job, step.block),
+                    sampler=sampler_spec(self._policy(step.block), job.noise_level),
                     degraded=first,
                     previous=first + 1 if step.previous else -1,
                     text=picture_text(writing.state.text(self._context.decode), step.block),
-                    seed=self._seed(job, writing, step.block),
+                    **self._draws(job, writing, step),
                 )
             )
         policy = self._config.chain[steps[0][1].block].policy
@@ -223,13 +226,29 @@ class ChainRunner:
             writing.state.image_painted(step.block, reply.version)
 
     def _sampling(self, job: Job, block: str) -> TextSampling:
-        policy = self._config.policies[self._config.chain[block].policy]
+        policy = self._policy(block)
         temperature = policy.temperature if job.temperature is None else job.temperature
         return TextSampling(temperature=temperature, forbidden_ids=self._context.forbidden_ids)
 
-    def _noise_level(self, job: Job, block: str) -> float:
-        policy = self._config.policies[self._config.chain[block].policy]
-        return policy.noise_level if job.noise_level is None else job.noise_level
+    def _policy(self, block: str) -> PolicyConfig:
+        return self._config.policies[self._config.chain[block].policy]
+
+    def _draws(self, job: Job, writing: _Writing, paint: PaintImage) -> dict[str, Any]:
+        """What of a picture's request is drawn: its seeds, and which of its steps are random and trained."""
+        policy, seed = self._policy(paint.block), self._seed(job, writing, paint.block)
+        group_seed = derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, "group", paint.block)
+        draws: dict[str, Any] = {"seed": seed}
+        if policy.shared_noise:
+            draws["source_seed"] = derive_seed(group_seed, "source")
+        if job.grpo_step is not None:
+            draws["steps"] = select_steps(
+                policy.trained_steps,
+                paint.num_steps,
+                picture_seed=derive_seed(seed, "steps"),
+                group_seed=derive_seed(group_seed, "steps"),
+                grpo_step=job.grpo_step,
+            )
+        return draws
 
     def _seed(self, job: Job, writing: _Writing, block: str) -> int:
         return derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, writing.index, block)

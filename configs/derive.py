@@ -35,7 +35,11 @@ def derived(config: Config) -> dict[str, str]:
         said["degraded photo"] = f"{degraded_px(config)} px"
         said["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
         said["output"] = f"{final_px} px ({config.scale} x)"
-        said["trained denoising steps a chain"] = str(sum(block.num_steps - 1 for block in images.values()))
+        trained = (
+            config.policies[block.policy].trained_steps.num_trained(block.num_steps - 1)
+            for block in images.values()
+        )
+        said["trained denoising steps a chain"] = str(sum(trained))
     for name, policy in config.policies.items():
         ranks, workers = policy.num_ranks, policy.num_rollout_workers
         rows = -(-chains // (config.updates_per_batch * ranks))

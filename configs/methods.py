@@ -154,6 +154,10 @@ class AllSteps:
     kind: Literal["all"] = "all"
     """Name."""
 
+    def num_trained(self, num_random: int) -> int:
+        """Steps trained in a picture, of those that can be random (all but the last)."""
+        return num_random
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShare:
@@ -163,6 +167,10 @@ class RandomShare:
     """Name."""
     share: float = 0.6
     """Share of the random steps that is trained, 0..1; at least one step."""
+
+    def num_trained(self, num_random: int) -> int:
+        """Steps trained in a picture, of those that can be random."""
+        return max(1, round(self.share * num_random))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +186,10 @@ class SlidingWindow:
     stride: int = 1
     """Denoising steps it moves by; at the end it starts again."""
 
+    def num_trained(self, num_random: int) -> int:
+        """Steps trained in a picture, of those that can be random."""
+        return min(self.size, num_random)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSteps:
@@ -187,6 +199,10 @@ class RandomSteps:
     """Name."""
     count: int = 1
     """Steps in a row."""
+
+    def num_trained(self, num_random: int) -> int:
+        """Steps trained in a picture, of those that can be random."""
+        return min(self.count, num_random)
 
 
 TrainedSteps = AllSteps | RandomShare | SlidingWindow | RandomSteps

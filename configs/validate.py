@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from configs.check_losses import check_losses
+from configs.check_denoising import check_denoising
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
@@ -46,6 +47,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_sizes(config)
     _check_policies(config)
     check_losses(config)
+    check_denoising(config)
     _check_batches(config)
     _check_rewards(config)
     _check_data(config)

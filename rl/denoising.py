@@ -1,22 +1,18 @@
-"""Denoising steps as actions: the stochastic step of a flow model and its log-prob.
+"""Noise schedules, predictions of denoising models, and the log-prob of a step. Float32 throughout; knows no model.
 
-Letters: B rows, K steps, C h w a latent. Everything is computed in float32. Torch only; knows no model.
+Letters: B rows, K steps, C h w a latent. A latent at some noise level is ``x = signal x_0 + noise e`` with ``e``
+standard normal. Two families:
 
-The flow runs from the source ``x_1 = y + s e`` (e standard normal) at sigma 1 to the picture ``x_0`` at
-sigma 0: ``x_t = (1 - t) x_0 + t x_1``, and the model's velocity is ``v = E[x_1 - x_0 | x_t]``. Flow-GRPO has
-y = 0, s = 1; a restorer starts at the degraded photo y plus a little noise s.
+- A *variance-preserving* model has ``signal = sqrt(alpha_bar)``, ``noise = sqrt(1 - alpha_bar)``.
+- A *flow* goes from the source ``x_1 = y + s e`` at sigma 1 to the picture at sigma 0 in a straight line,
+  ``x = (1 - sigma) x_0 + sigma x_1``. So ``x - sigma y`` has ``signal = 1 - sigma``, ``noise = sigma s``. Flow-GRPO has
+  y = 0, s = 1; a restorer starts at the degraded photo y plus a little noise s.
 
-Why the stochastic step is right for any known y and s > 0: given x_0, ``x_t`` is normal with mean
-``(1 - t) x_0 + t y`` and deviation ``t s``, so the marginal's score is ``-E[e | x_t] / (t s)`` with
-``E[e | x_t] = (x + (1 - t) v - y) / s``. For any g(t), ``dx = [v - g^2/2 score] dt + g dw`` run from t = 1
-down has the marginals of ``dx = v dt``. With ``g = s a sqrt(t / (1 - t))``, noise in proportion to the
-source's, s cancels from the drift: ``v + a^2 / (2 (1 - t)) (x + (1 - t) v - y)``. This holds as long as v is
-the velocity *given y*, which the model learns because it sees y.
+Divided by ``sqrt(signal^2 + noise^2)``, any latent is a variance-preserving one with
+``alpha_bar = signal^2 / (signal^2 + noise^2)``: the conversions below hold for both families.
 
-Source:
-    Liu et al. 2025 (Flow-GRPO), eqs. 8-9 and its released sampler, of which this is the case y = 0, s = 1.
-Differs from the paper:
-    The step to sigma 0 is deterministic, so that pictures end clean.
+A model predicts one of four things; all say the same, as ``x`` is known:
+``x_0``; the noise ``e``; ``v = signal e - noise x_0`` (Salimans & Ho 2022); a flow's velocity ``x_1 - x_0``.
 """
 
 from __future__ import annotations
@@ -28,6 +24,9 @@ from torch import Tensor
 
 Scalar = Tensor | float
 """A number, or a tensor ``[B]`` with one for each row."""
+
+
+# --------------------------------------------------------------------------------- schedules
 
 
 def flow_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
@@ -46,51 +45,59 @@ def flow_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
     return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
 
 
-def stochastic_steps(sigmas: Tensor, noise_level: float) -> Tensor:
-    """Say which steps of a schedule ``[K+1]`` are random, hence actions: bool ``[K]``, all but the last."""
-    return (sigmas[1:] > 0) & (noise_level > 0)
+def preserving_level(alpha_bar: Scalar, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return signal and noise of a variance-preserving model, ``[B, 1, 1, 1]`` each.
+
+    Args:
+        alpha_bar: Share of the variance that is signal, 0 (pure noise) to 1 (clean).
+        like: ``[B, C, h, w]`` (any shape with rows first).
+    """
+    share = per_row(alpha_bar, like)
+    return share.sqrt(), (1.0 - share).sqrt()
+
+
+# --------------------------------------------------------------------------------- predictions
 
 
 def velocity_from_x0(x: Tensor, x0: Tensor, sigma: Scalar) -> Tensor:
-    """Turn a predicted clean picture into a velocity ``(x - x0) / sigma``, sigma > 0; shape of ``x``."""
-    return (x.float() - x0.float()) / _per_row(sigma, x)
+    """Turn a predicted clean picture into a flow's velocity ``(x - x0) / sigma``, sigma > 0; shape of ``x``."""
+    return (x.float() - x0.float()) / per_row(sigma, x)
 
 
-def sde_mean_std(
-    x: Tensor,
-    velocity: Tensor,
-    sigma: Scalar,
-    sigma_next: Scalar,
-    noise_level: Scalar,
-    source_mean: Tensor | float = 0.0,
-    source_std: Scalar = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the next latent.
+def x0_from_velocity(x: Tensor, velocity: Tensor, sigma: Scalar) -> Tensor:
+    """Turn a flow's velocity into the predicted clean picture; shape of ``x``."""
+    return x.float() - per_row(sigma, x) * velocity.float()
 
-    Where ``noise_level`` or ``sigma_next`` is 0 it is the Euler step of the flow, with deviation 0. At
-    ``sigma = 1`` the noise would be infinite; ``1 - sigma`` is replaced there by ``1 - sigma_next``, as in
-    Flow-GRPO.
 
-    Args:
-        x: Latent at ``sigma``, ``[B, C, h, w]`` (any shape with rows first).
-        velocity: ``E[x_1 - x_0]`` there, same shape. Gradient flows.
-        sigma: In (0, 1].
-        sigma_next: In [0, sigma).
-        noise_level: a; 0 is deterministic.
-        source_mean: y, the shape of ``x``.
-        source_std: s, the deviation of the source noise.
+def noise_from_x0(x: Tensor, x0: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Turn a predicted clean picture into the noise it implies, ``noise`` > 0; a flow's ``x`` less ``sigma y``."""
+    return (x.float() - signal * x0.float()) / noise
 
-    Returns:
-        Mean, shape of ``x``, and deviation ``[B, 1, 1, 1]``, float32.
+
+def x0_from_noise(x: Tensor, predicted: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Turn predicted noise into the clean picture.
+
+    Needs ``signal`` > 0: at pure noise an epsilon model knows nothing of the picture, so schedules that
+    start there want another prediction.
     """
-    x, velocity = x.float(), velocity.float()
-    sigma, sigma_next = _per_row(sigma, x), _per_row(sigma_next, x)
-    dt = sigma_next - sigma
-    noise = torch.where(sigma_next > 0, _per_row(noise_level, x), 0.0)
-    diffusion = noise * torch.sqrt(sigma / (1.0 - torch.where(sigma >= 1.0, sigma_next, sigma)))
-    source = x + (1.0 - sigma) * velocity
-    drift = velocity + diffusion**2 / (2.0 * sigma) * (source - source_mean)
-    return x + drift * dt, _per_row(source_std, x) * diffusion * torch.sqrt(-dt)
+    return (x.float() - noise * predicted.float()) / signal
+
+
+def v_from_x0(x: Tensor, x0: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Turn a predicted clean picture into ``v = signal e - noise x_0``, ``noise`` > 0."""
+    return signal * noise_from_x0(x, x0, signal, noise) - noise * x0.float()
+
+
+def x0_from_v(x: Tensor, v: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Turn ``v`` into the predicted clean picture, at any noise level.
+
+    Source:
+        Salimans & Ho 2022 (progressive distillation), appendix D, where ``signal^2 + noise^2`` is 1.
+    """
+    return (signal * x.float() - noise * v.float()) / (signal**2 + noise**2)
+
+
+# --------------------------------------------------------------------------------- log-prob
 
 
 def gaussian_logprob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -103,6 +110,9 @@ def gaussian_logprob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Returns:
         ``[B]``, nats per element, float32.
+
+    Source:
+        Liu et al. 2025 (Flow-GRPO), released code, for the mean in place of the sum.
     """
     is_random = std > 0
     std = torch.where(is_random, std.float(), 1.0)
@@ -110,7 +120,7 @@ def gaussian_logprob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.where(is_random, logprob, 0.0).flatten(1).mean(dim=1)
 
 
-def _per_row(value: Scalar, like: Tensor) -> Tensor:
-    """Shape a number or ``[B]`` so that it broadcasts against ``like``: ``[B, 1, 1, 1]``."""
+def per_row(value: Scalar, like: Tensor) -> Tensor:
+    """Shape a number or ``[B]`` so that it broadcasts against ``like``: ``[B, 1, 1, 1]``, float32."""
     rows = torch.as_tensor(value, dtype=torch.float32, device=like.device).reshape(-1)
     return rows.expand(like.shape[0]).reshape(-1, *[1] * (like.dim() - 1))

@@ -133,6 +133,33 @@ class TextReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSpec:
+    """How a picture was sampled; enough to score it again."""
+
+    kind: str = "flow_grpo"
+    """A name in ``rl.samplers.SAMPLERS``."""
+    noise_level: float = 0.7
+    """Of that sampler; 0 is deterministic and leaves nothing to train."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is none."""
+    reduction: str = "mean"
+    """Log-probs are the mean over latent elements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Which denoising steps of a picture draw noise, and which of those are trained; indexes, ascending."""
+
+    random: tuple[int, ...]
+    trained: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse trained steps that are not random."""
+        if not set(self.trained) <= set(self.random):
+            raise ValueError(f"trained steps {self.trained} are not among the random ones {self.random}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """Paint one image block."""
 
@@ -140,8 +167,7 @@ class ImageRequest:
     block: str
     size_px: int
     num_steps: int
-    noise_level: float
-    """a of the Flow-GRPO SDE; 0 is the deterministic sampler and leaves nothing to train."""
+    sampler: SamplerSpec
     degraded: int
     """Index of the degraded photo in the list sent beside the requests."""
     previous: int
@@ -149,6 +175,10 @@ class ImageRequest:
     text: str
     """The chain's text so far, tags left out."""
     seed: int
+    source_seed: int | None = None
+    """Seed of the initial noise alone; None takes it from ``seed``."""
+    steps: StepPlan | None = None
+    """None: every step but the last is random and trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,16 +217,6 @@ class TokenStream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplerSpec:
-    """How a picture was sampled; enough to score it again."""
-
-    kind: str = "flow_sde"
-    noise_level: float = 0.7
-    reduction: str = "mean"
-    """Log-probs are the mean over latent elements."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DenoisingSegment:
     """What one denoising policy did in one picture block."""
 
@@ -208,13 +228,15 @@ class DenoisingSegment:
     behaviour_logprobs: Floats
     """``[K]``, nats (mean over elements); 0 where not an action."""
     action_mask: Bools
-    """``[K]``: stochastic and trained. The last step is deterministic, so False."""
+    """``[K]``: random and trained. The last step is deterministic, so False."""
     pictures: tuple[str, ...]
     """Names of the u8 pictures it was conditioned on, in order: degraded, previous."""
     text_ids: Ints
     """``[n]``: its text condition in the image policy's own tokenizer."""
     size_px: int
     sampler: SamplerSpec
+    behaviour_step_mean: Floats | None = None
+    """``[A, C, h, w]``: mean of each of the A trained steps, in order; None unless the loss needs it."""
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -225,6 +247,9 @@ class DenoisingSegment:
             )
         if self.behaviour_logprobs.shape != (num_steps,) or self.action_mask.shape != (num_steps,):
             raise ValueError(f"segment {self.block}: log-probs and mask must be [{num_steps}]")
+        means = self.behaviour_step_mean
+        if means is not None and means.shape != (self.action_mask.sum(), *self.latents.shape[1:]):
+            raise ValueError(f"segment {self.block}: want one step mean a trained step, got {means.shape}")
 
 
 Segment = TokenStream | DenoisingSegment

@@ -1,12 +1,13 @@
 """The denoising policy inside a learner rank: log-probs of denoising steps, and the checkpoint.
 
-Letters: B rows, K steps, A actions of the whole batch, C h w a latent, n text ids.
+Letters: B rows, K steps, A actions of the whole batch, C h w a latent, n its elements.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,10 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
-from actors.policies.image_model import Condition, encode_text, make_condition, pad_ids, predict_clean
+from actors.policies.image_model import (
+    Condition,
+    encode_texts,
+    make_condition,
+    predict_guided,
+    tokenize,
+    with_empty_text,
+)
 from actors.policies.image_sampler import load_pipeline
+from configs.methods import Guard
 from configs.schema import PolicyConfig
-from rl.denoising import gaussian_logprob, sde_mean_std, velocity_from_x0
+from rl.denoising import gaussian_logprob
+from rl.samplers import Source, step_mean_std, unit_stds
+from rl.step_selection import sampler_spec
 from rl.types import DenoisingSegment, Example
 
 NET = "unet"
@@ -31,11 +42,17 @@ class DenoisingPolicy(TrainablePolicy):
     Args:
         directory: The checkpoint it came from.
         pipeline: A ``RestorationPipeline``.
+        config: Says how pictures were sampled and what the loss needs besides log-probs.
         block_names: The chain's blocks in order.
     """
 
-    def __init__(self, directory: Path, pipeline: Any, block_names: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, pipeline: Any, config: PolicyConfig, block_names: Sequence[str]
+    ) -> None:
         super().__init__()
+        self._config = config
+        self._sampler = sampler_spec(config)
+        self._no_text = tokenize(pipeline.tokenizer, "")
         self._directory = directory
         self._block_names = tuple(block_names)
         self._patch = int(pipeline.config.patch)
@@ -46,27 +63,31 @@ class DenoisingPolicy(TrainablePolicy):
     @classmethod
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
         """Read the diffusers layout, in float32 whatever ``config.dtype`` is: the engine casts."""
-        del config
         pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
-        return cls(directory, pipeline, block_names)
+        return cls(directory, pipeline, config, block_names)
 
     def collate(self, examples: Sequence[Example]) -> PolicyBatch:
         """Stack picture segments of one size and number of steps.
 
         Raises:
-            ValueError: If shapes differ.
+            ValueError: If shapes differ, or one was not sampled as this policy scores; only noise levels may
+                differ.
             TypeError: If there is another kind of segment among them.
         """
         segments = [_denoising(example) for example in examples]
         shapes = {segment.latents.shape for segment in segments}
         if len(shapes) != 1:
             raise ValueError(f"a batch needs segments of one shape, got {sorted(shapes)}")
-        ids, text_mask = pad_ids([segment.text_ids for segment in segments])
+        for segment in segments:
+            self._check_sampler(segment)
+        scale = self._sampler.guidance_scale
+        ids, text_mask = with_empty_text([segment.text_ids for segment in segments], self._no_text, scale)
+        num = len(segments)
         condition = make_condition(
             [example.pictures[0] for example in examples],
             [example.pictures[1] if len(example.pictures) > 1 else None for example in examples],
             (segments[0].latents.shape[2], segments[0].latents.shape[3]),
-            (torch.zeros(len(segments), 1, 1), text_mask),
+            (torch.zeros(num, 1, 1), text_mask[:num]),
         )
         action_mask = _stack([segment.action_mask for segment in segments])
         blocks = torch.tensor([self._block_names.index(segment.block) for segment in segments])
@@ -86,7 +107,44 @@ class DenoisingPolicy(TrainablePolicy):
             behaviour_logprobs=_stack([segment.behaviour_logprobs for segment in segments]),
             action_mask=action_mask,
             block_of=torch.where(action_mask, blocks[:, None], -1),
+            action_weights=self._action_weights(inputs),
+            behaviour_step_mean=self._behaviour_step_mean(segments),
         )
+
+    def _check_sampler(self, segment: DenoisingSegment) -> None:
+        mine = replace(self._sampler, noise_level=segment.sampler.noise_level)
+        if segment.sampler != mine:
+            raise ValueError(f"block {segment.block} was sampled by {segment.sampler}, scored is {mine}")
+
+    def _action_weights(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Weigh steps by their deviations, with mean 1 over a picture's trained steps, ``[B, K]``.
+
+        Source:
+            He et al. 2025 (TempFlow-GRPO), noise-aware weighting: ``sigma_t sqrt(dt)``, normalised.
+        """
+        if self._config.step_weighting == "uniform":
+            return None
+        mask = inputs["action_mask"]
+        std = unit_stds(self._sampler.kind, inputs["sigmas"], inputs["noise_level"]) * mask
+        mean = std.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        return std / torch.where(mean > 0, mean, 1.0)[:, None]
+
+    def _behaviour_step_mean(self, segments: Sequence[DenoisingSegment]) -> Tensor | None:
+        """Spread the recorded means of trained steps over all steps, ``[B, K, n]``; 0 elsewhere."""
+        if not isinstance(self._config.surrogate, Guard):
+            return None
+        spread = np.zeros(
+            (len(segments), len(segments[0].action_mask), segments[0].latents[0].size), np.float32
+        )
+        for row, segment in enumerate(segments):
+            means, num = segment.behaviour_step_mean, int(segment.action_mask.sum())
+            if means is None and num:
+                raise ValueError(
+                    f"block {segment.block}: the surrogate needs behaviour step means, none recorded"
+                )
+            if means is not None:
+                spread[row, segment.action_mask] = means.reshape(num, -1)
+        return torch.from_numpy(spread)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> ActionScores:
         """Score the trained steps, all in one pass of the net; other steps are not evaluated and get 0."""
@@ -95,7 +153,9 @@ class DenoisingPolicy(TrainablePolicy):
         if len(row) == 0:  # every rank must touch the same modules
             row = step = torch.zeros(1, dtype=torch.int64, device=action_mask.device)
         with torch.no_grad():
-            text, text_mask = encode_text(self.text_encoder, inputs["text_ids"], inputs["text_mask"])
+            (text, text_mask), guidance = encode_texts(
+                self.text_encoder, inputs["text_ids"], inputs["text_mask"], self._sampler.guidance_scale
+            )
         condition = Condition(
             degraded=inputs["degraded"][row],
             previous=inputs["previous"][row],
@@ -104,19 +164,28 @@ class DenoisingPolicy(TrainablePolicy):
             text_mask=text_mask[row],
         )
         x, sigma = latents[row, step], sigmas[row, step]
-        clean = predict_clean(self.unet, x, sigma, condition, self._patch)
-        mean, std = sde_mean_std(
+        clean = predict_guided(self.unet, x, sigma, condition, guidance, self._patch)
+        mean, std = step_mean_std(
+            self._sampler.kind,
             x,
-            velocity_from_x0(x, clean, sigma),
+            clean,
             sigma,
             sigmas[row, step + 1],
             inputs["noise_level"][row],
-            condition.degraded,
-            self._source_std,
+            Source(condition.degraded, self._source_std),
         )
         scores = gaussian_logprob(latents[row, step + 1], mean, std)
         empty = torch.zeros(action_mask.shape, dtype=torch.float32, device=scores.device)
-        return ActionScores(logprobs=empty.index_put((row, step), scores))
+        logprobs = empty.index_put((row, step), scores)
+        if not needs_step_means(self._config):
+            return ActionScores(logprobs=logprobs)
+        means = mean.flatten(1)
+        std = torch.where(std > 0, std, 1.0).flatten()
+        return ActionScores(
+            logprobs=logprobs,
+            step_mean=empty[:, :, None].repeat(1, 1, means.shape[1]).index_put((row, step), means),
+            step_std=torch.ones_like(empty).index_put((row, step), std),
+        )
 
     def published(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the net's parameters as ``unet.<name>``."""
@@ -133,6 +202,12 @@ class DenoisingPolicy(TrainablePolicy):
         net = type(self.unet).from_config(self.unet.config)  # type: ignore[attr-defined]  # a diffusers model
         net.load_state_dict({name.removeprefix(f"{NET}."): value for name, value in weights.items()})
         net.save_pretrained(directory / NET)
+
+
+def needs_step_means(config: PolicyConfig) -> bool:
+    """Whether the loss of a policy compares means of steps, not log-probs alone."""
+    has_exact_kl = config.kl_weight > 0 and config.kl_estimator == "step_mean"
+    return has_exact_kl or isinstance(config.surrogate, Guard)
 
 
 def _denoising(example: Example) -> DenoisingSegment:

@@ -51,6 +51,18 @@ class Condition:
     """True where there is text, ``[B, n]``; every row has at least one id."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guidance:
+    """The other branch of classifier-free guidance: no text. The pictures of the condition stay."""
+
+    scale: float
+    """g: ``without + g (with - without)``."""
+    text: Tensor
+    """Encoder states of the empty text, ``[1, n, d]``, encoded and padded together with the condition's."""
+    text_mask: Tensor
+    """``[1, n]``."""
+
+
 def to_latents(pictures: Sequence[Pixels]) -> Tensor:
     """Turn pictures of equal size, ``uint8[H, W, 3]`` each, into ``float32[B, 3, H, W]`` in -1..1."""
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
@@ -153,3 +165,75 @@ def predict_clean(net: nn.Module, latents: Tensor, sigma: Tensor, condition: Con
         encoder_attention_mask=condition.text_mask,
     ).sample
     return condition.degraded + RESIDUAL_SCALE * F.pixel_shuffle(residual.float(), patch)
+
+
+def predict_guided(
+    net: nn.Module,
+    latents: Tensor,
+    sigma: Tensor,
+    condition: Condition,
+    guidance: Guidance | None,
+    patch: int,
+) -> Tensor:
+    """Predict the clean picture under classifier-free guidance.
+
+    Both branches are rows of one batch of twice the size, and gradient flows through both, so the
+    log-probs are those of the distribution that is sampled from.
+
+    Args:
+        net: A ``UNet2DConditionModel`` over patches.
+        latents: ``[B, 3, H, W]`` at ``sigma``.
+        sigma: ``[B]``, 0..1.
+        condition: Of the same rows.
+        guidance: The branch without text; None predicts with text only, in a batch of B.
+        patch: As in ``predict_clean``.
+
+    Returns:
+        ``without + g (with - without)``, ``[B, 3, H, W]``, not clipped.
+
+    Source:
+        Ho & Salimans 2022 (classifier-free guidance), eq. 6, on the predicted picture.
+    Differs from the paper:
+        ``scale`` 1 is none, as in diffusers; the paper's w is ``scale - 1``.
+    """
+    if guidance is None:
+        return predict_clean(net, latents, sigma, condition, patch)
+    num = latents.shape[0]
+    both = Condition(
+        degraded=torch.cat([condition.degraded] * 2),
+        previous=torch.cat([condition.previous] * 2),
+        flags=torch.cat([condition.flags] * 2),
+        text=torch.cat([condition.text, guidance.text.expand(num, -1, -1)]),
+        text_mask=torch.cat([condition.text_mask, guidance.text_mask.expand(num, -1)]),
+    )
+    clean = predict_clean(net, torch.cat([latents] * 2), torch.cat([sigma] * 2), both, patch)
+    with_text, without = clean.chunk(2)
+    return without + guidance.scale * (with_text - without)
+
+
+def encode_texts(
+    encoder: nn.Module, ids: Tensor, mask: Tensor, guidance_scale: float
+) -> tuple[tuple[Tensor, Tensor], Guidance | None]:
+    """Encode the texts of B rows and, under guidance, the empty text that stands after them.
+
+    Args:
+        encoder: The text encoder.
+        ids: ``[B, n]``; ``[B+1, n]`` under guidance, the last row being the empty text.
+        mask: True where there is text, same shape.
+        guidance_scale: 1 is none.
+
+    Returns:
+        States ``[B, n, d]`` with their mask, and the guidance.
+    """
+    states, mask = encode_text(encoder, ids, mask)
+    if guidance_scale == 1:
+        return (states, mask), None
+    guidance = Guidance(scale=guidance_scale, text=states[-1:], text_mask=mask[-1:])
+    return (states[:-1], mask[:-1]), guidance
+
+
+def with_empty_text(
+    rows: Sequence[Sequence[int] | NDArray[np.int32]], no_text: Sequence[int], guidance_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Pad the ids of B texts, and under guidance of the empty text after them: what ``encode_texts`` takes."""
+    return pad_ids(rows if guidance_scale == 1 else [*rows, no_text])

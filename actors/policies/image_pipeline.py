@@ -15,7 +15,14 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
-from .image_model import encode_text, make_condition, pad_ids, predict_clean, to_pictures, tokenize
+from .image_model import (
+    encode_texts,
+    make_condition,
+    predict_guided,
+    to_pictures,
+    tokenize,
+    with_empty_text,
+)
 
 Pixels = NDArray[np.uint8]
 
@@ -45,6 +52,7 @@ class RestorationPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers
         size_px: int = 64,
         num_inference_steps: int = 5,
         generator: torch.Generator | None = None,
+        guidance_scale: float = 1.0,
     ) -> Pixels:
         """Paint one picture with the stock scheduler, without sampling noise.
 
@@ -55,12 +63,16 @@ class RestorationPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers
             size_px: Edge of the square output, pixels.
             num_inference_steps: K.
             generator: Draws the source noise, on the CPU.
+            guidance_scale: Classifier-free guidance, as in training; 1 is none.
 
         Returns:
             ``uint8[size_px, size_px, 3]``.
         """
-        ids, mask = pad_ids([tokenize(self.tokenizer, prompt)])
-        text = encode_text(self.text_encoder, ids.to(self.device), mask.to(self.device))
+        rows, no_text = [tokenize(self.tokenizer, prompt)], tokenize(self.tokenizer, "")
+        ids, mask = with_empty_text(rows, no_text, guidance_scale)
+        text, guidance = encode_texts(
+            self.text_encoder, ids.to(self.device), mask.to(self.device), guidance_scale
+        )
         condition = make_condition([degraded], [previous], (size_px, size_px), text)
         noise = torch.randn(condition.degraded.shape, generator=generator).to(self.device)
         latents = condition.degraded + self.config.source_std * noise
@@ -68,7 +80,7 @@ class RestorationPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers
         self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=self.device)
         for index, timestep in enumerate(self.scheduler.timesteps):
             sigma = self.scheduler.sigmas[index]
-            clean = predict_clean(self.unet, latents, sigma[None], condition, self.config.patch)
+            clean = predict_guided(self.unet, latents, sigma[None], condition, guidance, self.config.patch)
             velocity = (latents - clean) / sigma
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         return to_pictures(latents)[0]
