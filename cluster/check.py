@@ -13,7 +13,7 @@ from configs.derive import degraded_px, derived
 from configs.schema import Config
 from configs.validate import validate
 from rewards.experts import check_known
-from rewards.load import judged_blocks, load_reward
+from rewards.load import load_reward, reward_terms
 from rl.data.images import load_picture
 from rl.data.prompts import PromptSource
 from rl.errors import ConfigError
@@ -35,8 +35,8 @@ def preflight(config: Config) -> PromptSource:
     for policy in config.policies.values():
         if (source_dir := Path(policy.source).expanduser()).is_dir():
             check_architecture(source_dir, policy.kind)
+    reward_terms(config)
     for name, reward in config.rewards.items():
-        judged_blocks(name, reward, config.chain)
         try:
             load_reward(name, reward).check()
         except ConfigError as error:

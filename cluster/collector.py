@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cluster.calls import Worker, gather
 from cluster.runner import Job
 from configs.schema import Config
+from rl.combine import RewardTerm
 from rl.errors import RewardError, RolloutError
-from rl.filters import Fate, FilterCounts, sift
-from rl.metrics import reward_metrics, rollout_metrics
+from rl.filters import Fate, FilterCounts, sift, staleness_of
+from rl.metrics import reward_metrics, rollout_metrics, staleness_metrics
+from rl.overlong import with_overlong
 from rl.types import Metrics, Prompt, ScoredGroup
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 8
+"""Steps in a row without any group to train on after which the run stops. One is bad luck."""
 
 Observer = Callable[[Sequence[Job], Sequence[ScoredGroup]], None]
 """Sees every group as it was scored, before any filter."""
@@ -31,45 +39,76 @@ def run_jobs(
 
 @dataclass(slots=True)
 class GroupCollector:
-    """The ``Collector`` port: on-policy, groups in id order, bounded refill."""
+    """The ``Collector`` port: groups in id order, those not worth an update replaced within a bound.
+
+    Source:
+        Yu et al. 2025 (DAPO), section 3.2: dynamic sampling.
+    """
 
     config: Config
+    terms: Mapping[str, RewardTerm]
+    """What the combination must know of each reward."""
+    versions: Callable[[], Mapping[str, int]]
+    """The learners' present weight versions by policy."""
     make_prompt: Callable[[int], Prompt]
     """Training prompt by position; the same for the same position."""
     runners: Sequence[Worker]
     observe: Observer
     position: int = 0
     """Prompts drawn so far: the data position a checkpoint keeps."""
+    num_empty: int = field(default=0, init=False)
+    """Steps in a row without any group to train on."""
 
     def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
         """Return ``num_prompts`` trainable groups, fewer only where the refills are used up.
 
+        At most ``max_refills * num_prompts`` further prompts are drawn, never more at once than groups lack.
+        No group at all is a step without an update, so that one unlucky step does not end a long run.
+
         Raises:
             RewardError: If more than ``max_invalid_frac`` of the chains lost a score.
-            RolloutError: If no group at all can be trained on.
+            RolloutError: If no group could be trained on for ``PATIENCE`` steps in a row.
         """
         counts, kept, seen = FilterCounts(), list[ScoredGroup](), list[ScoredGroup]()
-        seconds = {"rollout": 0.0, "reward": 0.0}
-        for _ in range(1 + self.config.max_refills):
-            for group in self._round(num_prompts - len(kept)):
-                sifted = sift(group, self.config.rewards)
-                counts.add(group, sifted)
-                seen.append(group)
-                if sifted.fate is Fate.KEPT:
-                    kept.append(sifted.group)
-                seconds = {key: max(value, group.seconds[key]) for key, value in seconds.items()}
-            if len(kept) == num_prompts:
-                break
+        allowed, versions = (1 + self.config.max_refills) * num_prompts, self.versions()
+        while num := min(num_prompts - len(kept), allowed - len(seen)):
+            groups = self._round(num)
+            seen += groups
+            kept += self._trainable(groups, versions, counts)
         if counts.invalid_frac > self.config.max_invalid_frac:
             raise RewardError(
                 f"{counts.invalid_frac:.0%} of the chains lost a score (max_invalid_frac="
                 f"{self.config.max_invalid_frac:g}); the reasons are in the run directory's chains/"
             )
-        if not kept:
-            raise RolloutError("no group of this step can be trained on: all rewards are equal in each")
-        times = {f"time/{key}_s": value for key, value in seconds.items()}
-        rewards = reward_metrics(seen, self.config.rewards)
-        return kept, counts.to_metrics() | rewards | rollout_metrics(seen) | times
+        self._count_empty(len(kept), len(seen))
+        metrics = reward_metrics(seen, self.config, self.terms) | rollout_metrics(seen)
+        metrics |= {f"time/{key}_s": max(g.seconds[key] for g in seen) for key in ("rollout", "reward")}
+        return kept, counts.to_metrics() | metrics | staleness_metrics(seen, versions)
+
+    def _trainable(
+        self, groups: Sequence[ScoredGroup], versions: Mapping[str, int], counts: FilterCounts
+    ) -> list[ScoredGroup]:
+        """Return the groups worth an update, and count the others."""
+        kept = []
+        for group in groups:
+            if staleness_of(group, versions) > self.config.max_staleness:
+                counts.count(Fate.STALE)
+                continue
+            sifted = sift(group, self.config, self.terms)
+            counts.add(group, sifted)
+            if sifted.fate is Fate.KEPT:
+                kept.append(sifted.group)
+        return kept
+
+    def _count_empty(self, num_kept: int, num_seen: int) -> None:
+        self.num_empty = 0 if num_kept else self.num_empty + 1
+        if self.num_empty == PATIENCE:
+            raise RolloutError(
+                f"none of the groups of {PATIENCE} steps in a row could be trained on (group/dropped_* say why); "
+                "raise group_size or max_refills, or look at the rewards"
+            )
+        if self.num_empty:
+            logger.warning("none of %d groups can be trained on: a step without an update", num_seen)
 
     def _round(self, num: int) -> list[ScoredGroup]:
         prompts = [self.make_prompt(self.position + i) for i in range(num)]
@@ -77,5 +116,10 @@ class GroupCollector:
         self.position += num
         jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts]
         groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
+        jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size) for p in prompts]
+        groups = self._sample(jobs)
         self.observe(jobs, groups)
-        return groups
+        return [with_overlong(group, self.config) for group in groups]
+
+    def _sample(self, jobs: Sequence[Job]) -> list[ScoredGroup]:
+        return run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)

@@ -24,7 +24,7 @@ from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from configs.load import to_yaml
 from configs.schema import Config
-from rewards.load import judged_blocks
+from rewards.load import reward_terms
 from rl.errors import ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
@@ -138,7 +138,14 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         judges=crew.judges,
         recorder=ChainRecorder(run.path, weights=weights),
     )
-    collector = GroupCollector(config=config, make_prompt=source.train, runners=runners, observe=_nothing)
+    collector = GroupCollector(
+        config=config,
+        terms=reward_terms(config),
+        versions=lambda: {name: group.version for name, group in crew.learners.items()},
+        make_prompt=source.train,
+        runners=runners,
+        observe=_nothing,
+    )
     session = Session(
         config=config,
         run=run,
@@ -177,7 +184,7 @@ def train(config: Config) -> Path:
             config,
             start=session.step,
             ports=ports,
-            judged_blocks=judged(config),
+            terms=session.collector.terms,
             after_step=session.after_step,
         )
         session.evaluator.policies("grpo", step=session.step)
@@ -212,11 +219,6 @@ def coldstart(config: Config) -> Path:
     preflight(config)
     with ray_session(config):
         return ensure_start(config).directory
-
-
-def judged(config: Config) -> dict[str, tuple[str, ...]]:
-    """Return the blocks each reward gives credit to."""
-    return {name: judged_blocks(name, reward, config.chain) for name, reward in config.rewards.items()}
 
 
 def _nothing(jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:

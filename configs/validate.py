@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs.check_losses import check_losses
 from configs.check_denoising import check_denoising
+from configs.check_advantage import check_advantage
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
@@ -50,6 +51,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     check_denoising(config)
     _check_batches(config)
     _check_rewards(config)
+    check_advantage(config)
     _check_data(config)
     _check_coldstart(config)
     _check_eval(config)

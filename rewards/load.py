@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from configs.schema import BlockConfig, RewardConfig
+from configs.schema import BlockConfig, Config, RewardConfig
 from rewards.base import Need, Reward
 from rewards.functions import FunctionReward
 from rewards.suggest import suggest
+from rl.combine import RewardTerm
 from rl.errors import ConfigError
+from rl.overlong import overlong_terms
 
 
 def load_reward(name: str, config: RewardConfig) -> Reward:
@@ -59,6 +62,44 @@ def judged_blocks(name: str, config: RewardConfig, chain: Mapping[str, BlockConf
                 near = suggest(block, chain)
                 raise ConfigError(f"{key}.{field}: {block!r} is not a block of the chain{near}")
     return tuple(config.blocks) or declared
+
+
+def reward_terms(config: Config) -> dict[str, RewardTerm]:
+    """Return what the combination must know of every reward, pseudo-rewards included.
+
+    Raises:
+        ConfigError: If a reward cannot be loaded or does not fit the chain, or a gate needs a number that a
+            reward does not declare.
+    """
+    terms = {name: _term(name, reward, config.chain) for name, reward in config.rewards.items()}
+    if (gate := config.advantage.gate) in terms:
+        _check_gate(gate, terms)
+    return terms | overlong_terms(config)
+
+
+def _term(name: str, config: RewardConfig, chain: Mapping[str, BlockConfig]) -> RewardTerm:
+    reward = load_reward(name, config)
+    sign = 1.0 if reward.larger_is_better else -1.0
+    return RewardTerm(
+        weight=config.weight,
+        blocks=judged_blocks(name, config, chain),
+        best=reward.high if reward.larger_is_better else -reward.low,
+        missing=sign * reward.missing,
+    )
+
+
+def _check_gate(gate: str, terms: Mapping[str, RewardTerm]) -> None:
+    if not math.isfinite(terms[gate].best):
+        raise ConfigError(
+            f"advantage.gate: {gate} declares no best score that a chain could reach; give "
+            f"rewards.{gate}.options its high, or name another reward"
+        )
+    for name, term in terms.items():
+        if name != gate and term.weight and not math.isfinite(term.missing or 0.0):
+            raise ConfigError(
+                f"advantage.gate: chains that miss it get rewards.{name}'s missing value, which is "
+                f"{term.missing}; have {name} declare a finite one"
+            )
 
 
 def _find(key: str, target: str) -> Any:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from configs.schema import Config
 from rl.advantage import Advantages
+from rl.overlong import masked_blocks
 from rl.types import Chain, MicroBatch, ScoredGroup, TrainBatch, TrainItem
 
 T = TypeVar("T")
@@ -55,20 +56,26 @@ def build_train_batches(
 
 
 def items_of(chain: Chain, policy: str, advantages: dict[int, float], config: Config) -> list[TrainItem]:
-    """Turn one chain's segments of ``policy`` into items, those without actions left out."""
-    names = list(config.chain)
-    return [
-        TrainItem(
-            item_id=f"{chain.chain_id}/{'+'.join(segment.blocks)}",
-            handle=segment.handle,
-            advantages={names.index(block): advantages[names.index(block)] for block in segment.blocks},
-            num_actions=sum(segment.num_actions.values()),
-            shape_key=segment.shape_key,
-            length=segment.length,
-        )
-        for segment in chain.segments
-        if segment.policy == policy and sum(segment.num_actions.values()) > 0
-    ]
+    """Turn one chain's segments of ``policy`` into items, those without actions to train left out.
+
+    A masked block (``overlong=mask``) is neither in an item's advantages nor in its number of actions.
+    """
+    names, masked = list(config.chain), masked_blocks(chain, config)
+    items = []
+    for segment in chain.segments:
+        trained = {block: num for block, num in segment.num_actions.items() if block not in masked}
+        if segment.policy == policy and sum(trained.values()) > 0:
+            items.append(
+                TrainItem(
+                    item_id=f"{chain.chain_id}/{'+'.join(segment.blocks)}",
+                    handle=segment.handle,
+                    advantages={names.index(block): advantages[names.index(block)] for block in trained},
+                    num_actions=sum(trained.values()),
+                    shape_key=segment.shape_key,
+                    length=segment.length,
+                )
+            )
+    return items
 
 
 def max_actions(policy: str, config: Config) -> int:

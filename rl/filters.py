@@ -1,7 +1,8 @@
 """Which chains and groups are worth an update, and the count of those that are not.
 
-Pure. A scorer's failure costs what its reward's ``on_failure`` says; a group whose weighted rewards are all
-equal has no advantage to learn from; a group of fewer than two chains has nothing to compare.
+Pure. A group written by weights that are too old is not looked into; a scorer's failure costs what its reward's
+``on_failure`` says; a group of fewer than two chains has nothing to compare; a group whose rewards, gated and
+combined as they are trained, are all equal has no advantage to learn from.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from configs.schema import RewardConfig
+from configs.schema import Config
+from rl.combine import RewardTerm, columns_of, rounding_of
 from rl.errors import RewardError
 from rl.types import Bools, Floats, Metrics, ScoredGroup, Scores
-
-SPREAD_TOLERANCE = 1e-6
-"""Scores this close, relative to the largest, are equal: batched scorers differ in the last digits."""
 
 
 class Fate(StrEnum):
@@ -44,12 +43,14 @@ class Sifted:
     """Chains that lost a score, whatever that cost them."""
 
 
-def sift(group: ScoredGroup, rewards: Mapping[str, RewardConfig]) -> Sifted:
+def sift(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) -> Sifted:
     """Apply every reward's failure policy, then look for spread.
 
     Args:
-        group: As scored.
-        rewards: By name; those with weight 0 never cost a chain, unless they ``raise``.
+        group: As scored, pseudo-rewards included.
+        config: Its ``rewards``: those with weight 0 never cost a chain, unless they ``raise`` or are the gate.
+            Its ``advantage`` and ``chain``: spread is judged on what is trained.
+        terms: By reward.
 
     Returns:
         The group to train on if ``fate`` is KEPT. Scores still invalid in it belong to rewards whose failure
@@ -59,33 +60,60 @@ def sift(group: ScoredGroup, rewards: Mapping[str, RewardConfig]) -> Sifted:
         RewardError: If a reward with ``on_failure=raise`` failed; the message has the scorer's reason.
     """
     keep = np.ones(len(group.chains), dtype=np.bool_)
-    for name, reward in rewards.items():
+    for name, reward in config.rewards.items():
         scores = group.scores[name]
         if scores.valid.all():
             continue
         if reward.on_failure == "raise":
             first = int(np.argmin(scores.valid))
             raise RewardError(f"reward {name}, {group.chains[first].chain_id}: {scores.reasons[first]}")
-        if reward.weight and reward.on_failure == "drop_chain":
+        is_used = reward.weight or name == config.advantage.gate
+        if is_used and reward.on_failure == "drop_chain":
             keep &= scores.valid
-        elif reward.weight and reward.on_failure == "drop_group":
+        elif is_used and reward.on_failure == "drop_group":
             keep[:] = False
     kept = select(group, keep)
     if len(kept.chains) < 2:
         fate = Fate.INVALID
-    elif any(has_spread(kept.scores[name]) for name, reward in rewards.items() if reward.weight):
+    elif config.advantage.baseline == "batch" or tells_apart(kept, config, terms):
+        # Against the batch a group of equals is worth something too: all of it better or worse than others.
         fate = Fate.KEPT
     else:
         fate = Fate.ZERO_SPREAD
     return Sifted(group=kept, fate=fate, num_invalid=int(np.sum(~group.valid)))
 
 
+def tells_apart(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) -> bool:
+    """Whether the rewards, gated and combined as they are trained, tell the chains of a group apart."""
+    columns = columns_of([group], terms, tuple(config.chain), config.advantage)
+    return any(column.has_spread for column in columns)
+
+
 def has_spread(scores: Scores) -> bool:
-    """Whether a reward tells the chains of a group apart."""
+    """Whether one reward, as scored, tells the chains of a group apart."""
     values = scores.values[scores.valid]
-    if values.size < 2:
-        return False
-    return bool(np.ptp(values) > SPREAD_TOLERANCE * max(1.0, float(np.abs(values).max())))
+    return values.size >= 2 and bool(np.ptp(values) > rounding_of(scores))
+
+
+def staleness_of(group: ScoredGroup, versions: Mapping[str, int]) -> int:
+    """Return how many published versions the oldest weights that wrote a group are behind the newest.
+
+    Args:
+        group: Its chains know the lowest version of each policy that wrote in them.
+        versions: The learners' present versions by policy; a policy that nobody trains is never old.
+
+    Returns:
+        0 for a group that the present weights wrote.
+    """
+    return max(
+        (
+            versions[policy] - lowest
+            for chain in group.chains
+            for policy, (lowest, _) in chain.versions.items()
+            if policy in versions
+        ),
+        default=0,
+    )
 
 
 def select(group: ScoredGroup, keep: Bools) -> ScoredGroup:

@@ -6,12 +6,13 @@ Everything remote hides behind a port (``rl.ports``), so this very function runs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from configs.schema import Config
 from rl.advantage import assign_advantages
 from rl.batching import build_train_batches
+from rl.combine import RewardTerm
 from rl.metrics import advantage_metrics
 from rl.ports import Ports
 from rl.types import Metrics
@@ -22,16 +23,18 @@ def train(
     *,
     start: int,
     ports: Ports,
-    judged_blocks: dict[str, tuple[str, ...]],
+    terms: Mapping[str, RewardTerm],
     after_step: Callable[[int], None],
 ) -> None:
     """Run GRPO from step ``start`` to ``config.num_steps``.
+
+    A step for which the collector finds nothing to train on changes no weight and is logged as any other.
 
     Args:
         config: The run.
         start: Steps already done; 0, or a checkpoint's.
         ports: The collector of scored groups, the learners, the publisher of weights, the metric sink.
-        judged_blocks: Blocks each reward gives credit to.
+        terms: What the combination must know of each reward.
         after_step: Called with the number of steps done: checkpoint, evaluate.
     """
     ports.publisher.publish_and_prove()
@@ -40,14 +43,7 @@ def train(
         with stopwatch(metrics, "time/step_s"):
             with stopwatch(metrics, "time/collect_s"):
                 groups, collected = ports.collector.next(config.prompts_per_step)
-            advantages = assign_advantages(
-                groups,
-                weights={name: reward.weight for name, reward in config.rewards.items()},
-                judged_blocks=judged_blocks,
-                block_names=tuple(config.chain),
-                credit=config.advantage.credit,
-                eps=config.advantage.eps,
-            )
+            advantages = assign_advantages(groups, terms, tuple(config.chain), config.advantage)
             batches = build_train_batches(groups, advantages, config)
             with stopwatch(metrics, "time/update_s"):
                 metrics |= ports.learners.update_all(batches)

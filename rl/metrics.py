@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from configs.schema import RewardConfig
-from rl.advantage import Advantages, total_reward
-from rl.filters import has_spread
+from configs.schema import Config
+from rl.advantage import Advantages
+from rl.combine import RewardTerm, total_reward
+from rl.filters import has_spread, tells_apart
 from rl.types import Finish, Metrics, ScoredGroup, UpdateStats
 
 NAMES: Mapping[str, str] = {
@@ -29,11 +30,11 @@ NAMES: Mapping[str, str] = {
     "reward/<reward>/invalid_frac": "share of chains whose scorer failed",
     "reward/<reward>/missing_frac": "share of chains that lacked what the reward judges",
     "reward/<reward>/zero_spread_frac": "share of groups that the reward does not tell apart",
-    "reward/zero_spread_group_frac": "share of groups that no weighted reward tells apart",
+    "reward/zero_spread_group_frac": "share of groups that the rewards as trained (gated, combined) do not tell apart",
     "advantage/abs/mean": "mean absolute advantage over chains and blocks",
     "group/kept_frac": "share of the sampled groups that is trained",
     "group/dropped_invalid": "groups left with fewer than two scored chains",
-    "group/dropped_zero_spread": "groups without spread in any weighted reward",
+    "group/dropped_zero_spread": "groups that no combined reward tells apart",
     "group/dropped_stale": "groups written by weights that are too old",
     "rollout/failed_frac": "share of sampled chains that lost a score",
     "rollout/finish/stop_frac": "share of whole chains",
@@ -127,12 +128,13 @@ def to_metrics(stats: UpdateStats) -> Metrics:
     return means | {check_name(name): value for name, value in stats.maxima.items()}
 
 
-def reward_metrics(groups: Sequence[ScoredGroup], rewards: Mapping[str, RewardConfig]) -> Metrics:
+def reward_metrics(groups: Sequence[ScoredGroup], config: Config, terms: Mapping[str, RewardTerm]) -> Metrics:
     """Summarise the rewards of scored groups.
 
     Args:
         groups: Best the groups as sampled: those that the filters keep are not a fair sample.
-        rewards: By name, for their weights.
+        config: Its ``advantage`` says what spread is.
+        terms: By reward, for their weights; the parts of a reward are counted together, under its name.
 
     Returns:
         ``reward/*``; a quantity without a single valid score is left out.
@@ -140,10 +142,9 @@ def reward_metrics(groups: Sequence[ScoredGroup], rewards: Mapping[str, RewardCo
     if not groups:
         return {}
     metrics: Metrics = {}
-    for name in rewards:
+    for name in dict.fromkeys(term.partition(".")[0] for term in terms):
         metrics |= _metrics_of(name, groups)
-    weights = {name: reward.weight for name, reward in rewards.items()}
-    totals = np.concatenate([total_reward(group, weights)[group.valid] for group in groups])
+    totals = np.concatenate([total_reward(group, terms)[group.valid] for group in groups])
     if totals.size:
         metrics |= {
             "reward/total/mean": float(totals.mean()),
@@ -151,8 +152,7 @@ def reward_metrics(groups: Sequence[ScoredGroup], rewards: Mapping[str, RewardCo
             "reward/total/min": float(totals.min()),
             "reward/total/max": float(totals.max()),
         }
-    weighted = [name for name, weight in weights.items() if weight]
-    flat = [not any(has_spread(group.scores[name]) for name in weighted) for group in groups]
+    flat = [not tells_apart(group, config, terms) for group in groups]
     metrics["reward/zero_spread_group_frac"] = float(np.mean(flat))
     return metrics
 
@@ -191,6 +191,17 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     for policy, counts in actions.items():
         metrics[f"rollout/{policy}/num_actions/mean"] = float(np.mean(counts))
         metrics[f"rollout/{policy}/num_actions/max"] = float(max(counts))
+    return metrics
+
+
+def staleness_metrics(groups: Sequence[ScoredGroup], versions: Mapping[str, int]) -> Metrics:
+    """Summarise how far the weights that wrote each chain are behind the learners' present versions."""
+    metrics: Metrics = {}
+    chains = [chain for group in groups for chain in group.chains]
+    for policy, version in versions.items():
+        if behind := [version - chain.versions[policy][0] for chain in chains if policy in chain.versions]:
+            metrics[f"weights/{policy}/staleness/mean"] = sum(behind) / len(behind)
+            metrics[f"weights/{policy}/staleness/max"] = float(max(behind))
     return metrics
 
 

@@ -24,7 +24,7 @@ class Collector(Protocol):
     """Yields scored groups; owns submission, validity and refill."""
 
     def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
-        """Return exactly ``num_prompts`` trainable groups in id order, and what was met on the way."""
+        """Return up to ``num_prompts`` trainable groups in id order, and what was met on the way."""
         ...
 
 

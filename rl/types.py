@@ -413,8 +413,9 @@ class TrainItem:
     item_id: str
     handle: object
     advantages: Mapping[int, float]
-    """By index of the chain's block."""
+    """By index of the chain's block. Actions of a block that is not here are masked: not trained, not counted."""
     num_actions: int
+    """Trained ones."""
     shape_key: tuple[int, ...]
     length: int
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs.schema import BlockConfig, Config, PolicyConfig, RewardConfig
+from rl.combine import RewardTerm
 from rl.loop import train
 from rl.metrics import check_name
 from rl.ports import Ports
@@ -42,11 +43,12 @@ class FakeWorld:
     def __init__(self):
         self.calls = []
         self.logged = {}
+        self.has_groups = True
 
     def next(self, num_prompts):
         self.calls.append("collect")
         groups = []
-        for i in range(num_prompts):
+        for i in range(num_prompts if self.has_groups else 0):
             scores = Scores(
                 name="length",
                 values=np.array([0.0, 1.0], np.float32),
@@ -68,6 +70,9 @@ class FakeWorld:
 
     def update_all(self, batches):
         self.calls.append("update")
+        if not self.has_groups:
+            assert not batches
+            return {}
         (batch,) = batches["text"]
         assert batch.num_actions == 12
         by_item = {i.item_id: i.advantages for micro in batch.micro_batches[0] for i in micro.items}
@@ -83,10 +88,14 @@ class FakeWorld:
         self.logged[step] = metrics
 
 
-def run(start: int):
+TERMS = {"length": RewardTerm(weight=1.0, blocks=("answer",))}
+
+
+def run(start: int, has_groups: bool = True):
     world, done = FakeWorld(), []
+    world.has_groups = has_groups
     ports = Ports(collector=world, learners=world, publisher=world, sink=world)
-    train(CONFIG, start=start, ports=ports, judged_blocks={"length": ("answer",)}, after_step=done.append)
+    train(CONFIG, start=start, ports=ports, terms=TERMS, after_step=done.append)
     return world, done
 
 
@@ -108,3 +117,11 @@ def test_every_logged_name_is_on_the_list():
     for name in world.logged[0]:
         check_name(name)
     assert world.logged[0]["advantage/abs/mean"] > 0
+
+
+def test_a_step_without_anything_to_train_is_logged_and_the_next_one_comes():
+    world, done = run(0, has_groups=False)
+    assert world.calls == ["publish", *["collect", "update", "publish"] * 3]
+    assert done == [1, 2, 3]
+    assert world.logged[0]["group/kept_frac"] == 1.0
+    assert "advantage/abs/mean" not in world.logged[0]

@@ -1,10 +1,13 @@
 """Names are a fixed list; means are sums over counts."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import RewardConfig
+from configs.schema import AdvantageConfig, BlockConfig, Config
+from rl.combine import RewardTerm
 from rl.filters import FilterCounts
 from rl.metrics import (
     NAMES,
@@ -13,6 +16,7 @@ from rl.metrics import (
     merge,
     reward_metrics,
     rollout_metrics,
+    staleness_metrics,
     to_metrics,
 )
 from rl.types import Finish, ScoredGroup, UpdateStats
@@ -74,8 +78,15 @@ def test_unlisted_stats_are_refused():
         to_metrics(UpdateStats(sums={"made/up": (1.0, 1.0)}, maxima={}))
 
 
+CONFIG = Config(chain={"words": BlockConfig()})
+
+
+def term(weight=1.0, best=1.0):
+    return RewardTerm(weight=weight, blocks=("words",), best=best, missing=0.0)
+
+
 def test_reward_metrics():
-    rewards = {"a": RewardConfig(), "b": RewardConfig(weight=0.0)}
+    terms = {"a": term(), "b": term(0.0)}
     groups = [
         make_group("g", {"a": make_scores("a", [0.0, 1.0]), "b": make_scores("b", [5.0, 5.0])}),
         make_group(
@@ -86,7 +97,7 @@ def test_reward_metrics():
             },
         ),
     ]
-    got = reward_metrics(groups, rewards)
+    got = reward_metrics(groups, CONFIG, terms)
     assert got["reward/a/mean"] == pytest.approx(7 / 4)
     assert got["reward/a/missing_frac"] == 0.25
     assert got["reward/a/zero_spread_frac"] == 0.5
@@ -95,8 +106,47 @@ def test_reward_metrics():
     assert got["reward/total/mean"] == pytest.approx(4 / 3)  # the chain that lost a score has no total
     assert got["reward/total/max"] == 3.0
     assert got["reward/zero_spread_group_frac"] == 0.5
-    assert reward_metrics([], rewards) == {}
+    assert reward_metrics([], CONFIG, terms) == {}
     assert all(check_name(name) for name in got)
+
+
+def test_spread_is_counted_after_the_gate():
+    scores = {"form": make_scores("form", [0.0, 0.0]), "a": make_scores("a", [1.0, 2.0])}
+    groups, terms = [make_group("g", scores)], {"form": term(0.0), "a": term()}
+    gated = replace(CONFIG, advantage=AdvantageConfig(gate="form"))
+    assert reward_metrics(groups, CONFIG, terms)["reward/zero_spread_group_frac"] == 0.0
+    got = reward_metrics(groups, gated, terms)
+    assert got["reward/zero_spread_group_frac"] == 1.0
+    assert (got["reward/a/mean"], got["reward/total/mean"]) == (1.5, 1.5)  # as scored
+
+
+def test_parts_of_a_reward_are_counted_under_its_name():
+    scores = {
+        "overlong": make_scores("overlong", [-1.0, 0.0]),
+        "overlong.words": make_scores("overlong.words", [-1.0, 0.0]),
+    }
+    got = reward_metrics([make_group("g", scores)], CONFIG, {"overlong.words": term()})
+    assert got["reward/overlong/mean"] == got["reward/total/mean"] == -0.5
+    assert not any("words" in name for name in got)
+
+
+def test_staleness_metrics():
+    group = make_group("g", {"a": make_scores("a", [0.0, 1.0])})
+    chains = tuple(
+        replace(chain, versions=seen)
+        for chain, seen in zip(
+            group.chains, [{"text": (3, 5)}, {"text": (5, 5), "image": (2, 2)}], strict=True
+        )
+    )
+    got = staleness_metrics([replace(group, chains=chains)], {"text": 5, "image": 2, "idle": 9})
+    assert got == {
+        "weights/text/staleness/mean": 1.0,
+        "weights/text/staleness/max": 2.0,
+        "weights/image/staleness/mean": 0.0,
+        "weights/image/staleness/max": 0.0,
+    }
+    assert all(check_name(name) for name in got)
+    assert staleness_metrics([], {"text": 5}) == {}
 
 
 def test_rollout_metrics():
