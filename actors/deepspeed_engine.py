@@ -211,6 +211,30 @@ def _chunks(
         yield chunk
 
 
+def master_shards(engine: Any, *, zero_stage: int) -> list[Tensor]:
+    """Return this rank's float32 shards of the trained weights, which the optimizer updates in place."""
+    optimizer = engine.optimizer
+    held = (
+        optimizer.fp32_partitioned_groups_flat
+        if zero_stage == 3
+        else optimizer.single_partition_of_fp32_groups
+    )
+    return list(held)
+
+
+def refresh_weights(engine: Any, *, zero_stage: int) -> None:
+    """Make the weights the model computes with those of ``master_shards``; all ranks must call it."""
+    optimizer = engine.optimizer
+    if zero_stage < 3:
+        optimizer.update_lp_params()
+        return
+    # Between these two DeepSpeed holds nothing whole; small parameters are gathered again from the shards.
+    optimizer.checkpoint_event_prologue()
+    for index in range(len(optimizer.fp16_partitioned_groups_flat)):
+        optimizer._reassign_or_swap_out_partitioned_parameters(index)
+    optimizer.checkpoint_event_epilogue()
+
+
 def save_checkpoint(engine: Any, directory: Path, tag: str, state: dict[str, Any]) -> None:
     """Write weights, optimizer state and ``state``; all ranks call it and return when all have written."""
     engine.save_checkpoint(str(directory), tag=tag, client_state=state)

@@ -11,7 +11,9 @@ import os
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from actors import deepspeed_engine as ds
 from actors.micro_batches import inputs_on, make_actions
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
+from actors.ema import WeightAverage
+from actors.policies.base import PolicyBatch, TrainablePolicy
 from actors.weights import Bucket, Bytes, pack
 from configs.methods import NoCorrection
 from configs.schema import PolicyConfig
@@ -74,6 +78,7 @@ class LearnerRank:
         """Weight version: +1 an ``update``; saved in checkpoints."""
         self._num_steps = 0
         self._reference: TrainablePolicy | None = None
+        self._average: WeightAverage | None = None
         self._device = torch.device("cuda", 0) if spec.config.num_gpus > 0 else torch.device("cpu")
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix=f"learner-{spec.policy_name}-prefetch")
 
@@ -110,6 +115,15 @@ class LearnerRank:
             max_grad_norm=config.max_grad_norm,
             dtype=config.dtype,
         )
+        self._average = self._make_average()
+
+    def _make_average(self) -> WeightAverage | None:
+        config = self.spec.config
+        if not config.ema_decay:
+            return None
+        masters = ds.master_shards(self._engine, zero_stage=config.zero_stage)
+        refresh = partial(ds.refresh_weights, self._engine, zero_stage=config.zero_stage)
+        return WeightAverage(masters, config.ema_decay, refresh)
 
     def close(self) -> None:
         """Leave the process group."""
@@ -178,6 +192,8 @@ class LearnerRank:
         if grad_norm is None:
             raise self._diverged("the gradient")
         self._num_steps += 1
+        if self._average is not None:
+            self._average.update()
         shared = {
             f"learner/{name}/grad_norm": (grad_norm, 1.0),
             f"learner/{name}/lr": (rate, 1.0),
@@ -253,32 +269,49 @@ class LearnerRank:
 
     # ------------------------------------------------------------------------ weights
 
-    def score(self, examples: Sequence[Example]) -> list[Floats]:
-        """Return each example's log-probs under the current weights, ``[L]`` or ``[K]``, nats."""
+    def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
+        """Return each example's log-probs, ``[L]`` or ``[K]``, nats.
+
+        Args:
+            examples: What is scored.
+            averaged: Score under the moving average instead of the weights that are trained; collective then.
+        """
         found = []
-        with torch.no_grad():
+        with torch.no_grad(), self._shown(averaged=averaged):
             for example in examples:
                 scores = self._scores(inputs_on(self._device, self._policy.collate([example])))
                 found.append(scores.logprobs[0].float().cpu().numpy())
         return found
 
-    def publish(self) -> Iterator[Bytes | Manifest]:
+    def publish(self, *, averaged: bool = False) -> Iterator[Bytes | Manifest]:
         """Stream the current weights.
 
         Every rank must exhaust the iterator: under ZeRO-3 each bucket is gathered as it is asked for, never
         the whole model.
 
+        Args:
+            averaged: Publish the moving average instead of the weights that are trained.
+
         Yields:
             On rank 0 the buckets, then the manifest; on the others nothing.
         """
         spec = self.spec
-        tensors = self._whole_weights()
-        if spec.rank == 0:
-            for part in pack(spec.policy_name, self.version, tensors, spec.bucket_bytes):
-                yield part.data if isinstance(part, Bucket) else part
-        else:
-            for _ in tensors:
-                pass
+        with self._shown(averaged=averaged):
+            tensors = self._whole_weights()
+            if spec.rank == 0:
+                for part in pack(spec.policy_name, self.version, tensors, spec.bucket_bytes):
+                    yield part.data if isinstance(part, Bucket) else part
+            else:
+                for _ in tensors:
+                    pass
+
+    def _shown(self, *, averaged: bool) -> AbstractContextManager[None]:
+        """Return a context in which the model computes with the average, or as it is."""
+        if not averaged:
+            return nullcontext()
+        if self._average is None:
+            raise LearnerError(f"policies.{self.spec.policy_name}.ema_decay is 0: no average is kept")
+        return self._average.in_place()
 
     def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
         return ds.stream_whole(
@@ -289,19 +322,36 @@ class LearnerRank:
 
     def save(self, directory: Path, tag: str) -> None:
         """Write a checkpoint from which ``load`` goes on to the last bit."""
-        state = {"version": self.version, "num_steps": self._num_steps}
+        state = {"version": self.version, "num_steps": self._num_steps, "averaged": self._average is not None}
+        if self._average is not None:
+            (directory / tag).mkdir(parents=True, exist_ok=True)
+            self._average.save(self._average_file(directory, tag))
         ds.save_checkpoint(self._engine, directory, tag, state)
 
-    def load(self, directory: Path, tag: str | None = None) -> None:
-        """Read a checkpoint (the newest without a tag) of a learner with as many ranks."""
+    def load(self, directory: Path, tag: str) -> None:
+        """Read a checkpoint of a learner with as many ranks.
+
+        A moving average that the checkpoint does not have begins at its weights.
+        """
         state = ds.load_checkpoint(self._engine, directory, tag)
         self.version, self._num_steps = int(state["version"]), int(state["num_steps"])
+        if self._average is not None:
+            self._average.restart()
+            if state.get("averaged"):
+                self._average.load(self._average_file(directory, tag))
+
+    def _average_file(self, directory: Path, tag: str) -> Path:
+        return directory / tag / f"average_rank_{self.spec.rank:02d}.safetensors"
 
     def export(self, directory: Path) -> None:
-        """Write the policy as its plain library loads it; rank 0 writes, all return when it has."""
-        weights = {
-            name: tensor.cpu().clone() for name, tensor in self._whole_weights() if self.spec.rank == 0
-        }
+        """Write the policy as its plain library loads it; rank 0 writes, all return when it has.
+
+        The weights are those of the moving average where there is one: what was evaluated.
+        """
+        with self._shown(averaged=self._average is not None):
+            weights = {
+                name: tensor.cpu().clone() for name, tensor in self._whole_weights() if self.spec.rank == 0
+            }
         published = {id(parameter) for _, parameter in self._policy.published()}
         others = [parameter for parameter in self._policy.parameters() if id(parameter) not in published]
         with ds.whole(others, zero_stage=self.spec.config.zero_stage):

@@ -121,10 +121,10 @@ def raise_failures(failures: Sequence[BaseException]) -> None:
     raise BaseExceptionGroup("several workers failed", list(failures))
 
 
-def stream(worker: Worker, method: str, *args: object, deadline_s: float) -> list[Any]:
+def stream(worker: Worker, method: str, *args: object, deadline_s: float, **kwargs: object) -> list[Any]:
     """Run a generator method to its end and return a reference a value, never the values."""
     call = Call(name=worker.name, method=method, ref=None)
-    generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args)
+    generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args, **kwargs)
     refs: list[Any] = []
     while True:
         done, _ = ray.wait([generator], timeout=deadline_s, fetch_local=False)

@@ -26,18 +26,22 @@ class LearnerGroup:
     version: int = 0
     """Weight version: +1 a published step."""
 
-    def call_all(self, method: str, *args: object) -> list[Call]:
+    def call_all(self, method: str, *args: object, **kwargs: Any) -> list[Call]:
         """Start a method on every rank; ranks only finish together."""
-        return [rank.call(method, *args) for rank in self.ranks]
+        return [rank.call(method, *args, **kwargs) for rank in self.ranks]
 
-    def wait_all(self, method: str, *args: object) -> list[Any]:
+    def wait_all(self, method: str, *args: object, **kwargs: Any) -> list[Any]:
         """Call a method on every rank and wait."""
-        return gather(self.call_all(method, *args), deadline_s=self.deadline_s)
+        return gather(self.call_all(method, *args, **kwargs), deadline_s=self.deadline_s)
 
-    def publish(self) -> tuple[Manifest, list[Any]]:
+    def publish(self, *, averaged: bool = False) -> tuple[Manifest, list[Any]]:
         """Run every rank's publication in lockstep; return rank 0's manifest and bucket references."""
+
+        def published(rank: Worker) -> list[Any]:
+            return stream(rank, "publish", deadline_s=self.deadline_s, averaged=averaged)
+
         with ThreadPoolExecutor(len(self.ranks)) as pool:
-            refs, *_ = pool.map(lambda r: stream(r, "publish", deadline_s=self.deadline_s), self.ranks)
+            refs, *_ = pool.map(published, self.ranks)
         *buckets, last = refs
         (manifest,) = gather([Call(self.ranks[0].name, "publish", last)], deadline_s=self.deadline_s)
         return manifest, buckets
@@ -69,28 +73,34 @@ class WeightPublisher:
     config: Config
     learners: Mapping[str, LearnerGroup]
     rollouts: Mapping[str, Sequence[Worker]]
-    published: dict[str, int] = field(default_factory=dict)
+    published: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """What each policy's rollout workers have: the version, and whether it is the moving average of it."""
 
-    def publish_and_prove(self) -> Metrics:
-        """Publish every policy whose version moved, then compare canaries.
+    def publish_and_prove(self, *, averaged: bool = False) -> Metrics:
+        """Publish every policy whose workers have something else, then compare canaries.
+
+        Args:
+            averaged: Publish the moving averages instead, of the policies that keep one (``ema_decay``): for
+                evaluation. Call it without before sampling goes on.
 
         Raises:
             WeightSyncError: If a worker computes something else than its learner.
         """
         metrics: Metrics = {}
         for policy, group in self.learners.items():
-            if self.published.get(policy) != group.version:
-                metrics |= self._publish(policy, group)
-                self.published[policy] = group.version
+            wanted = (group.version, averaged and self.config.policies[policy].ema_decay > 0)
+            if self.published.get(policy) != wanted:
+                metrics |= self._publish(policy, group, averaged=wanted[1])
+                self.published[policy] = wanted
             metrics[f"weights/{policy}/version"] = float(group.version)
         return metrics
 
-    def _publish(self, policy: str, group: LearnerGroup) -> Metrics:
+    def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
         deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
-        manifest, buckets = group.publish()
+        manifest, buckets = group.publish(averaged=averaged)
         gather([w.call("load_weights", manifest, *buckets) for w in workers], deadline_s=deadline_s)
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
-        scores = group.wait_all("score", put(examples))[0]
+        scores = group.wait_all("score", put(examples), averaged=averaged)[0]
         tolerance = self.config.policies[policy].canary_tolerance_nats
         gaps: Metrics = {}
         for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):

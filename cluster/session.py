@@ -78,8 +78,17 @@ class Session:
         if step % self.config.save_every == 0 or step == self.config.num_steps:
             self.save()
         if self.config.eval.every and step % self.config.eval.every == 0 and step < self.config.num_steps:
-            self.evaluator.policies("grpo", step=step)
-            self.evaluator.write(self.run)
+            self.measure(step)
+            self.publisher.publish_and_prove()
+
+    def measure(self, step: int) -> JsonDict:
+        """Evaluate the trained policies, with their moving averages where they keep one, and write it down.
+
+        The rollout workers are left with what was evaluated.
+        """
+        self.publisher.publish_and_prove(averaged=True)
+        self.evaluator.policies("grpo", step=step)
+        return self.evaluator.write(self.run)
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Record some chains of the step as they were scored, before any filter."""
@@ -187,8 +196,7 @@ def train(config: Config) -> Path:
             terms=session.collector.terms,
             after_step=session.after_step,
         )
-        session.evaluator.policies("grpo", step=session.step)
-        summary = session.evaluator.write(run)
+        summary = session.measure(session.step)
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(f"report: {write_report(run.path)}")
     return run.path

@@ -72,7 +72,8 @@ class PolicyConfig:
     correction: Correction = field(default_factory=NoCorrection)
     """What is done about the mismatch between rollout worker and learner: a name or a mapping."""
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none."""
+    """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
+    The first steps count for more: the decay rises to it (``actors.ema``)."""
     guidance_scale: float = 1.0
     """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
     kl_weight: float = 0.0

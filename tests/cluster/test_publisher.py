@@ -21,25 +21,33 @@ from rl.types import Example, Floats, Manifest, TextSampling, TokenStream
 pytestmark = pytest.mark.ray
 
 CONFIG = load_config("tiny")
+AVERAGED = load_config("tiny", ["policies.text.ema_decay=0.9"])
 
 
 class Rank:
-    """A learner whose only weight is its version; a log-prob is minus the weight."""
+    """A learner whose only weight is its version, and half of it on average; a log-prob is minus the weight."""
 
     def __init__(self, rank: int) -> None:
         self.rank, self.version = rank, 0
+        self.factor = 0.5
+
+    def average_over(self, factor: float) -> None:
+        """Score under another average than is published."""
+        self.factor = factor
 
     def advance(self) -> None:
         self.version += 1
 
-    def publish(self) -> Iterator[Any]:
+    def publish(self, *, averaged: bool = False) -> Iterator[Any]:
         if self.rank == 0:
-            tensors = [("a", torch.full((5,), float(self.version))), ("b", torch.arange(200.0))]
+            weight = self.version * (0.5 if averaged else 1.0)
+            tensors = [("a", torch.full((5,), weight)), ("b", torch.arange(200.0))]
             for part in pack("text", self.version, tensors, 256):
                 yield part.data if isinstance(part, Bucket) else part
 
-    def score(self, examples: Sequence[Example]) -> list[Floats]:
-        return [np.full(4, -self.version, dtype=np.float32) for _ in examples]
+    def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
+        weight = self.version * (self.factor if averaged else 1.0)
+        return [np.full(4, -weight, dtype=np.float32) for _ in examples]
 
 
 class Rollout:
@@ -58,6 +66,9 @@ class Rollout:
         weights = dict(unpack(manifest, arrived))
         if not self.keeps_cache:
             self.weight = float(weights["a"][0])
+
+    async def shown(self) -> float:
+        return self.weight
 
     async def canary(self) -> Example:
         mask = np.arange(4) >= 2
@@ -132,3 +143,42 @@ def test_a_flipped_bit_is_caught_by_bucket_and_worker(
     with pytest.raises(WeightSyncError, match=r"policy text version 1: bucket 1 \(b") as caught:
         publisher.publish_and_prove()
     assert "actor: rollout-text-0.load_weights" in caught.value.__notes__[0]
+
+
+def shown(rollouts: list[Worker]) -> list[float]:
+    return gather([worker.call("shown") for worker in rollouts], deadline_s=60)
+
+
+def test_the_average_is_published_and_proved_and_the_training_weights_after_it(
+    system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
+) -> None:
+    publisher, group, rollouts = system
+    publisher.config = AVERAGED
+    publisher.publish_and_prove()
+    advance(group)
+    assert publisher.publish_and_prove(averaged=True)["weights/text/canary_nats/max"] == 0
+    assert shown(rollouts) == [0.5, 0.5]
+    assert publisher.publish_and_prove(averaged=True) == {"weights/text/version": 1}
+    assert publisher.publish_and_prove()["weights/text/canary_nats/max"] == 0
+    assert shown(rollouts) == [1, 1]
+
+
+def test_an_average_that_the_learner_does_not_have_is_caught(
+    system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
+) -> None:
+    publisher, group, _ = system
+    publisher.config = AVERAGED
+    advance(group)
+    group.wait_all("average_over", 0.25)
+    with pytest.raises(WeightSyncError, match=r"rollout-text-0: after weight version 1 .* by 2\.50e-01 nats"):
+        publisher.publish_and_prove(averaged=True)
+
+
+def test_a_policy_without_an_average_is_not_published_again(
+    system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
+) -> None:
+    publisher, group, rollouts = system
+    advance(group)
+    publisher.publish_and_prove()
+    assert publisher.publish_and_prove(averaged=True) == {"weights/text/version": 1}
+    assert shown(rollouts) == [1, 1]

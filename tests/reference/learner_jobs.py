@@ -106,9 +106,9 @@ def plain_training(
     return losses, {name: p.detach().clone() for name, p in policy.named_parameters()}
 
 
-def received(learner: LearnerRank) -> dict[str, torch.Tensor]:
+def received(learner: LearnerRank, *, averaged: bool = False) -> dict[str, torch.Tensor]:
     """What a rollout worker would get, copied out of the buckets; {} on all ranks but the first."""
-    *buckets, manifest = [*learner.publish()] or [*pack("none", -1, [], 1)]
+    *buckets, manifest = [*learner.publish(averaged=averaged)] or [*pack("none", -1, [], 1)]
     assert isinstance(manifest, Manifest)
     data = [bucket for bucket in buckets if not isinstance(bucket, Manifest)]
     return {name: tensor.clone() for name, tensor in unpack(manifest, data)}
@@ -170,7 +170,7 @@ def _run(rank: int, job: Callable[..., Any], world_size: int, port: int, queue: 
 def _as_numpy(value: Any) -> Any:
     """Tensors would travel as file descriptors of a process that is about to end."""
     if isinstance(value, torch.Tensor):
-        return np.array(value)
+        return np.array(value.float() if value.dtype is torch.bfloat16 else value)
     if isinstance(value, dict):
         return {key: _as_numpy(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

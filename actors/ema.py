@@ -1,0 +1,103 @@
+"""A moving average of the trained weights: what is evaluated and exported.
+
+It follows the float32 master weights that the optimizer updates, and of those only the shards of this rank, so
+an update sends nothing. It knows neither DeepSpeed nor what the shards are shards of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+EXCHANGE_ELEMENTS = 1 << 24
+"""Elements copied at once where average and masters change places; bounds the extra memory, 64 MiB."""
+
+
+def decay_at(num_updates: int, decay: float) -> float:
+    """Return the decay of the next update: small at first, so that the start is soon forgotten.
+
+    Args:
+        num_updates: Updates made so far, n.
+        decay: Its highest value, 0..1.
+
+    Returns:
+        ``min(decay, (1 + n) / (10 + n))``.
+
+    Source:
+        TensorFlow's ``tf.train.ExponentialMovingAverage`` with ``num_updates``; Flow-GRPO's released code
+        (Liu et al. 2025) has the same.
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
+class WeightAverage:
+    """The moving average of one rank's shards.
+
+    Args:
+        masters: This rank's shards of the trained weights, float32; updated in place by the optimizer.
+        decay: Of ``decay_at``. Larger remembers longer.
+        refresh: Makes the model's own weights those of the masters, on all ranks together.
+    """
+
+    def __init__(self, masters: Sequence[Tensor], decay: float, refresh: Callable[[], None]) -> None:
+        self.num_updates = 0
+        self._masters = [master.detach() for master in masters]
+        self._decay = decay
+        self._refresh = refresh
+        self._shards = [master.clone() for master in self._masters]
+
+    def update(self) -> None:
+        """Move towards the masters: ``average = d * average + (1 - d) * masters``. Call it after every step."""
+        weight = 1 - decay_at(self.num_updates, self._decay)
+        for shard, master in zip(self._shards, self._masters, strict=True):
+            shard.lerp_(master, weight)
+        self.num_updates += 1
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the model compute with the average inside, and with what it trained, to the last bit, after it.
+
+        All ranks must enter and leave it together. No step may be made inside.
+        """
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def restart(self) -> None:
+        """Begin again at the present masters."""
+        self.num_updates = 0
+        for shard, master in zip(self._shards, self._masters, strict=True):
+            shard.copy_(master)
+
+    def save(self, path: Path) -> None:
+        """Write this rank's shards to one file."""
+        tensors = {str(index): shard for index, shard in enumerate(self._shards)}
+        save_file({**tensors, "num_updates": torch.tensor(self.num_updates)}, path)
+
+    def load(self, path: Path) -> None:
+        """Read what ``save`` wrote for the same shards.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        tensors = load_file(path)
+        self.num_updates = int(tensors.pop("num_updates"))
+        for index, shard in enumerate(self._shards):
+            shard.copy_(tensors[str(index)])
+
+    def _exchange(self) -> None:
+        """Let masters and average change places: what DeepSpeed holds are the masters' very buffers."""
+        for shard, master in zip(self._shards, self._masters, strict=True):
+            parts = zip(shard.split(EXCHANGE_ELEMENTS), master.split(EXCHANGE_ELEMENTS), strict=True)
+            for mine, trained in parts:
+                kept = mine.clone()
+                mine.copy_(trained)
+                trained.copy_(kept)
+        self._refresh()
