@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from actors import deepspeed_engine as ds
+from actors.ema import WeightAverage
 from actors.micro_batches import inputs_on, make_actions
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
-from actors.ema import WeightAverage
-from actors.policies.base import PolicyBatch, TrainablePolicy
 from actors.weights import Bucket, Bytes, pack
 from configs.methods import NoCorrection
 from configs.schema import PolicyConfig

@@ -115,8 +115,6 @@ class GroupCollector:
         step = self.position // self.config.prompts_per_step  # refills count too; a resumed run gets the same
         self.position += num
         jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts]
-        groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
-        jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size) for p in prompts]
         groups = self._sample(jobs)
         self.observe(jobs, groups)
         return [with_overlong(group, self.config) for group in groups]

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from configs.check_losses import check_losses
-from configs.check_denoising import check_denoising
 from configs.check_advantage import check_advantage
+from configs.check_denoising import check_denoising
+from configs.check_losses import check_losses
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
