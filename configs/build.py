@@ -71,7 +71,8 @@ def merge(base: Mapping[str, Any], layer: Mapping[str, Any], kind: Any) -> dict[
         inner = child(kind, name)
         old = merged.get(name)
         if methods_of(inner) and isinstance(value, str | Mapping):
-            before = old if isinstance(old, Mapping) else {KIND: _default_kind(kind, name)}
+            said = _as_mapping(old) if isinstance(old, str | Mapping) else {}
+            before = {KIND: _default_kind(kind, name), **said}
             new = _as_mapping(value)
             merged[name] = {**before, **new} if new.get(KIND, before[KIND]) == before[KIND] else new
         elif isinstance(value, Mapping):

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rl.errors
+from configs.algorithms import ALGORITHMS
 from configs.derive import coldstart_directory, degraded_px, derived, num_gpus
 from configs.errors import ConfigError, VlcotError
 from configs.load import digest, find_config, load_config, schema_keys, shipped_names, to_yaml
-from configs.methods import GSPO, PPO, DualClip
+from configs.methods import GSPO, PPO, DualClip, OnPolicy
 from configs.schema import BlockConfig, Config, PolicyConfig, RewardConfig
 from configs.validate import validate
 
@@ -162,6 +163,55 @@ def test_a_methods_constants_leave_with_it_and_stay_with_it():
     assert load_config("demo", [*before, "policies.text.surrogate=ppo"]).policies["text"].surrogate == PPO()
     same = [*before, "policies.text.surrogate=dual_clip"]
     assert load_config("demo", same).policies["text"].surrogate == DualClip(bound=4.0, clip_low=0.1)
+
+
+def test_a_files_constant_and_an_override_of_another_come_together():
+    config = load_config("demo", ["policies.image.surrogate.clip_low=1e-3"])
+    assert config.policies["image"].surrogate == PPO(clip_low=1e-3, clip_high=1e-4)
+
+
+# ------------------------------------------------------------------------------- algorithms
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_makes_a_valid_configuration_and_survives_writing(name, tmp_path):
+    # The demo's pictures have three random steps.
+    overrides = ["policies.image.trained_steps.size=2"] if name == "mix_grpo" else []
+    config = checked("demo", [f"algorithm={name}", *overrides])
+    assert config.algorithm == name
+    assert ALGORITHMS[name].paper
+    assert load_config(file(tmp_path, to_yaml(config))) == config
+
+
+def test_an_algorithm_lies_under_the_file_that_names_it_and_over_one_that_does_not(tmp_path):
+    text = Path("configs/demo.yaml").read_text() + "\nalgorithm: flow_grpo_fast\n"
+    small = PPO(clip_low=1e-4, clip_high=1e-4)
+    assert load_config(file(tmp_path, text)).policies["image"].surrogate == small
+    tiny = PPO(clip_low=1e-5, clip_high=1e-5)
+    assert load_config("demo", ["algorithm=flow_grpo_fast"]).policies["image"].surrogate == tiny
+    single = ["algorithm=flow_grpo_fast", "policies.image.surrogate.clip_low=2e-5"]
+    assert load_config("demo", single).policies["image"].surrogate == PPO(clip_low=2e-5, clip_high=1e-5)
+
+
+def test_algorithms_join_and_the_later_name_wins():
+    config = load_config("demo", ["algorithm=dapo+flow_grpo"])
+    assert config.policies["text"].surrogate == PPO(clip_low=0.2, clip_high=0.28)
+    assert config.policies["image"].kl_estimator == "step_mean"
+    assert config.advantage.scale == "batch_std"
+    assert load_config("demo", ["algorithm=flow_grpo+dapo"]).advantage.scale == "group_std"
+
+
+def test_the_whole_run_methods_set_the_rewards_that_are_there():
+    config = load_config("demo", ["algorithm=realsr_r1_code"])
+    assert {name: reward.weight for name, reward in config.rewards.items()} == {
+        "format": 1.0, "degradation": 0.0, "understanding": 1.0, "generation": 1.0,
+    }  # fmt: skip
+    assert (config.advantage.credit, config.advantage.combine) == ("chain", "sum")
+    assert config.policies["text"].surrogate == OnPolicy()
+
+
+def test_an_unknown_algorithm_names_the_nearest():
+    assert "algorithm: no 'gsp'; did you mean 'gspo'?" in message("demo", "algorithm=gsp")
 
 
 @pytest.mark.parametrize(
