@@ -9,7 +9,7 @@ The methods, as values of (baseline, scale, whiten):
 ==================  =========================  ==================================================================
 GRPO                group, group_std           Shao et al. 2024 (DeepSeekMath), section 4.1.2
 Dr.GRPO             group, none                Liu et al. 2025 (Understanding R1-Zero-Like Training), section 3.2
-RLOO                leave_one_out, none        Kool et al. 2019; Ahmadian et al. 2024 (Back to Basics), section 2
+RLOO                leave_one_out, none        Kool et al. 2019; Ahmadian et al. 2024 (Back to Basics)
 REINFORCE++         batch, batch_std           Hu et al. 2025, global advantage normalisation
 its baseline form   group, none, whiten        the same, "REINFORCE++ w/ baseline"
 Flow-GRPO           group, batch_std           Liu et al. 2025, eq. 4, and the released code's ``global_std``
