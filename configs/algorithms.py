@@ -72,7 +72,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "reinforce_pp_baseline": Algorithm(
         paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262), its variant with a group baseline and k2 KL",
-        run={"advantage": {"baseline": "group", "scale": "batch_std"}},
+        run={"advantage": {"baseline": "group", "scale": "none", "whiten": True}},
         token={"surrogate": "ppo", "aggregation": "action_mean", "kl_estimator": "k2"},
     ),
     "dapo": Algorithm(
