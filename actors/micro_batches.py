@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,14 +21,21 @@ def make_actions(micro: MicroBatch, batch: PolicyBatch, device: torch.device) ->
     """Put mask, advantages and what the rollout worker said together, on ``device``.
 
     Args:
-        micro: Its padding rows have weight 0 and lose their mask.
+        micro: Its padding rows have weight 0 and lose their mask; so do actions of blocks without an advantage
+            (``rl.overlong.masked_blocks``), which are not in the batch's counts either.
         batch: The same rows, collated.
         device: Where the policy is.
     """
     rows = torch.tensor(micro.weights) > 0
+    trained = torch.stack(
+        [
+            _in_blocks(blocks, item.advantages)
+            for blocks, item in zip(batch.block_of, micro.items, strict=True)
+        ]
+    )
     mean, weights = batch.behaviour_step_mean, batch.action_weights
     return Actions(
-        mask=(batch.action_mask & rows[:, None]).to(device),
+        mask=(batch.action_mask & trained & rows[:, None]).to(device),
         advantages=expand_advantages(micro, batch.block_of).to(device),
         behaviour=ActionScores(
             logprobs=batch.behaviour_logprobs.to(device),
@@ -36,6 +43,11 @@ def make_actions(micro: MicroBatch, batch: PolicyBatch, device: torch.device) ->
         ),
         weights=None if weights is None else weights.to(device),
     )
+
+
+def _in_blocks(block_of: Tensor, blocks: Iterable[int]) -> Tensor:
+    """Return which actions ``[T]`` belong to one of the blocks."""
+    return torch.isin(block_of, torch.tensor(list(blocks), dtype=block_of.dtype))
 
 
 def expand_advantages(micro: MicroBatch, block_of: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are held within this many nats, so that ``exp`` and its gradient stay finite."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionScores:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from configs.methods import Correction, NoCorrection, SequenceMask, TokenMask, TruncatedImportance
-from rl.actions import masked, row_mean
-from rl.kl import MAX_LOG_RATIO
+from rl.actions import MAX_LOG_RATIO, masked, row_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,11 +22,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rl.actions import ActionScores, masked
+from rl.actions import MAX_LOG_RATIO, ActionScores, masked
 
 KLEstimator = Literal["k1", "k2", "k3", "step_mean"]
-MAX_LOG_RATIO = 20.0
-"""Log-ratios are held within this many nats, so that ``exp`` and its gradient stay finite."""
 
 
 def kl_terms(estimator: KLEstimator, scores: ActionScores, reference: ActionScores, mask: Tensor) -> Tensor:

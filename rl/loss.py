@@ -16,10 +16,10 @@ from torch import Tensor
 
 from configs.methods import NoCorrection
 from configs.schema import PolicyConfig
-from rl.actions import Actions, ActionScores, masked
+from rl.actions import MAX_LOG_RATIO, Actions, ActionScores, masked
 from rl.aggregation import aggregation_weights, divisor_share
 from rl.correction import correction_factors
-from rl.kl import MAX_LOG_RATIO, kl_terms
+from rl.kl import kl_terms
 from rl.surrogates import surrogate_terms
 from rl.types import UpdateStats
 

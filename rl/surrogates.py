@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.methods import CISPO, GMPO, GSPO, PPO, DualClip, Guard, OnPolicy, Surrogate
-from rl.actions import ActionScores, masked, row_mean
-from rl.kl import MAX_LOG_RATIO
+from rl.actions import MAX_LOG_RATIO, ActionScores, masked, row_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

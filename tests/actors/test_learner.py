@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.deepspeed_engine import start_process_group
-from actors.learner import LearnerRank, LearnerSpec, expand_advantages
+from actors.learner import LearnerRank, LearnerSpec
+from actors.micro_batches import expand_advantages, make_actions
+from actors.policies.base import PolicyBatch
 from configs.schema import PolicyConfig
 from rl.errors import LearnerError
 from rl.types import MicroBatch, TrainItem
@@ -38,6 +40,26 @@ def test_every_action_gets_the_advantage_of_its_block(rows):
     got = expand_advantages(micro, block_of)
     want = [[advantages.get(block, 0.0) for block in blocks] for advantages, blocks in rows]
     assert torch.equal(got, torch.tensor(want))
+
+
+@pytest.mark.parametrize("is_denoising", [False, True])
+def test_actions_are_put_together_and_padding_rows_lose_their_mask(is_denoising):
+    batch = PolicyBatch(
+        inputs={},
+        behaviour_logprobs=torch.tensor([[-1.0, -2.0], [-1.0, -2.0]]),
+        action_mask=torch.tensor([[True, False], [True, True]]),
+        block_of=torch.tensor([[0, -1], [0, 1]]),
+        action_weights=torch.full((2, 2), 0.5) if is_denoising else None,
+        behaviour_step_mean=torch.ones(2, 2, 3) if is_denoising else None,
+    )
+    item = TrainItem(item_id="", handle=0, advantages={0: 2.0}, num_actions=1, shape_key=(), length=2)
+    micro = MicroBatch(items=(item, item), weights=(1.0, 0.0))
+    actions = make_actions(micro, batch, torch.device("cpu"))
+    assert actions.mask.tolist() == [[True, False], [False, False]]
+    assert actions.advantages.tolist() == [[2.0, 0.0], [2.0, 0.0]]
+    assert torch.equal(actions.behaviour.logprobs, batch.behaviour_logprobs)
+    assert actions.weights is batch.action_weights
+    assert actions.behaviour.step_mean is batch.behaviour_step_mean
 
 
 def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):

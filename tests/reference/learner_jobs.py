@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 from actors.deepspeed_engine import stop_process_group
 from actors.learner import LearnerRank, LearnerSpec
 from actors.weights import pack, unpack
+from configs.methods import CISPO, GSPO, PPO, TruncatedImportance
 from configs.schema import PolicyConfig
 from rl.batching import lay_out
 from rl.errors import DivergedError
-from rl.loss import k3_kl, policy_loss
 from rl.types import Example, Manifest, TokenStream, TrainBatch, TrainItem
+from tests.reference.plain_losses import PlainSequence, step_loss
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, make_examples
 
+MAX_ACTIONS = 20
 ADVANTAGES = ({0: 0.7, 1: -1.1}, {0: -0.4, 1: 0.9}, {1: 1.5})
 
 
@@ -38,7 +40,7 @@ class ListStore:
 
 def start_examples(start: Path, config: PolicyConfig, num: int = 21) -> list[Example]:
     policy = TinyPolicy.load(start, config, block_names=BLOCKS)
-    return make_examples(policy, num, seed=5)
+    return make_examples(policy, num, seed=5, mismatch=0.0 if config.correction.kind == "none" else 0.3)
 
 
 def make_batch(
@@ -63,7 +65,7 @@ def make_batch(
                 length=stream.tokens.size,
             )
         )
-    return lay_out("tiny", items, num_ranks, micro_batch_size)
+    return lay_out("tiny", items, num_ranks, micro_batch_size, max_actions=MAX_ACTIONS)
 
 
 def plain_training(
@@ -77,33 +79,44 @@ def plain_training(
         policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     losses = []
+    proximal = [plain_scores(policy, example) for example in examples]
     for step, indexes in enumerate(steps):
-        total, count = torch.zeros(()), 0
+        sequences = []
         for index in indexes:
             stream = examples[index].segment
             assert isinstance(stream, TokenStream)
-            batch = policy.collate([examples[index]])
-            per_block = [ADVANTAGES[index % 3].get(int(block), 0.0) for block in stream.block_of]
-            logprobs = policy(batch.inputs).logprobs
-            with torch.no_grad():
-                reference = frozen(batch.inputs).logprobs
-            sums = policy_loss(
-                logprobs,
-                batch.behaviour_logprobs,
-                torch.tensor([per_block]),
-                batch.action_mask,
-                clip_low=config.surrogate.clip_low,
-                clip_high=config.surrogate.clip_high,
+            mask = torch.from_numpy(np.array(stream.action_mask))
+            inputs = policy.collate([examples[index]]).inputs
+            scores = policy(inputs)
+            assert scores.entropy is not None
+            per_block = torch.tensor(
+                [ADVANTAGES[index % 3].get(int(block), 0.0) for block in stream.block_of]
             )
-            kl = k3_kl(logprobs, reference, batch.action_mask)
-            total, count = total + sums.loss + config.kl_weight * kl, count + int(stream.action_mask.sum())
+            with torch.no_grad():
+                reference = frozen(inputs).logprobs
+            sequences.append(
+                PlainSequence(
+                    logprobs=scores.logprobs[0][mask],
+                    entropy=scores.entropy[0][mask],
+                    advantages=per_block[mask],
+                    behaviour=torch.from_numpy(np.array(stream.behaviour_logprobs))[mask],
+                    proximal=proximal[index][mask],
+                    reference=reference[0][mask],
+                )
+            )
+        loss = step_loss(config, sequences, MAX_ACTIONS)
         optimizer.zero_grad()
-        (total / count).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
         optimizer.step()
-        losses.append(float((total / count).detach()))
+        losses.append(float(loss.detach()))
     return losses, {name: p.detach().clone() for name, p in policy.named_parameters()}
+
+
+def plain_scores(policy: TinyPolicy, example: Example) -> torch.Tensor:
+    with torch.no_grad():
+        return policy(policy.collate([example]).inputs).logprobs[0]
 
 
 def received(learner: LearnerRank, *, averaged: bool = False) -> dict[str, torch.Tensor]:
@@ -219,6 +232,48 @@ def one_life(
     found["version"] = learner.version
     if whole:
         found |= _resume_and_diverge(learner, examples, root / f"{world_size}-{config.zero_stage}", port)
+    return found
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "gspo": {
+        "surrogate": GSPO(clip_low=0.01, clip_high=0.01),
+        "aggregation": "sequence_mean",
+        "zero_stage": 2,
+        "micro_batch_size": 4,
+    },
+    "truncate": {
+        "surrogate": PPO(clip_low=0.05, clip_high=0.05),
+        "correction": TruncatedImportance(cap=1.1),
+        "zero_stage": 3,
+        "micro_batch_size": 3,
+    },
+    "cispo": {
+        "surrogate": CISPO(clip_low=0.05, clip_high=0.05),
+        "aggregation": "constant",
+        "kl_estimator": "k2",
+        "entropy_weight": 0.02,
+        "zero_stage": 1,
+        "micro_batch_size": 2,
+    },
+}
+"""What each method's life sets besides ``LIFE``."""
+
+
+def all_methods(rank: int, world_size: int, port: int, root: Path) -> dict[str, Any]:
+    """Train under each method."""
+    from actors import deepspeed_engine
+
+    deepspeed_engine.PERSISTENCE_ELEMENTS = 0
+    found = {}
+    for name, method in METHODS.items():
+        config = PolicyConfig(**LIFE, **method)
+        learner, examples = make_learner(root / "start", config, rank, world_size, port)
+        batches = [make_batch(examples, step, world_size, config.micro_batch_size) for step in STEPS]
+        found[name] = {
+            "stats": [_plain(stats) for stats in learner.update(batches)],
+            "after": received(learner),
+        }
     return found
 
 

@@ -26,6 +26,7 @@ class TinyPolicy(TrainablePolicy):
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
+        self.entropy_gradient = False
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.mixer = nn.Linear(2 * WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
@@ -34,6 +35,7 @@ class TinyPolicy(TrainablePolicy):
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
         assert tuple(block_names) == BLOCKS
         policy = cls(config.temperature)
+        policy.entropy_gradient = config.entropy_weight > 0
         policy.load_state_dict(load_file(directory / "model.safetensors"), strict=False)
         return policy
 
@@ -61,7 +63,8 @@ class TinyPolicy(TrainablePolicy):
         logits = self.head(hidden).float() / self.temperature
         table = torch.log_softmax(logits, dim=-1)
         logprobs = table.gather(-1, tokens[:, 1:, None])[..., 0]
-        entropy = -(table.exp() * table).sum(-1).detach()
+        entropy = -(table.exp() * table).sum(-1)
+        entropy = entropy if self.entropy_gradient else entropy.detach()
         return ActionScores(
             logprobs=nn.functional.pad(logprobs, (1, 0)), entropy=nn.functional.pad(entropy, (1, 0))
         )
@@ -108,13 +111,13 @@ def write_start(directory: Path, seed: int = 0) -> None:
     TinyPolicy(1.0).export(directory, TinyPolicy(1.0).state_dict())
 
 
-def make_examples(policy: TinyPolicy, num: int, seed: int) -> list[Example]:
-    """Random token streams of unequal lengths with the log-probs the policy gives them."""
+def make_examples(policy: TinyPolicy, num: int, seed: int, mismatch: float = 0.0) -> list[Example]:
+    """Random token streams of unequal lengths with the log-probs the policy gives them, ``mismatch`` nats off."""
     generator = np.random.default_rng(seed)
-    return [_example(policy, int(generator.integers(6, 15)), generator) for _ in range(num)]
+    return [_example(policy, int(generator.integers(6, 15)), generator, mismatch) for _ in range(num)]
 
 
-def _example(policy: TinyPolicy, length: int, generator: np.random.Generator) -> Example:
+def _example(policy: TinyPolicy, length: int, generator: np.random.Generator, mismatch: float) -> Example:
     tokens = generator.integers(0, VOCABULARY, length).astype(np.int32)
     block_of = np.full(length, -1, dtype=np.int8)
     block_of[3:5], block_of[5:] = 0, 1
@@ -122,6 +125,8 @@ def _example(policy: TinyPolicy, length: int, generator: np.random.Generator) ->
     action_mask[-1] = True
     with torch.no_grad():
         scores = policy({"tokens": torch.from_numpy(tokens)[None].long()}).logprobs[0].numpy()
+    if mismatch:
+        scores = scores + mismatch * generator.standard_normal(length)
     stream = TokenStream(
         tokens=tokens,
         pictures=(),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import BlockConfig, Config, PolicyConfig
-from rl.batching import build_train_batches, lay_out, split_evenly
+from rl.batching import build_train_batches, lay_out, max_actions, split_evenly
 from rl.types import TrainItem
 from tests.reference.groups import image_segment, make_group, make_scores, text_segment
 
@@ -32,7 +32,7 @@ def item_lists(draw):
 @quick
 @given(item_lists(), st.integers(1, 5), st.integers(1, 6))
 def test_layout_invariants(items, num_ranks, micro_batch_size):
-    batch = lay_out("p", items, num_ranks, micro_batch_size)
+    batch = lay_out("p", items, num_ranks, micro_batch_size, max_actions=9)
     assert len(batch.micro_batches) == num_ranks
     assert len({len(rank) for rank in batch.micro_batches}) == 1
     rows = [
@@ -44,6 +44,8 @@ def test_layout_invariants(items, num_ranks, micro_batch_size):
     assert Counter(item.item_id for item, weight in rows if weight) == Counter(item.item_id for item in items)
     assert {weight for _, weight in rows} <= {0.0, 1.0}
     assert batch.num_actions == sum(item.num_actions for item in items)
+    assert batch.num_sequences == len(items)
+    assert batch.max_actions == 9
     for position in zip(*batch.micro_batches, strict=True):
         assert len({item.shape_key for micro in position for item in micro.items}) == 1
     for rank in batch.micro_batches:
@@ -53,7 +55,7 @@ def test_layout_invariants(items, num_ranks, micro_batch_size):
 @quick
 @given(item_lists(), st.integers(1, 5), st.integers(1, 6))
 def test_layout_is_balanced(items, num_ranks, micro_batch_size):
-    batch = lay_out("p", items, num_ranks, micro_batch_size)
+    batch = lay_out("p", items, num_ranks, micro_batch_size, max_actions=9)
     for position in zip(*batch.micro_batches, strict=True):
         sizes = [int(sum(micro.weights)) for micro in position]
         assert max(sizes) - min(sizes) <= 1
@@ -68,7 +70,7 @@ def test_rows_of_a_micro_batch_have_like_lengths():
         TrainItem(item_id=str(i), handle=i, advantages={}, num_actions=1, shape_key=(), length=n)
         for i, n in enumerate([5, 90, 7, 95, 6, 91, 8, 94])
     ]
-    batch = lay_out("p", items, 2, 2)
+    batch = lay_out("p", items, 2, 2, max_actions=9)
     for rank in batch.micro_batches:
         for micro in rank:
             lengths = [item.length for item in micro.items]
@@ -142,6 +144,25 @@ def test_one_batch_a_policy_with_its_own_blocks_and_actions():
     for micro in image.micro_batches[0]:
         for item in micro.items:
             assert item.advantages == {1: float(item.item_id.split("/")[1])}
+
+
+def test_most_actions_come_from_the_configuration():
+    config = Config(
+        chain={
+            "words": BlockConfig(policy="text", max_tokens=20),
+            "rough": BlockConfig(kind="image", policy="image", num_steps=4),
+            "more_words": BlockConfig(policy="text", max_tokens=30),
+            "picture": BlockConfig(kind="image", policy="image", num_steps=9),
+        },
+        policies={"text": PolicyConfig(), "image": PolicyConfig(kind="denoising")},
+    )
+    assert max_actions("text", config) == 50
+    assert max_actions("image", config) == 8
+    groups = make_groups(1)
+    by_block = {chain.chain_id: {0: 1.0, 3: 1.0} for chain in groups[0].chains}
+    batches = build_train_batches(groups, by_block, config)
+    assert {name: batch.max_actions for name, (batch,) in batches.items()} == {"text": 50, "image": 8}
+    assert {name: batch.num_sequences for name, (batch,) in batches.items()} == {"text": 4, "image": 3}
 
 
 def test_updates_split_by_group():

@@ -268,6 +268,33 @@ def test_gradient_reaches_every_weight(policy: TokenPolicy) -> None:
     assert idle == []
 
 
+def test_an_entropy_bonus_reaches_every_weight(directory: Path) -> None:
+    """Through the checkpointed chunks, and past ids that could not be sampled."""
+    config = PolicyConfig(kind="token", entropy_weight=0.01)
+    policy = TokenPolicy.load(directory, config, block_names=BLOCKS)
+    forbidden = load_vocabulary(directory, BLOCKS).forbidden_ids
+    sampling = TextSampling(temperature=0.8, forbidden_ids=forbidden)
+    example = make_example(policy, 0, num_pictures=1, sampling=sampling)
+    inputs = policy.collate([example]).inputs
+    scores = policy(inputs)
+    assert scores.entropy is not None
+    scores.entropy.sum().backward()
+    found = {name: parameter.grad for name, parameter in policy.published()}
+
+    policy.zero_grad(set_to_none=True)
+    logits = policy.model.lm_head(policy.hidden_states(inputs)[0, inputs["source"]]) / 0.8
+    kept = [i for i in range(logits.shape[1]) if i not in forbidden]
+    torch.distributions.Categorical(logits=logits[:, kept]).entropy().sum().backward()
+    for name, parameter in policy.published():
+        got, want = found[name], parameter.grad
+        assert got is not None
+        assert want is not None
+        torch.testing.assert_close(got, want, atol=1e-4 * float(want.abs().max()) + 1e-6, rtol=0, msg=name)
+    assert float(policy.model.lm_head.weight.grad.abs().max()) > 0
+    with torch.no_grad():
+        assert not policy(inputs).entropy.requires_grad
+
+
 def test_rows_without_pictures_touch_the_vision_tower(policy: TokenPolicy) -> None:
     """ZeRO stage 3 hangs where ranks run different modules, so its gradient must be zero rather than absent."""
     found = gradients(policy, [make_example(policy, 0, num_pictures=0)])
