@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ class GaussianFlow:
         """Carry mean and variance through steps that are affine in x, from the source; one pair a level."""
         mean, var = self.y, self.s**2
         seen = [(mean, var)]
-        for now, after in zip(sigmas, sigmas[1:], strict=False):
+        for now, after in pairwise(sigmas):
             probes = torch.tensor([[mean], [mean + 1.0]])
             at, std = step(probes, self.clean(probes, now), now, after)
             slope = (at[1] - at[0]).item()

@@ -131,7 +131,9 @@ def test_deviations_of_a_schedule_are_those_of_its_steps(kind, num_steps, shift,
 def test_ten_thousand_samples_have_the_closed_forms_moments(kind, step):
     x, v, noise, source = 0.4, -0.9, 0.6, (0.7, 0.2)
     rows = torch.full((10_000, 1), x)
-    mean, std = step_mean_std(kind, rows, x0_from_velocity(rows, v + 0 * rows, step[0]), *step, noise, Source(*source))
+    mean, std = step_mean_std(
+        kind, rows, x0_from_velocity(rows, v + 0 * rows, step[0]), *step, noise, Source(*source)
+    )
     drawn = (mean + std * torch.randn(rows.shape, generator=torch.Generator().manual_seed(1))).double()
     want_mean, want_std = step_from(kind, x, v, step, noise, source)
     assert drawn.mean().item() == pytest.approx(want_mean, abs=4 * want_std / 100)
@@ -196,7 +198,8 @@ def test_recorded_logprobs_are_the_papers_in_double_precision(kind):
         v = ((x - predicted(x, source.mean[0])) / now).double().numpy().ravel()
         at = x.double().numpy().ravel()
         each = [
-            step_from(kind, *row, (now, after), 0.7, (there, 0.1)) for *row, there in zip(at, v, y.ravel(), strict=True)
+            step_from(kind, *row, (now, after), 0.7, (there, 0.1))
+            for *row, there in zip(at, v, y.ravel(), strict=True)
         ]
         mean, std = np.array([m for m, _ in each]), each[0][1]
         want = normal_logprob(stored[0, k + 1].numpy().ravel(), mean, std)
@@ -224,7 +227,10 @@ def test_gradients_are_finite_at_both_ends(kind):
 
 # --------------------------------------------------------------------------------- marginals
 
-FLOWS = {"noise": GaussianFlow(m=0.5, c=0.6, y=0.0, s=1.0), "bridge": GaussianFlow(m=1.0, c=0.3, y=-0.5, s=0.2)}
+FLOWS = {
+    "noise": GaussianFlow(m=0.5, c=0.6, y=0.0, s=1.0),
+    "bridge": GaussianFlow(m=1.0, c=0.3, y=-0.5, s=0.2),
+}
 
 
 def carried(flow, kind, sigmas, noise_of):
