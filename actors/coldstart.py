@@ -28,8 +28,7 @@ from configs.schema import Config
 from rl.chain import ChainGrammar
 from rl.data.prompts import PromptSource
 from rl.seeding import derive_seed
-from rl.step_selection import sampler_spec
-from rl.types import ImageRequest, Pixels, Prompt
+from rl.types import ImageRequest, Pixels, Prompt, SamplerSpec
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -40,8 +39,9 @@ EXPERT_CONTENTS = 200
 EXPERT_LEARNING_RATE = 2e-3
 """AdamW's peak."""
 EXPERT_NOISE = (0.0, 0.5, 1.0, 1.5, 2.1)
-"""Noise levels of the restorations that the expert sees, in units of the one GRPO samples with. Between them it
-learns what sampling noise looks like; within one level nobody can tell better from worse without the truth."""
+"""Noise levels of the restorations that the expert sees, in units of Flow-GRPO's. Between them it learns what
+sampling noise looks like; within one level nobody can tell better from worse without the truth. Whatever GRPO
+samples with, they are painted alike, so that one cold start serves all samplers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,9 @@ def restorations(lesson: Lesson, prompts: Sequence[Prompt]) -> dict[str, list[Pi
     )
     worker.setup()
     out = {
-        f"noise{share:.2f}": asyncio.run(paint_all(worker, lesson, prompts, share * settings.noise_level))
+        f"noise{share:.2f}": asyncio.run(
+            paint_all(worker, lesson, prompts, share * SamplerSpec().noise_level)
+        )
         for share in EXPERT_NOISE
     }
     worker.close()
@@ -208,7 +210,7 @@ async def paint_all(
                 block=name,
                 size_px=block.size_px,
                 num_steps=block.num_steps,
-                sampler=sampler_spec(config.policies[lesson.policy], level),
+                sampler=SamplerSpec(noise_level=level),
                 degraded=index,
                 previous=len(prompts) + index if turn else -1,
                 text=texts_so_far(prompt, turn + 1)[-1],

@@ -21,7 +21,7 @@ from configs.schema import Config, PolicyConfig
 from rl.chain import ChainGrammar, ChainState, Decode, Done, PaintImage, WriteText
 from rl.errors import RolloutError
 from rl.seeding import derive_seed
-from rl.step_selection import sampler_spec, select_steps
+from rl.step_selection import picture_draws, sampler_spec
 from rl.types import (
     DEGRADED,
     TRUTH,
@@ -188,8 +188,15 @@ class ChainRunner:
         pictures: list[Any] = []
         for writing, step in steps:
             names = [DEGRADED, *([step.previous] if step.previous else [])]
-            first = len(pictures)
+            first, seed = len(pictures), self._seed(job, writing, step.block)
             pictures += [writing.pictures[name] for name in names]
+            source_seed, plan = picture_draws(
+                self._policy(step.block),
+                step.num_steps,
+                picture_seed=seed,
+                group_seed=self._group_seed(job, step.block),
+                grpo_step=job.grpo_step,
+            )
             requests.append(
                 ImageRequest(
                     request_id=f"{writing.chain_id}/{step.block}",
@@ -200,7 +207,9 @@ class ChainRunner:
                     degraded=first,
                     previous=first + 1 if step.previous else -1,
                     text=picture_text(writing.state.text(self._context.decode), step.block),
-                    **self._draws(job, writing, step),
+                    seed=seed,
+                    source_seed=source_seed,
+                    steps=plan,
                 )
             )
         policy = self._config.chain[steps[0][1].block].policy
@@ -233,25 +242,11 @@ class ChainRunner:
     def _policy(self, block: str) -> PolicyConfig:
         return self._config.policies[self._config.chain[block].policy]
 
-    def _draws(self, job: Job, writing: _Writing, paint: PaintImage) -> dict[str, Any]:
-        """What of a picture's request is drawn: its seeds, and which of its steps are random and trained."""
-        policy, seed = self._policy(paint.block), self._seed(job, writing, paint.block)
-        group_seed = derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, "group", paint.block)
-        draws: dict[str, Any] = {"seed": seed}
-        if policy.shared_noise:
-            draws["source_seed"] = derive_seed(group_seed, "source")
-        if job.grpo_step is not None:
-            draws["steps"] = select_steps(
-                policy.trained_steps,
-                paint.num_steps,
-                picture_seed=derive_seed(seed, "steps"),
-                group_seed=derive_seed(group_seed, "steps"),
-                grpo_step=job.grpo_step,
-            )
-        return draws
-
     def _seed(self, job: Job, writing: _Writing, block: str) -> int:
         return derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, writing.index, block)
+
+    def _group_seed(self, job: Job, block: str) -> int:
+        return derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, "group", block)
 
     # ------------------------------------------------------------------ scoring
 

@@ -200,8 +200,8 @@ class EvalConfig:
     every: int = 0
     """Steps between evaluations in training; 0 evaluates at the end only."""
     samplers: list[Literal["deterministic", "stochastic"]] = field(default_factory=lambda: ["deterministic"])
-    """How pictures are painted: without sampling noise, or as in training. The first writes ``eval.json``,
-    every other ``eval_<sampler>.json``."""
+    """How pictures are painted: without sampling noise, or with the sampler's in every step. The first writes
+    ``eval.json``, every other ``eval_<sampler>.json``."""
     judges: list[str] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
     """pyiqa full-reference metrics that are measured and never rewarded."""
 

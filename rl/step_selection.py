@@ -10,6 +10,7 @@ import numpy as np
 
 from configs.methods import AllSteps, RandomShare, RandomSteps, SlidingWindow, TrainedSteps
 from configs.schema import PolicyConfig
+from rl.seeding import derive_seed
 from rl.types import SamplerSpec, StepPlan
 
 
@@ -60,6 +61,37 @@ def select_steps(
             return _in_a_row(window_start(method, num_random, grpo_step), count)
         case RandomSteps():
             return _in_a_row(int(np.random.default_rng(group_seed).integers(num_random - count + 1)), count)
+
+
+def picture_draws(
+    policy: PolicyConfig, num_steps: int, *, picture_seed: int, group_seed: int, grpo_step: int | None
+) -> tuple[int | None, StepPlan | None]:
+    """Return what of a picture is drawn besides its own noise.
+
+    Args:
+        policy: Its ``shared_noise`` and ``trained_steps``.
+        num_steps: Denoising steps K.
+        picture_seed: Of the picture.
+        group_seed: The same for all pictures of a group and block, and no other.
+        grpo_step: As in ``select_steps``; None outside of training, where all steps are random.
+
+    Returns:
+        Seed of the initial noise, None for the picture's own; and its steps, None for all.
+
+    Source:
+        Shared initial noise: Xue et al. 2025 (DanceGRPO); He et al. 2025 (TempFlow-GRPO), seed groups.
+    """
+    source_seed = derive_seed(group_seed, "source") if policy.shared_noise else None
+    if grpo_step is None:
+        return source_seed, None
+    plan = select_steps(
+        policy.trained_steps,
+        num_steps,
+        picture_seed=derive_seed(picture_seed, "steps"),
+        group_seed=derive_seed(group_seed, "steps"),
+        grpo_step=grpo_step,
+    )
+    return source_seed, plan
 
 
 def window_start(method: SlidingWindow, num_random: int, grpo_step: int) -> int:

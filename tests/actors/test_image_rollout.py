@@ -16,9 +16,11 @@ from actors.image_teacher import build_image_policy
 from actors.policies.denoising import DenoisingPolicy
 from actors.policies.image_sampler import load_pipeline
 from actors.weights import Bucket, pack
+from configs.methods import Guard
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
-from rl.types import ImageRequest, Manifest, Pixels
+from rl.samplers import SAMPLERS
+from rl.types import ImageRequest, Manifest, Pixels, SamplerSpec, StepPlan
 
 BLOCKS = ("rough_image", "final_image")
 CONFIG = PolicyConfig(kind="denoising", micro_batch_size=4)
@@ -37,7 +39,7 @@ def request(seed: int, **changes: Any) -> ImageRequest:
         "block": "final_image",
         "size_px": 32,
         "num_steps": 2,
-        "noise_level": 0.7,
+        "sampler": SamplerSpec(),
         "degraded": 0,
         "previous": 1,
         "text": "a cat",
@@ -57,9 +59,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_worker(directory: Path, *, deterministic: bool = False) -> ImageRolloutWorker:
+def make_worker(
+    directory: Path, *, deterministic: bool = False, config: PolicyConfig = CONFIG
+) -> ImageRolloutWorker:
     worker = ImageRolloutWorker(
-        directory=directory, config=CONFIG, block_names=BLOCKS, seed=7, deterministic=deterministic
+        directory=directory, config=config, block_names=BLOCKS, seed=7, deterministic=deterministic
     )
     worker.setup()
     return worker
@@ -105,6 +109,48 @@ def test_requests_of_several_calls_share_batches(worker: ImageRolloutWorker) -> 
         _, alone_picture, alone = asyncio.run(worker.generate([request(seed)], *PICTURES))
         assert np.abs(segment.latents - alone.latents).max() < 1e-4
         assert np.abs(picture.astype(int) - alone_picture.astype(int)).max() <= 1
+
+
+def test_pictures_with_other_random_steps_or_samplers_are_other_batches(worker: ImageRolloutWorker) -> None:
+    several = [
+        request(0, num_steps=3),
+        request(1, num_steps=3, steps=StepPlan(random=(0, 1), trained=(1,))),
+        request(2, num_steps=3, steps=StepPlan(random=(1,), trained=(1,))),
+        request(3, num_steps=3, sampler=SamplerSpec(kind="dance")),
+        request(4, num_steps=3, sampler=SamplerSpec(guidance_scale=2.0)),
+    ]
+    replies, *rest = asyncio.run(worker.generate(several, *PICTURES))
+    assert [reply.num_actions for reply in replies] == [2, 1, 1, 2, 2]
+    assert [segment.action_mask.tolist() for segment in rest[1::2]] == [
+        [True, True, False],
+        [False, True, False],
+        [False, True, False],
+        [True, True, False],
+        [True, True, False],
+    ]
+    assert [segment.sampler for segment in rest[1::2]] == [one.sampler for one in several]
+    # The first two differ in what is trained, not in how they are painted.
+    assert worker.stats()["num_batches"] == 4
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_canary_paints_by_the_configured_sampler(directory: Path, kind: str, scale: float) -> None:
+    config = PolicyConfig(
+        kind="denoising", sampler=kind, guidance_scale=scale, noise_level=0.5, surrogate=Guard()
+    )
+    worker = make_worker(directory, config=config)
+    canary = asyncio.run(worker.canary())
+    worker.close()
+    assert canary.segment.sampler == SamplerSpec(kind=kind, noise_level=0.5, guidance_scale=scale)
+    policy = DenoisingPolicy.load(directory, config, block_names=BLOCKS).eval()
+    batch = policy.collate([canary])
+    with torch.no_grad():
+        scores = policy(batch.inputs)
+    assert batch.action_mask.tolist() == [[True, True, False]]
+    assert (scores.logprobs - batch.behaviour_logprobs).abs().max() < 1e-5
+    gap = batch.behaviour_step_mean[batch.action_mask] - scores.step_mean[batch.action_mask]
+    assert gap.abs().max() < 1e-5
 
 
 def test_noise_follows_the_seed(worker: ImageRolloutWorker) -> None:

@@ -13,10 +13,12 @@ import pytest
 import ray
 
 from cluster.calls import RayStore, Worker, gather
+from cluster.collector import GroupCollector
 from cluster.runner import ChainRunner, Job, Pools, TextContext
 from cluster.spawn import spawn
 from configs.load import load_config
-from configs.schema import Config
+from configs.methods import SlidingWindow
+from configs.schema import Config, RewardConfig
 from rl.chain import ChainGrammar
 from rl.types import (
     DenoisingSegment,
@@ -29,6 +31,7 @@ from rl.types import (
     SamplerSpec,
     ScoredGroup,
     Scores,
+    StepPlan,
     TextReply,
     TextRequest,
     TokenStream,
@@ -79,7 +82,14 @@ class Writer:
 class Painter:
     """Paints a plain square whose brightness says how many pictures it was given."""
 
+    def __init__(self) -> None:
+        self.requests: list[ImageRequest] = []
+
+    async def asked(self) -> list[ImageRequest]:
+        return self.requests
+
     async def generate(self, requests: Sequence[ImageRequest], *pictures: Pixels) -> tuple[Any, ...]:
+        self.requests += requests
         made: list[Any] = []
         for request in requests:
             assert pictures[request.degraded].shape[0] == 16
@@ -148,9 +158,9 @@ def crew(ray_cluster: None) -> Iterator[dict[str, Worker]]:
         ray.kill(worker.actor)
 
 
-def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: str = "photo") -> ScoredGroup:
+def spawned_runner(crew: dict[str, Worker], config: Config, scorer: str = "scorer") -> Worker:
     context = TextContext(
-        grammar=ChainGrammar(CONFIG.chain, TAGS),
+        grammar=ChainGrammar(config.chain, TAGS),
         prompt=PROMPT,
         forbidden_ids=(),
         decode=lambda ids: decode(list(ids), NAMES),
@@ -161,8 +171,15 @@ def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: 
         rewards={"bright": [crew[scorer]]},
     )
     kwargs = {"config": config, "context": context, "pools": pools}
-    runner = spawn(ChainRunner, "runner-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
-    prompt = Prompt(prompt_id=group, degraded=np.zeros((16, 16, 3), dtype=np.uint8))
+    return spawn(ChainRunner, "runner-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
+
+
+def photo(name: str) -> Prompt:
+    return Prompt(prompt_id=name, degraded=np.zeros((16, 16, 3), dtype=np.uint8))
+
+
+def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: str = "photo") -> ScoredGroup:
+    runner, prompt = spawned_runner(crew, config, scorer), photo(group)
     try:
         (scored,) = gather(
             [runner.call("run_group", Job(prompt=prompt, draw=0, num_chains=3))], deadline_s=60
@@ -212,6 +229,53 @@ def test_batches_are_fixed_only_where_numbers_must_repeat(crew: dict[str, Worker
 
     assert asked(True) == [3, 3, 2, 2]
     assert set(asked(False)) == {1}
+
+
+def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data(
+    crew: dict[str, Worker],
+) -> None:
+    long = {n: replace(b, num_steps=4) if b.kind == "image" else b for n, b in CONFIG.chain.items()}
+    image = replace(
+        CONFIG.policies["image"],
+        shared_noise=True,
+        guidance_scale=1.5,
+        trained_steps=SlidingWindow(size=1, every=1, stride=1),
+    )
+    config = replace(
+        CONFIG,
+        chain=long,
+        prompts_per_step=2,
+        group_size=3,
+        policies=CONFIG.policies | {"image": image},
+        rewards={"bright": RewardConfig(target="none:Thing")},
+    )
+    runner = spawned_runner(crew, config)
+    collector = GroupCollector(
+        config=config,
+        make_prompt=lambda position: photo(f"window-{position}"),
+        runners=[runner],
+        observe=lambda *_: None,
+        position=2,
+    )
+    try:
+        collector.next(2)
+        collector.next(2)
+    finally:
+        ray.kill(runner.actor)
+    (requests,) = gather([crew["painter"].call("asked")], deadline_s=30)
+    by_block: dict[tuple[str, str], list[ImageRequest]] = {}
+    for request in requests:
+        name, _, rest = request.request_id.partition("#")
+        if name.startswith("window-"):
+            by_block.setdefault((name, rest.rpartition("/")[2]), []).append(request)
+    assert len(by_block) == 4 * 3
+    for (name, _), group in by_block.items():
+        start = int(name.removeprefix("window-")) // 2
+        assert {request.steps for request in group} == {StepPlan(random=(start,), trained=(start,))}
+        assert len({request.source_seed for request in group}) == 1
+        assert len({request.seed for request in group}) == len(group) == 2
+        assert {request.sampler.guidance_scale for request in group} == {1.5}
+    assert len({group[0].source_seed for group in by_block.values()}) == len(by_block)
 
 
 def test_a_chain_is_scored_while_others_are_written(crew: dict[str, Worker]) -> None:

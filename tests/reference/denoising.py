@@ -1,8 +1,8 @@
 """Samplers as printed, for one number at a time and a standard normal source, and a flow that is known exactly."""
 
-import itertools
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class GaussianFlow:
         """Carry mean and variance through steps that are affine in x, from the source; one pair a level."""
         mean, var = self.y, self.s**2
         seen = [(mean, var)]
-        for now, after in itertools.pairwise(sigmas):
+        for now, after in pairwise(sigmas):
             probes = torch.tensor([[mean], [mean + 1.0]])
             at, std = step(probes, self.clean(probes, now), now, after)
             slope = (at[1] - at[0]).item()
