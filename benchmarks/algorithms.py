@@ -56,7 +56,7 @@ MARGIN = 0.05
 NUM_PROMPTS, GROUP_SIZE = 8, 8
 NUM_WORDS = 8
 SIZE_PX, NUM_DENOISING = 16, 6
-LEARNING_RATE = {"words": 2e-2, "pictures": 2e-3}
+LEARNING_RATE = {"words": 2e-2, "pictures": 3e-4}
 
 OVERRIDES: Mapping[str, JsonDict] = {"mix_grpo": {"trained_steps": {"size": 2, "every": 10}}}
 """Six steps have room for a window of two, and sixty steps of training for some moves."""
@@ -360,7 +360,9 @@ def make_config(task: type[Task], algorithm: str) -> Config:
         "policies": {task.name: task.policy},
         "rewards": {name: {"target": "rewards.base:Reward"} for name in task.rewards},
     }
-    tree = merge(merge(content, algorithm_layer(content), Config), {"policies": {task.name: own}}, Config)
+    tree: JsonDict = {}
+    for layer in (content, algorithm_layer(content), {"policies": {task.name: own}}):
+        tree = merge(tree, layer, Config)
     sizes = {"prompts_per_step": NUM_PROMPTS, "group_size": GROUP_SIZE, "updates_per_batch": 2, "scale": 1}
     config: Config = build(Config, tree | sizes)
     validate(config, paths=False)

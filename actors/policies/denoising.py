@@ -5,6 +5,7 @@ Letters: B rows, K steps, A actions of the whole batch, C h w a latent, n its el
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from configs.schema import PolicyConfig
 from rl.denoising import gaussian_logprob
 from rl.samplers import Source, step_mean_std, unit_stds
 from rl.step_selection import sampler_spec
+from rl.surrogates import guard_step_weights
 from rl.types import DenoisingSegment, Example
 
 NET = "unet"
@@ -117,13 +119,20 @@ class DenoisingPolicy(TrainablePolicy):
             raise ValueError(f"block {segment.block} was sampled by {segment.sampler}, scored is {mine}")
 
     def _action_weights(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the factors on each step's share of the loss, ``[B, K]``; None where all are 1."""
+        factors = []
+        if isinstance(self._config.surrogate, Guard):
+            factors.append(guard_step_weights(inputs["sigmas"]))
+        if self._config.step_weighting == "noise":
+            factors.append(self._noise_weights(inputs))
+        return functools.reduce(torch.mul, factors) if factors else None
+
+    def _noise_weights(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Weigh steps by their deviations, with mean 1 over a picture's trained steps, ``[B, K]``.
 
         Source:
             He et al. 2025 (TempFlow-GRPO), noise-aware weighting: ``sigma_t sqrt(dt)``, normalised.
         """
-        if self._config.step_weighting == "uniform":
-            return None
         mask = inputs["action_mask"]
         std = unit_stds(self._sampler.kind, inputs["sigmas"], inputs["noise_level"]) * mask
         mean = std.sum(dim=1) / mask.sum(dim=1).clamp(min=1)

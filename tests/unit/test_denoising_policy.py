@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -302,6 +303,16 @@ def test_weights_follow_the_noise_and_have_mean_one(directory: Path, kind: str) 
         trained = list(plan.trained)
         want = std[row, trained] / std[row, trained].mean()
         torch.testing.assert_close(batch.action_weights[row, trained], want)
+
+
+def test_guard_gives_every_step_of_an_uneven_schedule_equal_say(directory: Path) -> None:
+    policy = of_config(directory, surrogate=Guard())
+    examples = painted(directory, [job(0, num_steps=4, size_px=16)], keep_step_means=True)
+    sigmas = np.array([1.0, 0.9, 0.6, 0.2, 0.0], dtype=np.float32)
+    segment = dataclasses.replace(examples[0].segment, sigmas=sigmas)
+    batch = policy.collate([dataclasses.replace(examples[0], segment=segment)])
+    want = torch.tensor([[1 / 0.4, 1 / 1.2, 1 / 1.6, 1 / 0.8]])
+    torch.testing.assert_close(batch.action_weights, want)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
