@@ -225,7 +225,11 @@ class ChainRunner:
     def _sampling(self, job: Job, block: str) -> TextSampling:
         policy = self._config.policies[self._config.chain[block].policy]
         temperature = policy.temperature if job.temperature is None else job.temperature
-        return TextSampling(temperature=temperature, forbidden_ids=self._context.forbidden_ids)
+        return TextSampling(
+            temperature=temperature,
+            forbidden_ids=self._context.forbidden_ids,
+            guidance=policy.guidance_scale,
+        )
 
     def _noise_level(self, job: Job, block: str) -> float:
         policy = self._config.policies[self._config.chain[block].policy]
