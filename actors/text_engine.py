@@ -93,7 +93,18 @@ class TextEngine:
         )
         self._engine: Any = LLMEngine.from_engine_args(arguments)
         self._num_ids = int(self._engine.model_config.get_vocab_size())
-        self._pairs = PairDesk(_room(self._engine.vllm_config)) if is_guided else None
+        self._pairs = PairDesk(self._room()) if is_guided else None
+
+    def _room(self) -> Room:
+        """Read off vLLM's configuration what a step takes."""
+        config = self._engine.vllm_config
+        return Room(
+            step_tokens=int(config.scheduler_config.max_num_batched_tokens),
+            rows=int(config.scheduler_config.max_num_seqs),
+            # vLLM keeps one block for itself.
+            blocks=int(config.cache_config.num_gpu_blocks) - 1,
+            block_tokens=int(config.cache_config.block_size),
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -125,31 +136,27 @@ class TextEngine:
 
     def _pair(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> Pair:
         """Have vLLM check and expand both rows; they are not in the engine yet."""
-        from actors.vllm_guidance import row_arguments
+        from actors.vllm_guidance import ARGUMENT, Half
 
-        seen, unseen = (
-            self._engine.input_processor.process_inputs(
-                row_key,
-                _prompt(request, shown),
-                _sampling_params(
-                    request,
-                    self._num_ids,
-                    row_arguments(
-                        key,
-                        name=request.request_id,
-                        scale=request.sampling.guidance,
-                        is_conditional=shown is pictures,
-                    ),
-                ),
-                self._engine.get_supported_tasks(),
+        def row(row_key: str, shown: Sequence[Pixels]) -> Any:
+            half = Half(
+                pair=key,
+                name=request.request_id,
+                scale=request.sampling.guidance,
+                is_conditional=shown is pictures,
             )
-            for row_key, shown in ((key, pictures), (key + UNCONDITIONAL, without_content(pictures)))
-        )
+            params = _sampling_params(request, self._num_ids, {ARGUMENT: half})
+            tasks = self._engine.get_supported_tasks()
+            return self._engine.input_processor.process_inputs(
+                row_key, _prompt(request, shown), params, tasks
+            )
+
+        rows = row(key, pictures), row(key + UNCONDITIONAL, without_content(pictures))
         return Pair(
             key=key,
             name=request.request_id,
-            requests=(seen, unseen),
-            length=max(len(seen.prompt_token_ids), len(unseen.prompt_token_ids)),
+            requests=rows,
+            length=max(len(r.prompt_token_ids) for r in rows),
             max_tokens=request.max_tokens,
         )
 
@@ -230,18 +237,6 @@ def _prompt(request: TextRequest, pictures: Sequence[Pixels]) -> dict[str, Any]:
     if pictures:
         prompt["multi_modal_data"] = {"image": list(pictures)}
     return prompt
-
-
-def _room(config: Any) -> Room:
-    """Read off vLLM's configuration, once its cache exists, what a step takes."""
-    scheduler, cache = config.scheduler_config, config.cache_config
-    return Room(
-        step_tokens=int(scheduler.max_num_batched_tokens),
-        rows=int(scheduler.max_num_seqs),
-        # vLLM keeps one block for itself.
-        blocks=int(cache.num_gpu_blocks) - 1,
-        block_tokens=int(cache.block_size),
-    )
 
 
 def _sampling_params(request: TextRequest, num_ids: int, extra: Mapping[str, object] | None = None) -> Any:

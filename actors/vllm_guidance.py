@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,29 +21,28 @@ from actors.policies.guidance import guided
 from rl.errors import RolloutError
 
 ARGUMENT = "guidance"
-"""Key in a request's ``extra_args``; the value is ``row_arguments``."""
-
-
-def row_arguments(pair: str, *, name: str, scale: float, is_conditional: bool) -> dict[str, object]:
-    """Return what a request carries to be half of a pair.
-
-    Args:
-        pair: Key that both rows share and no other unfinished request has.
-        name: What errors call the request.
-        scale: Guidance g.
-        is_conditional: Whether this row sees the pictures.
-    """
-    return {ARGUMENT: {"pair": pair, "name": name, "scale": scale, "is_conditional": is_conditional}}
+"""Key in a request's ``extra_args``; the value is a ``Half``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Half:
-    """One row of a pair."""
+class Half:
+    """What makes a request one row of a pair."""
 
     pair: str
+    """Key that both rows share and no other unfinished request has."""
     name: str
+    """What errors call the request."""
     scale: float
+    """Guidance g."""
     is_conditional: bool
+    """Whether this row sees the pictures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A half in the batch."""
+
+    half: Half
     written: Sequence[int]
     """Ids sampled so far; vLLM's own list, which grows."""
 
@@ -53,9 +51,8 @@ class PairGuidance(LogitsProcessor):  # type: ignore[misc]  # vLLM is not typed 
     """Combines the logits of each pair's rows."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self._device = device
-        self._halves: dict[int, _Half] = {}
-        """By row of the batch."""
+        self._rows: dict[int, _Row] = {}
+        """By place in the batch."""
 
     def is_argmax_invariant(self) -> bool:
         """Return False: it must run for greedy rows too, and before temperature."""
@@ -63,7 +60,7 @@ class PairGuidance(LogitsProcessor):  # type: ignore[misc]  # vLLM is not typed 
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow rows as they come, go and move."""
-        process_dict_updates(self._halves, batch_update, _half)
+        process_dict_updates(self._rows, batch_update, _row)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Replace both rows of every pair, in place.
@@ -71,9 +68,9 @@ class PairGuidance(LogitsProcessor):  # type: ignore[misc]  # vLLM is not typed 
         Raises:
             RolloutError: If a pair's rows are not both there, or not at the same token.
         """
-        if not self._halves:
+        if not self._rows:
             return logits
-        seen, unseen, scales = pairs_of(self._halves)
+        seen, unseen, scales = pairs_of(self._rows)
         first, second = (torch.tensor(rows, device=logits.device) for rows in (seen, unseen))
         scale = torch.tensor(scales, dtype=logits.dtype, device=logits.device)
         mixed = guided(logits[first], logits[second], scale)
@@ -82,28 +79,25 @@ class PairGuidance(LogitsProcessor):  # type: ignore[misc]  # vLLM is not typed 
         return logits
 
 
-def pairs_of(halves: Mapping[int, _Half]) -> tuple[list[int], list[int], list[float]]:
-    """Return each pair's conditional and unconditional row, and its scale.
+def pairs_of(rows: Mapping[int, _Row]) -> tuple[list[int], list[int], list[float]]:
+    """Return the places of each pair's rows, conditional and unconditional, and its scale.
 
     Raises:
         RolloutError: If a pair's rows are not both there, or not at the same token.
     """
-    rows: tuple[dict[str, int], dict[str, int]] = ({}, {})
-    for row, half in halves.items():
-        rows[half.is_conditional][half.pair] = row
-    unseen, seen = rows
-    for half in halves.values():
-        pair = half.pair
-        both = pair in seen and pair in unseen
-        if not both or list(halves[seen[pair]].written) != list(halves[unseen[pair]].written):
+    seen = {row.half.pair: place for place, row in rows.items() if row.half.is_conditional}
+    unseen = {row.half.pair: place for place, row in rows.items() if not row.half.is_conditional}
+    for row in rows.values():
+        places = [found.get(row.half.pair, -1) for found in (seen, unseen)]
+        if min(places) < 0 or rows[places[0]].written != rows[places[1]].written:
             raise RolloutError(
-                f"{half.name}: the rows with and without pictures are not in the same step, so it cannot be "
+                f"{row.half.name}: the rows with and without pictures are not in the same step, so it cannot be "
                 "guided; set the policy's guidance_scale=1"
             )
-    return list(seen.values()), [unseen[pair] for pair in seen], [halves[row].scale for row in seen.values()]
+    scales = [rows[place].half.scale for place in seen.values()]
+    return list(seen.values()), [unseen[pair] for pair in seen], scales
 
 
-def _half(params: SamplingParams, prompt: list[int] | None, written: list[int]) -> _Half | None:
-    extra: Mapping[str, Any] = params.extra_args or {}
-    arguments = extra.get(ARGUMENT)
-    return None if arguments is None else _Half(**arguments, written=written)
+def _row(params: SamplingParams, prompt: list[int] | None, written: list[int]) -> _Row | None:
+    half = (params.extra_args or {}).get(ARGUMENT)
+    return None if half is None else _Row(half=half, written=written)
