@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.policies.guidance import without_content
+from actors.text_pairs import UNCONDITIONAL, Pair, PairDesk, Room
 from actors.weights import Bytes
 from configs.schema import PolicyConfig
 from rl.errors import WeightSyncError
@@ -28,7 +30,12 @@ MAX_MODEL_LEN = 4096
 GPU_MEMORY_FRAC = 0.9
 """Share of its part of a GPU that the engine takes, weights and cache together."""
 RECEIVER = "actors.vllm_extension.WeightReceiver"
+GUIDANCE = "actors.vllm_guidance:PairGuidance"
 
+GUIDED_ENVIRONMENT = {
+    # The newer model runner, the default on GPUs, has another interface for what changes logits.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
 ENVIRONMENT = {
     # The engine lives in the worker's own process and thread.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -43,6 +50,8 @@ ENVIRONMENT = {
 class TextEngine:
     """A vLLM engine that serves one Qwen2.5-VL checkpoint.
 
+    With guidance each request is two rows of the engine, one with the pictures and one with grey ones.
+
     Args:
         directory: Hugging Face layout.
         config: Of the policy.
@@ -51,7 +60,8 @@ class TextEngine:
     """
 
     def __init__(self, directory: Path, config: PolicyConfig, *, max_pictures: int, seed: int) -> None:
-        for name, value in ENVIRONMENT.items():
+        is_guided = config.guidance_scale != 1
+        for name, value in (ENVIRONMENT | (GUIDED_ENVIRONMENT if is_guided else {})).items():
             os.environ.setdefault(name, value)
         ensure_torchvision()
         from vllm import EngineArgs, LLMEngine
@@ -77,14 +87,30 @@ class TextEngine:
             logprobs_mode="processed_logprobs",
             worker_extension_cls=RECEIVER,
             disable_log_stats=True,
+            logits_processors=[GUIDANCE] if is_guided else None,
+            # What a step wrote must be known before the next begins, to prove that pairs kept in step.
+            async_scheduling=False if is_guided else None,
         )
         self._engine: Any = LLMEngine.from_engine_args(arguments)
         self._num_ids = int(self._engine.model_config.get_vocab_size())
+        self._pairs = PairDesk(self._room()) if is_guided else None
+
+    def _room(self) -> Room:
+        """Read off vLLM's configuration what a step takes."""
+        config = self._engine.vllm_config
+        return Room(
+            step_tokens=int(config.scheduler_config.max_num_batched_tokens),
+            rows=int(config.scheduler_config.max_num_seqs),
+            # vLLM keeps one block for itself.
+            blocks=int(config.cache_config.num_gpu_blocks) - 1,
+            block_tokens=int(config.cache_config.block_size),
+        )
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is unfinished."""
-        return not self._engine.has_unfinished_requests()
+        is_waiting = self._pairs is not None and self._pairs.is_waiting
+        return not is_waiting and not self._engine.has_unfinished_requests()
 
     def add(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> None:
         """Take a request in; it joins those that decode.
@@ -95,20 +121,60 @@ class TextEngine:
             pictures: Those of its placeholders, in order.
 
         Raises:
-            ValueError: If vLLM refuses it, e.g. because it is too long.
+            ValueError: If vLLM refuses it, e.g. because it is too long, or it wants guidance of an engine that
+                was made without, or the other way round.
         """
-        prompt: dict[str, Any] = {"prompt_token_ids": request.tokens.tolist()}
-        if pictures:
-            prompt["multi_modal_data"] = {"image": list(pictures)}
-        self._engine.add_request(key, prompt, _sampling_params(request, self._num_ids))
+        if (self._pairs is not None) != (request.sampling.guidance != 1):
+            raise ValueError(
+                f"{request.request_id}: guidance must be the engine's (policies.*.guidance_scale)"
+            )
+        if self._pairs is None:
+            prompt = _prompt(request, pictures)
+            self._engine.add_request(key, prompt, _sampling_params(request, self._num_ids))
+        else:
+            self._pairs.put(self._pair(key, request, pictures))
+
+    def _pair(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> Pair:
+        """Have vLLM check and expand both rows; they are not in the engine yet."""
+        from actors.vllm_guidance import ARGUMENT, Half
+
+        def row(row_key: str, shown: Sequence[Pixels]) -> Any:
+            half = Half(
+                pair=key,
+                name=request.request_id,
+                scale=request.sampling.guidance,
+                is_conditional=shown is pictures,
+            )
+            params = _sampling_params(request, self._num_ids, {ARGUMENT: half})
+            tasks = self._engine.get_supported_tasks()
+            return self._engine.input_processor.process_inputs(
+                row_key, _prompt(request, shown), params, tasks
+            )
+
+        rows = row(key, pictures), row(key + UNCONDITIONAL, without_content(pictures))
+        return Pair(
+            key=key,
+            name=request.request_id,
+            requests=rows,
+            length=max(len(r.prompt_token_ids) for r in rows),
+            max_tokens=request.max_tokens,
+        )
 
     def step(self) -> dict[str, Any]:
-        """Decode one token of every request; return the outputs that are finished now by key."""
-        return {output.request_id: output for output in self._engine.step() if output.finished}
+        """Decode one token of every request; return the outputs that are finished now by key.
+
+        Raises:
+            RolloutError: If the two rows of a guided request did not keep in step.
+        """
+        for pair in self._pairs.start() if self._pairs is not None else ():
+            for row_key, row in zip(pair.keys, pair.requests, strict=True):
+                self._engine.add_request(row_key, row, row.params)
+        finished = {output.request_id: output for output in self._engine.step() if output.finished}
+        return finished if self._pairs is None else self._pairs.finish(finished)
 
     def abort_all(self, keys: Sequence[str]) -> None:
         """Forget unfinished requests."""
-        self._engine.abort_request(list(keys))
+        self._engine.abort_request(list(keys) if self._pairs is None else self._pairs.forget(keys))
 
     def load_weights(self, manifest: Manifest, buckets: Sequence[Bytes]) -> None:
         """Load a publication; only while idle.
@@ -166,7 +232,14 @@ def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
     )
 
 
-def _sampling_params(request: TextRequest, num_ids: int) -> Any:
+def _prompt(request: TextRequest, pictures: Sequence[Pixels]) -> dict[str, Any]:
+    prompt: dict[str, Any] = {"prompt_token_ids": request.tokens.tolist()}
+    if pictures:
+        prompt["multi_modal_data"] = {"image": list(pictures)}
+    return prompt
+
+
+def _sampling_params(request: TextRequest, num_ids: int, extra: Mapping[str, object] | None = None) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -182,6 +255,7 @@ def _sampling_params(request: TextRequest, num_ids: int) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
+        extra_args=None if extra is None else dict(extra),
     )
 
 

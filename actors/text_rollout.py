@@ -302,7 +302,9 @@ class TextRolloutWorker:
             max_tokens=CANARY_TOKENS,
             stop_ids=(),
             sampling=TextSampling(
-                temperature=self._config.temperature, forbidden_ids=vocabulary.forbidden_ids
+                temperature=self._config.temperature,
+                forbidden_ids=vocabulary.forbidden_ids,
+                guidance=self._config.guidance_scale,
             ),
             seed=self._seed,
         )

@@ -237,7 +237,11 @@ class ChainRunner:
     def _sampling(self, job: Job, block: str) -> TextSampling:
         policy = self._policy(block)
         temperature = policy.temperature if job.temperature is None else job.temperature
-        return TextSampling(temperature=temperature, forbidden_ids=self._context.forbidden_ids)
+        return TextSampling(
+            temperature=temperature,
+            forbidden_ids=self._context.forbidden_ids,
+            guidance=policy.guidance_scale,
+        )
 
     def _policy(self, block: str) -> PolicyConfig:
         return self._config.policies[self._config.chain[block].policy]

@@ -95,6 +95,8 @@ class TextSampling:
     """Logits are divided by it. 0 decodes greedily (evaluation only; never trained)."""
     forbidden_ids: tuple[int, ...] = ()
     """Token ids that have probability 0, in sampling and in scoring."""
+    guidance: float = 1.0
+    """Classifier-free guidance g: logits are ``u + g (c - u)``, u those without the pictures' content. 1 is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

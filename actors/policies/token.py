@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
+from actors.policies.guidance import guided, without_content
 from actors.policies.tokenizer import load_tokenizer, tag_vocabulary
 from configs.schema import PolicyConfig
 from rl.torchvision_compat import ensure_torchvision
@@ -44,13 +45,22 @@ class _Row:
 
 
 class TokenPolicy(TrainablePolicy):
-    """A Qwen2.5-VL and its image processor."""
+    """A Qwen2.5-VL and its image processor.
+
+    With guidance every batch is run twice in one, its second half with grey pictures.
+    """
 
     def __init__(
-        self, model: nn.Module, image_processor: Any, directory: Path, *, entropy_gradient: bool = False
+        self,
+        model: nn.Module,
+        image_processor: Any,
+        directory: Path,
+        *,
+        entropy_gradient: bool = False,
+        is_guided: bool = False,
     ) -> None:
         super().__init__()
-        self._entropy_gradient = entropy_gradient
+        self._entropy_gradient, self._is_guided = entropy_gradient, is_guided
         self.model: Any = model
         self._image_processor = image_processor
         self._directory = directory
@@ -66,7 +76,8 @@ class TokenPolicy(TrainablePolicy):
 
         Args:
             directory: Hugging Face layout, with processor and tokenizer.
-            config: The policy's configuration; its ``dtype`` is used, and whether there is an ``entropy_weight``.
+            config: The policy's configuration: its ``dtype``, its ``guidance_scale``, and whether there is an
+                ``entropy_weight``.
             block_names: The chain's blocks; every tag must be one token.
 
         Raises:
@@ -80,7 +91,13 @@ class TokenPolicy(TrainablePolicy):
             directory, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
         )
         processor = AutoImageProcessor.from_pretrained(directory)
-        return cls(model, processor, Path(directory), entropy_gradient=config.entropy_weight > 0)
+        return cls(
+            model,
+            processor,
+            Path(directory),
+            entropy_gradient=config.entropy_weight > 0,
+            is_guided=config.guidance_scale != 1,
+        )
 
     # ------------------------------------------------------------------ batches
 
@@ -95,9 +112,11 @@ class TokenPolicy(TrainablePolicy):
 
         Raises:
             TypeError: If a segment is not a token stream.
-            ValueError: If pictures and placeholders differ in number.
+            ValueError: If pictures and placeholders differ in number, or guidance was used and is not configured.
         """
         streams = [_stream(example) for example in examples]
+        if not self._is_guided and any(stream.sampling.guidance != 1 for stream in streams):
+            raise ValueError("guidance was sampled with, but the policy's guidance_scale is 1")
         patches, grids = self._patches(examples)
         counts = (grids.prod(dim=1) // self._image_processor.merge_size**2).tolist()
         rows, first = [], 0
@@ -106,13 +125,14 @@ class TokenPolicy(TrainablePolicy):
             rows.append(self._expand(stream, counts[first : first + num], bool(example.pictures)))
             first += num
         action_mask = _pad(streams, "action_mask", False)
+        inputs = {
+            **self._sequences(rows, grids),
+            **self._actions(streams, rows, action_mask),
+            "pixel_values": patches,
+            "image_grid_thw": grids,
+        }
         return PolicyBatch(
-            inputs={
-                **self._sequences(rows, grids),
-                **self._actions(streams, rows, action_mask),
-                "pixel_values": patches,
-                "image_grid_thw": grids,
-            },
+            inputs=self._doubled(inputs, examples) if self._is_guided else inputs,
             behaviour_logprobs=_pad(streams, "behaviour_logprobs", 0.0),
             action_mask=action_mask,
             block_of=_pad(streams, "block_of", -1).long(),
@@ -124,6 +144,19 @@ class TokenPolicy(TrainablePolicy):
         pictures = [p for example in examples for p in (example.pictures or (dummy,))]
         done = self._image_processor(pictures, return_tensors="pt")
         return done["pixel_values"], done["image_grid_thw"]
+
+    def _doubled(self, inputs: Mapping[str, Tensor], examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Append the rows without their pictures' content: ``[2B, S]``, ids and positions twice."""
+        grey, _ = self._patches([replace(e, pictures=tuple(without_content(e.pictures))) for e in examples])
+        scales = [_stream(example).sampling.guidance for example in examples]
+        return {
+            **inputs,
+            "input_ids": torch.cat([inputs["input_ids"]] * 2),
+            "position_ids": torch.cat([inputs["position_ids"]] * 2, dim=1),
+            "pixel_values": torch.cat([inputs["pixel_values"], grey]),
+            "image_grid_thw": torch.cat([inputs["image_grid_thw"]] * 2),
+            "guidance": torch.tensor(scales, dtype=torch.float32),
+        }
 
     def _expand(self, stream: TokenStream, counts: Sequence[int], has_pictures: bool) -> _Row:
         """Repeat each placeholder as often as its picture costs tokens."""
@@ -190,15 +223,14 @@ class TokenPolicy(TrainablePolicy):
         """
         hidden = self.hidden_states(inputs)
         row_of, column = inputs["row_of"], inputs["column"]
-        chosen = hidden[row_of, inputs["source"]]
+        rows, columns = inputs["shape"].tolist()
+        # With guidance [n, 2, width]: each action in its row, and in that row without its pictures' content.
+        halves = [hidden[first + row_of, inputs["source"]] for first in range(0, len(hidden), rows)]
+        chosen = torch.stack(halves, dim=1)
         parts = zip(
             *(torch.tensor_split(x, NUM_CHUNKS) for x in (chosen, inputs["target"], row_of)), strict=True
         )
-        scored = [
-            checkpoint(self._score, *part, inputs["temperature"], inputs["forbidden"], use_reentrant=False)
-            for part in parts
-        ]
-        rows, columns = inputs["shape"].tolist()
+        scored = [checkpoint(self._score, *part, inputs, use_reentrant=False) for part in parts]
         blank = hidden.new_zeros((rows, columns), dtype=torch.float32)
         logprobs, entropy = (
             blank.index_put((row_of, column), torch.cat(values)) for values in zip(*scored, strict=True)
@@ -206,7 +238,7 @@ class TokenPolicy(TrainablePolicy):
         return ActionScores(logprobs=logprobs, entropy=entropy)
 
     def hidden_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the model up to its output matrix, ``[B, S, width]``.
+        """Run the model up to its output matrix, ``[B, S, width]``, with guidance ``[2B, S, width]``.
 
         Rows are padded behind their ends, where a causal model does not look, so no mask is needed.
         """
@@ -221,10 +253,14 @@ class TokenPolicy(TrainablePolicy):
         return hidden
 
     def _score(
-        self, hidden: Tensor, target: Tensor, row_of: Tensor, temperature: Tensor, forbidden: Tensor
+        self, hidden: Tensor, target: Tensor, row_of: Tensor, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return log-prob and entropy of some actions, ``[n]`` each."""
-        logits = self.model.lm_head(hidden).float() / temperature[row_of, None]
+        """Return log-prob and entropy of some actions, ``[n]`` each, from ``[n, 1 or 2, width]``."""
+        forbidden = inputs["forbidden"]
+        logits, *unconditional = self.model.lm_head(hidden).float().unbind(1)
+        if unconditional:
+            logits = guided(logits, unconditional[0], inputs["guidance"][row_of])
+        logits = logits / inputs["temperature"][row_of, None]
         logits = logits.masked_fill(forbidden[row_of], -torch.inf)
         table = torch.log_softmax(logits, dim=-1)
         with torch.set_grad_enabled(self._entropy_gradient and torch.is_grad_enabled()):

@@ -289,3 +289,16 @@ def test_a_failing_worker_is_named(crew: dict[str, Worker]) -> None:
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group's type depends on how many failed
         run(crew, CONFIG, scorer="failing", group="photo-failing")
     assert "no such thing" in repr(caught.getrepr(style="short"))
+
+
+def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
+    guided = load_config("tiny", ["policies.text.guidance_scale=1.5"])
+    context = TextContext(
+        grammar=ChainGrammar(guided.chain, TAGS), prompt=PROMPT, forbidden_ids=(3,), decode=decode
+    )
+    pools = Pools(text={}, image={}, rewards={})
+    job = Job(prompt=Prompt(prompt_id="a", degraded=np.zeros((16, 16, 3), np.uint8)), draw=0, num_chains=1)
+    for config, scale in ((CONFIG, 1.0), (guided, 1.5)):
+        sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, NAMES[0])
+        assert sampling.guidance == scale
+        assert sampling.forbidden_ids == (3,)

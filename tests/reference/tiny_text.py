@@ -24,7 +24,7 @@ def photo(seed: int, edge: int = 16) -> Pixels:
 
 
 def make_request(
-    vocabulary: TextVocabulary, name: str, *, seed: int, temperature: float = 0.9, max_tokens: int = 12
+    vocabulary: TextVocabulary, name: str, *, seed: int, guidance: float = 1.0, max_tokens: int = 12
 ) -> TextRequest:
     """One picture, the prompt, and up to twelve tokens behind it."""
     return TextRequest(
@@ -33,7 +33,7 @@ def make_request(
         pictures=(0,),
         max_tokens=max_tokens,
         stop_ids=(vocabulary.tags.closing["look"],),
-        sampling=TextSampling(temperature=temperature, forbidden_ids=vocabulary.forbidden_ids),
+        sampling=TextSampling(temperature=0.9, forbidden_ids=vocabulary.forbidden_ids, guidance=guidance),
         seed=seed,
     )
 
