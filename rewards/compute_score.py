@@ -1,4 +1,4 @@
-"""Reward functions in verl's form, unchanged: ``compute_score(data_source, solution_str, ground_truth, extra_info)``."""
+"""Reward functions in verl's form, ``compute_score(data_source, solution_str, ground_truth, extra_info)``."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ class ComputeScoreReward(Reward):
     def _call(self, chain: ChainView) -> Any:
         """Return the function's answer, its exception, or the coroutine it is."""
         row = {name: read(chain) for name, read in COLUMNS.items()}
-        truth = row[self.ground_truth] if self.ground_truth else {k: row[k] for k in ("labels", "tags", "truth")}
+        truth = (
+            row[self.ground_truth] if self.ground_truth else {k: row[k] for k in ("labels", "tags", "truth")}
+        )
         told = dict(zip(ARGUMENTS, (self.data_source, chain.text, truth, row), strict=True))
         try:
             return self.function(**{name: told[name] for name in self._arguments}, **self.constants)

@@ -74,5 +74,7 @@ class ConsistencyReward(Reward):
             return difference
         from scipy.ndimage import gaussian_filter
 
-        blurred: NDArray[np.float64] = gaussian_filter(difference, (self.blur_px, self.blur_px, 0), mode="nearest")
+        blurred: NDArray[np.float64] = gaussian_filter(
+            difference, (self.blur_px, self.blur_px, 0), mode="nearest"
+        )
         return blurred

@@ -77,8 +77,10 @@ class Expert:
         return self._metric is not None
 
     def check(self, size_px: int | None = None) -> None:
-        """Find out, before a run starts, whether a worker will be able to use it: load it here, on the CPU, and
-        judge a picture. The learned expert of a cold start may not exist yet; only its name is looked at.
+        """Find out, before a run starts, whether a worker will be able to use it.
+
+        It is loaded here, on the CPU, and judges a made-up picture. The learned expert of a cold start may not
+        exist yet; only its name is looked at.
 
         Args:
             size_px: Edge of the pictures it will judge; None judges none.

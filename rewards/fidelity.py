@@ -31,7 +31,7 @@ class FidelityReward(Reward):
         self,
         metric: str = "psnr",
         *,
-        range: Sequence[float] | None = None,  # noqa: A002 - the word that experts have for it
+        range: Sequence[float] | None = None,
         weights: str | None = None,
         options: Mapping[str, Any] | None = None,
         device: str | None = None,

@@ -81,7 +81,11 @@ class FunctionReward(Reward):
 
     def _column(self, name: str, chains: Sequence[ChainView]) -> Any:
         if name in TRAINER_ARGUMENTS:
-            return {"completion_ids": [None] * len(chains), "log_extra": _nothing, "log_metric": _nothing}.get(name)
+            return {
+                "completion_ids": [None] * len(chains),
+                "log_extra": _nothing,
+                "log_metric": _nothing,
+            }.get(name)
         entries = [COLUMNS[name](chain) for chain in chains]
         role = {"prompts": "user", "completions": "assistant"}.get(name)
         if self.conversational and role is not None:

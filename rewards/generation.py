@@ -28,7 +28,8 @@ ENSEMBLES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "clipiqa": {"range": [0.0, 1.0]},
     },
 }
-"""Experts that go by one word. ``realsr_r1``: the released code's, (topiq_nr + musiq / 100 + maniqa-pipal + clipiqa) / 4."""
+"""Experts that go by one word. ``realsr_r1`` is the released code's (topiq_nr + musiq / 100 + maniqa-pipal + clipiqa)
+/ 4."""
 
 
 class GenerationReward(Reward):
@@ -156,7 +157,9 @@ def _ensemble(name: str) -> Mapping[str, Mapping[str, Any]]:
         return ENSEMBLES[name]
     if name in catalogue():
         raise ConfigError(f"experts: {name} is one metric; write experts: {{{name}: {{}}}}")
-    raise ConfigError(f"experts: no ensemble {name!r}{suggest(name, ENSEMBLES)}; there is {', '.join(ENSEMBLES)}")
+    raise ConfigError(
+        f"experts: no ensemble {name!r}{suggest(name, ENSEMBLES)}; there is {', '.join(ENSEMBLES)}"
+    )
 
 
 def _checked_entry(name: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:
