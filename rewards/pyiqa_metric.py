@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _DOWNLOADING = re.compile(r'Downloading: "(?P<url>[^"]+)" to (?P<path>\S+)')
 """What pyiqa and torch.hub print before they fetch a file."""
+_ADDRESS = re.compile(r"https?://\S+")
 
 
 def create_metric(name: str, *, weights: Path | None, device: str | None, options: Mapping[str, Any]) -> Any:
@@ -112,7 +113,9 @@ def _explain_refusal(refusal: BaseException, printed: str) -> str:
     elif url:
         wanted, remedy = url, "fetch it into its library's cache"
     else:
-        wanted = " ".join(str(refusal).split())[:200]
+        said = " ".join(str(refusal).split())
+        address = _ADDRESS.search(said)
+        wanted = address[0].rstrip(":.,'") if address else said[:200]
         remedy = "fetch its files into the Hugging Face cache (HF_HOME)"
     return (
         f"wants to download weights, which is never done here ({wanted}): {remedy}, or give the path of its "

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,15 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.cli import main
+from cluster.cli import build_parser, main
 from cluster.progress import CONSOLE
 from cluster.rewards_cli import parse_options
-from rewards.base import evaluate
+from rewards.base import Failure, Missing, evaluate
 from rewards.catalogue import catalogue
 from rewards.contract import example_chains
 from rewards.http import HttpReward
 from rewards.shipped import SHIPPED
 from rewards.understanding import UnderstandingReward
+from rewards.wire import decode_answer, decode_request, describe, encode_picture, encode_request
 from rl.data.images import resize
 from rl.errors import ConfigError
 from tests.reference.rewards import picture
@@ -101,6 +103,29 @@ def test_check_prints_promise_by_promise(capsys):
     assert "promises broken: examples have no score: ['no idea', 'nothing there']" in said
     assert " not checked " in said
     assert " broken " in said
+
+
+def test_every_command_of_the_documentation_is_one():
+    text = (ROOT / "docs" / "rewards.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("vlcot ")]
+    assert len(lines) > 8
+    for line in lines:
+        arguments = build_parser().parse_args(shlex.split(line, comments=True)[1:])
+        if arguments.command == "rewards" and "options" in arguments:
+            parse_options(arguments.options)
+
+
+def test_the_schema_of_the_documentation_is_the_one_spoken():
+    text = (ROOT / "docs" / "rewards.md").read_text()
+    request, answer, description = (
+        json.loads(part.partition("```")[0]) for part in text.split("```json\n")[1:]
+    )
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    request["images"] = [encode_picture(pixels)] * 2
+    (chain,) = decode_request(request)
+    assert encode_request([chain])["chains"][0].keys() == request["chains"][0].keys()
+    assert decode_answer(answer, 3) == [0.25, Missing("no final_picture"), Failure("out of memory")]
+    assert describe(UnderstandingReward(), "u").keys() == description.keys()
 
 
 @pytest.mark.parametrize(
