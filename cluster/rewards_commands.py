@@ -7,20 +7,27 @@ import csv
 import importlib
 import inspect
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from cluster.progress import CONSOLE, stage
 from cluster.rewards_folder import read_chains
+from cluster.rewards_tables import (
+    Row,
+    declarations,
+    expert_info,
+    first_line,
+    make_table,
+    print_scores,
+    row_of,
+    words,
+)
 from configs.schema import RewardConfig
-from rewards.base import Need, Reward, evaluate
-from rewards.catalogue import Metric, catalogue
+from rewards.base import Reward, evaluate
+from rewards.catalogue import catalogue
 from rewards.contract import check_promises
 from rewards.generation import ENSEMBLES
 from rewards.load import load_reward
@@ -31,21 +38,19 @@ from rl.types import ChainView
 
 _BATCH = 16
 """Pictures scored together."""
-_Row = tuple[str, float | None, str]
-"""Picture, its score in the reward's own unit, and why there is none."""
 
 
 def list_command(_arguments: argparse.Namespace) -> None:
     """Print every shipped reward and every metric of pyiqa."""
-    rewards = _table("rewards: rewards.<name>.target", "name", "target", "needs", "what it is")
+    rewards = make_table("rewards: rewards.<name>.target", "name", "target", "needs", "what it is")
     for name, target in SHIPPED.items():
         thing = _class_of(target)
-        rewards.add_row(name, target, _words(thing.needs), _first_line(thing))
+        rewards.add_row(name, target, words(thing.needs), first_line(thing))
     CONSOLE.print(rewards)
     title = "visual experts: rewards.<name>.options.experts of rewards.generation:GenerationReward"
-    experts = _table(title, "name", "compares with", "better", "range", "measures", "weights")
+    experts = make_table(title, "name", "compares with", "better", "range", "measures", "weights")
     for metric in catalogue().values():
-        experts.add_row(*_row_of(metric))
+        experts.add_row(*row_of(metric))
     CONSOLE.print(experts)
     for name, members in ENSEMBLES.items():
         CONSOLE.print(f"experts: {name}  stands for {', '.join(members)}")
@@ -54,13 +59,13 @@ def list_command(_arguments: argparse.Namespace) -> None:
 def info_command(arguments: argparse.Namespace) -> None:
     """Print what one reward or metric is."""
     if arguments.target in catalogue():
-        _expert_info(arguments.target, arguments.options)
+        expert_info(arguments.target, arguments.options)
         return
     target = target_of(arguments.target)
-    table = _table(target)
+    table = make_table(target)
     thing = _class_of(target) if not arguments.options else None
     shown: Any = thing or _load(arguments.target, arguments.options)
-    for key, value in _declarations(shown).items():
+    for key, value in declarations(shown).items():
         table.add_row(key, value)
     kind = thing or type(shown)
     for name, parameter in inspect.signature(kind).parameters.items():
@@ -83,7 +88,7 @@ def check_command(arguments: argparse.Namespace) -> None:
         "broken": "[red]broken[/red]",
         "not checked": "[dim]not checked[/dim]",
     }
-    table = _table(target_of(arguments.target), "promise", "", "")
+    table = make_table(target_of(arguments.target), "promise", "", "")
     for promise in promises:
         table.add_row(promise.name, marks[promise.state], promise.detail)
     CONSOLE.print(table)
@@ -110,7 +115,7 @@ def score_command(arguments: argparse.Namespace) -> None:
         for start in range(0, len(chains), _BATCH)
         for row in _score_batch(reward, arguments.target, chains[start : start + _BATCH])
     ]
-    _print_scores(reward, arguments.target, rows)
+    print_scores(reward, arguments.target, rows)
     if arguments.out is not None:
         _write_scores(arguments.out, rows)
     failed = [row for row in rows if row[1] is None]
@@ -145,7 +150,7 @@ def serve_command(arguments: argparse.Namespace) -> None:
         server.serve_forever()
 
 
-def _score_batch(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[_Row]:
+def _score_batch(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Row]:
     """Score pictures together; where some got no score, each alone, so that one bad picture costs no other."""
     scores = evaluate(reward, name, chains)
     if len(chains) > 1 and not scores.valid.all():
@@ -193,83 +198,7 @@ def _class_of(target: str) -> Any:
     return type(_load(target, {}))
 
 
-# --------------------------------------------------------------------------------- tables
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=bool(columns))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _row_of(metric: Metric) -> tuple[str, ...]:
-    return (
-        metric.name,
-        "folders" if metric.of_sets else "the truth" if metric.full_reference else "nothing",
-        "smaller" if metric.lower_better else "larger",
-        metric.range_text,
-        metric.colours,
-        "needed" if metric.has_weights else "none",
-    )
-
-
-def _expert_info(name: str, options: Mapping[str, Any]) -> None:
-    from rewards.experts import JUDGE_OPTIONS, Expert
-    from rewards.sizes import LARGEST_PX, smallest_px
-
-    metric = catalogue()[name]
-    table = _table(f"pyiqa {name} ({metric.architecture})")
-    head = ("compares with", "better", "range", "measures", "weights")
-    for key, value in zip(head, _row_of(metric)[1:], strict=True):
-        table.add_row(key, value)
-    table.add_row("options", json.dumps({**metric.options, **JUDGE_OPTIONS.get(name, {})}))
-    weights = options.get("weights")
-    expert = Expert(
-        name, weights=weights, options=options.get("options") or JUDGE_OPTIONS.get(name), device="cpu"
-    )
-    try:
-        expert.check()
-        smallest = smallest_px(expert)
-        table.add_row("here", "loads")
-        table.add_row(
-            "smallest picture", f"{smallest} px (measured)" if smallest else f"above {LARGEST_PX} px"
-        )
-    except ConfigError as error:
-        table.add_row("here", f"cannot be used: {error}")
-        table.add_row("smallest picture", "not measured")
-    CONSOLE.print(table)
-
-
-def _declarations(reward: Any) -> dict[str, str]:
-    """What a reward or its class declares; a property of the class is only known of an instance."""
-    said = {
-        "needs": _words(reward.needs),
-        "unit": reward.unit,
-        "range": f"{reward.low:g} to {reward.high:g}",
-        "better": "larger" if reward.larger_is_better else "smaller",
-        "deterministic": "yes" if reward.deterministic else "no",
-    }
-    if isinstance(reward, Reward):
-        said["missing"] = f"{reward.missing:g}"
-    return said
-
-
-def _print_scores(reward: Reward, name: str, rows: Iterable[_Row]) -> None:
-    better = "larger" if reward.larger_is_better else "smaller"
-    table = _table("", "picture", f"{name} ({reward.unit}, {better} is better)", "")
-    values = []
-    for picture, value, why in rows:
-        table.add_row(picture, "-" if value is None else f"{value:.4f}", why)
-        values += [] if value is None else [value]
-    if values:
-        mean = math.fsum(values) / len(values)
-        table.add_section()
-        table.add_row(f"mean of {len(values)}", f"{mean:.4f}", "")
-    CONSOLE.print(table)
-
-
-def _write_scores(path: Path, rows: Iterable[_Row]) -> None:
+def _write_scores(path: Path, rows: Iterable[Row]) -> None:
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -279,11 +208,3 @@ def _write_scores(path: Path, rows: Iterable[_Row]) -> None:
             )
     except OSError as error:
         raise ConfigError(f"--out {path}: cannot be written: {error.strerror}") from error
-
-
-def _words(needs: Iterable[Need]) -> str:
-    return ", ".join(sorted(needs))
-
-
-def _first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0]

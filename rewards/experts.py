@@ -79,8 +79,8 @@ class Expert:
     def check(self, size_px: int | None = None) -> None:
         """Find out, before a run starts, whether a worker will be able to use it.
 
-        It is loaded here, on the CPU, and judges a made-up picture. The learned expert of a cold start may not
-        exist yet; only its name is looked at.
+        It is loaded here, on the CPU unless a device is named, and judges a made-up picture. The learned expert of a
+        cold start may not exist yet; only its name is looked at.
 
         Args:
             size_px: Edge of the pictures it will judge; None judges none.
@@ -93,7 +93,7 @@ class Expert:
         if self.weights == Path(COLDSTART):
             return
         if self._metric is None:
-            self.device = "cpu"
+            self.device = self.device or "cpu"
             self.setup()
         if size_px is not None:
             check_size(self, size_px)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,6 +75,7 @@ class HttpReward(Reward):
         self.url = url.rstrip("/")
         self.token_env = token_env
         self._patience = Patience(timeout_s=timeout_s, total_s=total_s, max_tries=int(max_tries))
+        self._is_down = False
         self._declare(declares or {})
 
     def _declare(self, declares: Mapping[str, Any]) -> None:
@@ -123,8 +126,11 @@ class HttpReward(Reward):
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Ask for the batch's scores."""
         try:
-            return decode_answer(self._ask("POST", SCORE_PATH, encode_request(chains)), len(chains))
+            answer = self._ask("POST", SCORE_PATH, encode_request(chains))
+            self._is_down = False
+            return decode_answer(answer, len(chains))
         except (RequestError, WireError) as error:
+            self._is_down = isinstance(error, RequestError) and error.status != HTTPStatus.OK
             return [Failure(f"{self.url}: {error}")] * len(chains)
 
     def _ask(self, method: str, path: str, message: Any) -> Any:
@@ -133,7 +139,10 @@ class HttpReward(Reward):
             if self.token_env not in os.environ:
                 raise ConfigError(f"token_env: the environment has no variable {self.token_env}")
             headers["Authorization"] = f"Bearer {os.environ[self.token_env]}"
-        return exchange(method, self.url + path, message, headers=headers, patience=self._patience)
+        # A server that exhausted a batch's tries gets one a call until it answers: the chains of that batch are asked
+        # about once more each, and the waits would add up.
+        patience = dataclasses.replace(self._patience, max_tries=1) if self._is_down else self._patience
+        return exchange(method, self.url + path, message, headers=headers, patience=patience)
 
     def _compare(self, described: Any) -> None:
         """Refuse a difference that would change what scores mean."""

@@ -36,7 +36,10 @@ from rl.errors import ConfigError, RewardError
 from tests.reference.rewards import FailureReward, LossReward, PoisonReward, make_view
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-HASTE = {"timeout_s": 0.3, "total_s": 1.0, "max_tries": 2}
+# Machines that run tests are busy: only what must time out has a short time.
+CALM = {"timeout_s": 20.0, "total_s": 40.0, "max_tries": 2}
+HASTE = {"timeout_s": 0.3, "total_s": 40.0, "max_tries": 2}
+SILENCE = threading.Event()
 
 
 @contextmanager
@@ -187,33 +190,38 @@ def test_answers_survive(scores):
         (say(scores_json({"score": float("nan")}, {"score": 1})), "scores[0]: want score (a finite number)", 1),
         (say(scores_json({"score": 1}, {"score": "1"})), "scores[1]: want score (a finite number)", 1),
         (say(scores_json({"score": True}, {"score": 1})), "scores[0]: want score", 1),
-        (lambda handler, _: time.sleep(0.8), "no answer within 0.3 s (tried 2 times)", 2),
         (lambda handler, _: handler.connection.close(), "(tried 2 times)", 2),
     ],
 )  # fmt: skip
 def test_whatever_a_server_does_wrong_is_a_reason(answer, reason, tries):
     with misbehaving(answer) as (url, times):
-        reward = HttpReward(url, **HASTE)
+        reward = HttpReward(url, **CALM)
         reward.check()  # it does not describe itself: taken at the config's word
-        begin = time.monotonic()
         scores = evaluate(reward, "mine", [make_view("a"), make_view("b")])
-        assert time.monotonic() - begin < 3.0
         assert len(times) == tries
     assert not scores.valid.any()
     assert all(reason in why for why in scores.reasons), scores.reasons
 
 
+def test_a_server_that_never_answers_is_left():
+    with misbehaving(lambda handler, _: SILENCE.wait(15)) as (url, _):
+        begin = time.monotonic()
+        scores = evaluate(HttpReward(url, **HASTE), "mine", [make_view("a")])
+        assert time.monotonic() - begin < 12.0
+    assert "no answer within 0.3 s (tried 2 times)" in scores.reasons[0]
+
+
 def test_a_server_that_drips_is_cut_off():
     def drip(handler: BaseHTTPRequestHandler, _count: int) -> None:
-        for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" * 9:
-            handler.wfile.write(bytes([byte]))
+        for _ in range(1000):
+            handler.wfile.write(b"H")
             handler.wfile.flush()
             time.sleep(0.02)
 
     with misbehaving(drip) as (url, _):
         begin = time.monotonic()
         scores = evaluate(HttpReward(url, **HASTE), "mine", [make_view("a")])
-        assert time.monotonic() - begin < 2.0
+        assert time.monotonic() - begin < 12.0
     assert "no answer within 0.3 s" in scores.reasons[0]
 
 
@@ -224,23 +232,38 @@ def test_a_server_that_recovers_is_asked_again():
     with misbehaving(recover) as (url, times):
         assert HttpReward(url).score([make_view("a")]) == [0.25]
     first, second = np.diff(times)
-    assert 0.1 < first < second * 1.5  # 0.25 s and 0.5 s, each times 0.5 to 1
+    assert first >= 0.125  # 0.25 s and 0.5 s, each times 0.5 to 1
+    assert second >= 0.25
+
+
+def test_a_server_that_is_down_is_tried_once_a_call_until_it_answers():
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        healthy = say(scores_json({"score": 0.5}))
+        (healthy if count in (4, 6) else say(b"", 500))(handler, count)
+
+    with misbehaving(answer) as (url, times):
+        reward = HttpReward(url, **CALM)
+        reasons = [reward.score([make_view("a")])[0] for _ in range(3)]  # two requests, one, one
+        assert [isinstance(reason, Failure) for reason in reasons] == [True, True, False]
+        assert len(times) == 4
+        assert reward.score([make_view("a")]) == [0.5]  # patient again: the fifth fails, the sixth does not
+    assert len(times) == 6
 
 
 def test_all_tries_together_are_bounded():
     with misbehaving(say(b"", 500)) as (url, times):
-        patience = Patience(timeout_s=5, total_s=0.4, max_tries=100)
+        patience = Patience(timeout_s=20, total_s=3, max_tries=100)
         begin = time.monotonic()
         with pytest.raises(RequestError, match="status 500"):
             exchange("POST", url, {}, headers={}, patience=patience)
-        assert time.monotonic() - begin < 1.5
-    assert 1 < len(times) < 5
+        assert time.monotonic() - begin < 12
+    assert 1 < len(times) < 8
 
 
 def test_nobody_there_is_a_line_before_the_run_and_a_reason_in_it():
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    reward = HttpReward(url, **HASTE)
+    reward = HttpReward(url, **CALM)
     with pytest.raises(ConfigError, match=r"^url: ConnectionRefusedError: .*start the server first"):
         reward.check()
     with pytest.raises(RewardError, match="ConnectionRefusedError"):
