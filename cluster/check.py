@@ -12,7 +12,7 @@ from cluster.progress import CONSOLE
 from configs.derive import degraded_px, derived
 from configs.schema import Config
 from configs.validate import validate
-from rewards.experts import check_known
+from rewards.experts import Judges
 from rewards.load import load_reward, reward_terms
 from rl.data.images import load_picture
 from rl.data.prompts import PromptSource
@@ -37,15 +37,14 @@ def preflight(config: Config) -> PromptSource:
             check_architecture(source_dir, policy.kind)
     reward_terms(config)
     for name, reward in config.rewards.items():
+        loaded = load_reward(name, reward)
         try:
-            load_reward(name, reward).check()
+            loaded.check()
+            loaded.check_chain(config.chain)
         except ConfigError as error:
             raise ConfigError(f"rewards.{name}.options: {error}") from error
-    try:
-        check_known(config.eval.judges)
-    except ConfigError as error:
-        raise ConfigError(f"eval.judges: {error}") from error
     output_px = degraded_px(config) * config.scale
+    Judges(config.eval.judges).check(output_px or None)
     source = PromptSource(config.data, output_px=output_px, scale=config.scale, seed=config.seed)
     files = source.files()
     for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):

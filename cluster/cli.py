@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cluster import rewards_cli
 from configs.errors import ConfigError, VlcotError
 
 logger = logging.getLogger(__name__)
@@ -199,6 +200,12 @@ COMMANDS: Mapping[str, Command] = {
         "vlcot check demo policies.text.num_ranks=2",
         _takes_config,
         _on_config("cluster.check:check", announce=False),
+    ),
+    "rewards": Command(
+        rewards_cli.SUMMARY,
+        rewards_cli.EXAMPLE,
+        rewards_cli.add_arguments,
+        rewards_cli.run,
     ),
 }
 

@@ -77,6 +77,8 @@ class Reward(ABC):
     """Highest score; a higher one is an error of the scorer."""
     larger_is_better: bool = True
     """Direction. Scores of a reward where smaller is better leave ``evaluate`` negated."""
+    deterministic: bool = True
+    """Equal chains get equal scores, however often asked. False for a judge that samples its answer."""
 
     @property
     def missing(self) -> float:
@@ -88,6 +90,18 @@ class Reward(ABC):
 
         Raises:
             ConfigError: With the name of the option and the remedy.
+        """
+
+    def check_chain(self, chain: Mapping[str, BlockConfig]) -> None:  # noqa: B027 - optional
+        """Refuse a chain that it could not judge, its pictures too small for instance: before a run starts.
+
+        Unlike ``judged_blocks``, which only reads declarations, it may load what it needs to find out.
+
+        Args:
+            chain: The run's blocks in order.
+
+        Raises:
+            ConfigError: With the remedy.
         """
 
     def setup(self) -> None:  # noqa: B027 - optional: rewards of text need none
@@ -134,9 +148,7 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
     Returns:
         Scores over the n chains in order, in the reward's unit, larger is better.
     """
-    lacks = [_lacking(reward, chain) for chain in chains]
-    answers = iter(_ask(reward, name, [c for c, lack in zip(chains, lacks, strict=True) if not lack]))
-    results = [Missing(lack) if lack else next(answers) for lack in lacks]
+    results = judge(reward, name, chains)
     if not math.isfinite(reward.missing):
         homeless = f", and the reward's missing value is {reward.missing}"
         results = [Failure(r.reason + homeless) if isinstance(r, Missing) else r for r in results]
@@ -151,6 +163,17 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
         missing=np.asarray([isinstance(r, Missing) for r in results], dtype=np.bool_),
         reasons=tuple(r.reason if isinstance(r, (Failure, Missing)) else "" for r in results),
     )
+
+
+def judge(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
+    """Ask for scores in the reward's own unit and direction; see ``evaluate``, which adds the rest.
+
+    Returns:
+        One checked score a chain, in order; chains that lack a needed input are ``Missing``, and not asked about.
+    """
+    lacks = [_lacking(reward, chain) for chain in chains]
+    answers = iter(_ask(reward, name, [c for c, lack in zip(chains, lacks, strict=True) if not lack]))
+    return [Missing(lack) if lack else next(answers) for lack in lacks]
 
 
 def describe_exception(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The contract test kit: run it on a reward of your own before you train with it.
 
-``check_reward(MyReward(...), chains)`` raises ``AssertionError`` with the broken promise, or returns. It is
-used by the project's own tests, and needs no test framework.
+``check_reward(MyReward(...), chains)`` raises ``AssertionError`` with the broken promise, or returns; ``vlcot rewards
+check`` prints promise by promise. It is used by the project's own tests, and needs no test framework.
 """
 
 from __future__ import annotations
@@ -10,17 +10,32 @@ import copy
 import dataclasses
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from configs.schema import BlockConfig
-from rewards.base import Need, Reward, evaluate
-from rewards.format import REALSR_R1_BLOCKS
-from rl.types import ChainView, Finish, Floats, Pixels, Reference, Scores
+from rewards.base import Need, Reward, describe_exception, evaluate
+from rewards.examples import as_sent
+from rewards.examples import example_blocks as example_blocks
+from rewards.examples import example_chains as example_chains
+from rl.errors import ConfigError
+from rl.types import ChainView, Floats, Reference, Scores
 
 ABSOLUTE_TOLERANCE = 1e-5
 """Most by which order and batch may move a score, in shares of its range: float rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One promise, and whether the reward keeps it."""
+
+    name: str
+    state: Literal["kept", "broken", "not checked"]
+    detail: str = ""
+    """How it is broken, or why it was not checked."""
 
 
 def check_reward(
@@ -30,12 +45,7 @@ def check_reward(
     blocks: Mapping[str, BlockConfig] | None = None,
     seed: int = 0,
 ) -> Scores:
-    """Check everything the loop relies on.
-
-    Right length and order; finite, in range, or with a reason; the same score whatever the order and the
-    batch and however often asked; inputs neither needed nor present are no trouble; the chains stay
-    untouched, and their pictures are read-only, as they are in a run; picklable before ``setup``; judged
-    blocks are in the chain.
+    """Check everything the loop relies on: all of ``PROMISES``.
 
     Args:
         reward: Not yet set up.
@@ -47,141 +57,207 @@ def check_reward(
         The scores of ``chains``, for further checks.
 
     Raises:
-        AssertionError: With the broken promise.
+        AssertionError: With the first broken promise.
+        ConfigError: If the reward cannot be set up as configured.
     """
-    chains = [_as_sent(chain) for chain in (example_chains() if chains is None else chains)]
-    blocks = blocks or example_blocks()
-    _require(len(chains) >= 2, "give at least two chains")
-    _check_picklable(reward)
-    strange = set(reward.judged_blocks(blocks)) - set(blocks)
+    trial = _Trial.of(reward, chains, blocks, seed)
+    for promise in _checked(trial):
+        _require(promise.state != "broken", promise.detail)
+    return trial.scores
+
+
+def check_promises(
+    reward: Reward,
+    chains: Sequence[ChainView] | None = None,
+    *,
+    blocks: Mapping[str, BlockConfig] | None = None,
+    seed: int = 0,
+) -> Iterator[Promise]:
+    """Check the same, and go on behind a broken promise as far as that makes sense; see ``check_reward``."""
+    yield from _checked(_Trial.of(reward, chains, blocks, seed))
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What the promises are checked on."""
+
+    reward: Reward
+    chains: list[ChainView]
+    blocks: Mapping[str, BlockConfig]
+    rng: np.random.Generator
+    before: list[ChainView] = field(default_factory=list)
+    """The chains before they were scored."""
+    answer: Scores | None = None
+
+    @classmethod
+    def of(
+        cls,
+        reward: Reward,
+        chains: Sequence[ChainView] | None,
+        blocks: Mapping[str, BlockConfig] | None,
+        seed: int,
+    ) -> _Trial:
+        sent = [as_sent(chain) for chain in (example_chains() if chains is None else chains)]
+        _require(len(sent) >= 2, "give at least two chains")
+        return cls(reward, sent, blocks or example_blocks(), np.random.default_rng(seed), copy.deepcopy(sent))
+
+    @property
+    def scores(self) -> Scores:
+        assert self.answer is not None  # the promise about scores comes before those that look at them
+        return self.answer
+
+    def ask(self, chains: Sequence[ChainView]) -> Scores:
+        return evaluate(self.reward, "checked", chains)
+
+    def close(self, values: Floats, expected: Floats) -> bool:
+        span = self.reward.high - self.reward.low
+        tolerance = ABSOLUTE_TOLERANCE * (span if np.isfinite(span) else 1.0)
+        return bool(np.allclose(values, expected, rtol=0.0, atol=tolerance))
+
+
+# --------------------------------------------------------------------------------- promises
+
+
+def _is_picklable(trial: _Trial) -> None:
+    try:
+        clone = pickle.loads(pickle.dumps(trial.reward))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise AssertionError(f"must be picklable before setup(): {error}") from error
+    _require(type(clone) is type(trial.reward), "must be picklable before setup()")
+
+
+def _judges_blocks(trial: _Trial) -> None:
+    strange = set(trial.reward.judged_blocks(trial.blocks)) - set(trial.blocks)
     _require(not strange, f"judges blocks that are not in the chain: {sorted(strange)}")
-    reward.setup()
+
+
+def _sets_up(trial: _Trial) -> None:
+    trial.reward.setup()
+
+
+def _has_a_range(trial: _Trial) -> None:
+    reward = trial.reward
     _require(reward.low < reward.high, f"range {reward.low} to {reward.high} is empty")
     _require(reward.low <= reward.missing <= reward.high, "the missing value is outside the range")
     _require(math.isfinite(reward.missing), f"the missing value is {reward.missing}; declare a finite one")
-    before = copy.deepcopy(list(chains))
-    scores = evaluate(reward, "checked", chains)
-    _require(_equal(before, chains), "score() changed its input")
+
+
+def _scores_the_examples(trial: _Trial) -> None:
+    trial.answer = scores = trial.ask(trial.chains)
     _require(bool(scores.valid.all()), f"examples have no score: {sorted(set(scores.reasons) - {''})}")
-    _check_stable(reward, chains, scores, seed)
-    _check_missing(reward, chains)
-    _require(evaluate(reward, "checked", []).values.shape == (0,), "must score no chains as none")
-    return scores
+    silent = [
+        c.chain_id
+        for c, m, why in zip(trial.chains, scores.missing, scores.reasons, strict=True)
+        if m and not why
+    ]
+    _require(not silent, f"counts {silent} as missing without a reason")
 
 
-def example_blocks() -> dict[str, BlockConfig]:
-    """Return the paper's seven blocks at a small size."""
-    sizes = {"rough_image": 16, "middle_image": 32, "final_image": 64}
-    return {
-        name: BlockConfig(kind="image", policy="image", size_px=sizes[name], num_steps=2)
-        if name in sizes
-        else BlockConfig(kind="text", policy="text", max_tokens=16)
-        for name in REALSR_R1_BLOCKS
-    }
+def _leaves_its_input(trial: _Trial) -> None:
+    _require(_equal(trial.before, trial.chains), "score() changed its input")
 
 
-def example_chains(num: int = 6, *, seed: int = 0, size_px: int = 64) -> list[ChainView]:
-    """Make chains of one prompt: whole ones of differing quality, and (the last) one that left the grammar.
-
-    Args:
-        num: Chains, at least 2.
-        seed: Of the pictures' noise.
-        size_px: Edge of the final picture; the degraded photo has a quarter of it.
-    """
-    rng = np.random.default_rng(seed)
-    truth = _smooth_picture(size_px)
-    labels = ("light blur", "downsample", "medium noise", "light compression", "upsample")
-    reference = Reference(photo=truth, labels=labels, tags=("rock", "sky", "polar bear"))
-    whole = [_whole_chain(i, truth, reference, rng) for i in range(num - 1)]
-    text = "<degradation>light blur, downsample</degradation><rough_image>"
-    block_text = {"degradation": "light blur, downsample"}
-    broken = dataclasses.replace(
-        whole[0],
-        chain_id=f"example/0/{num - 1}",
-        finish=Finish.MALFORMED,
-        text=text,
-        block_text=block_text,
-        pictures={},
-    )
-    return [*whole, broken]
-
-
-def _whole_chain(index: int, truth: Pixels, reference: Reference, rng: np.random.Generator) -> ChainView:
-    noise = rng.normal(0.0, 4.0 * (index + 1), truth.shape)
-    final = np.clip(truth + noise, 0, 255).astype(np.uint8)
-    labels = [*reference.labels[:index], *["heavy rain"] * 5][:5]
-    bodies = {"degradation": ", ".join(labels), "rough_understand": " and ".join(reference.tags[:index])}
-    bodies |= {"middle_understand": "a photo", "final_understand": "a fine photo"}
-    text = "".join(f"<{name}>{bodies.get(name, '<|image|>')}</{name}>" for name in REALSR_R1_BLOCKS)
-    return ChainView(
-        chain_id=f"example/0/{index}",
-        group_id="example/0",
-        finish=Finish.STOP,
-        text=text,
-        block_text=bodies,
-        pictures={"rough_image": final[::4, ::4], "middle_image": final[::2, ::2], "final_image": final},
-        final_block="final_image",
-        degraded=truth[::4, ::4],
-        reference=reference,
+def _is_deterministic(trial: _Trial) -> None:
+    again = trial.ask(trial.chains)
+    _require(
+        trial.close(again.values, trial.scores.values), "the same chains get other scores when asked again"
     )
 
 
-def _smooth_picture(size_px: int) -> Pixels:
-    rows, columns = np.mgrid[0:size_px, 0:size_px] / size_px
-    waves = [np.sin(8 * rows + 3 * columns), np.cos(5 * rows * columns + 2), np.sin(9 * columns - rows)]
-    return (127.5 + 80.0 * np.stack(waves, axis=-1)).astype(np.uint8)
-
-
-def _as_sent(chain: ChainView) -> ChainView:
-    """Return a copy with read-only pictures: that is how they come out of an object store."""
-
-    def sealed(picture: Pixels) -> Pixels:
-        copied = picture.copy()
-        copied.flags.writeable = False
-        return copied
-
-    photo = chain.reference.photo
-    return dataclasses.replace(
-        chain,
-        block_text=dict(chain.block_text),
-        pictures={name: sealed(picture) for name, picture in chain.pictures.items()},
-        degraded=sealed(chain.degraded),
-        reference=dataclasses.replace(chain.reference, photo=None if photo is None else sealed(photo)),
+def _ignores_the_order(trial: _Trial) -> None:
+    order = trial.rng.permutation(len(trial.chains))
+    shuffled = trial.ask([trial.chains[i] for i in order])
+    _require(
+        trial.close(shuffled.values, trial.scores.values[order]), "scores depend on the order of the chains"
     )
 
 
-def _check_picklable(reward: Reward) -> None:
-    try:
-        clone = pickle.loads(pickle.dumps(reward))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise AssertionError(f"must be picklable before setup(): {error}") from error
-    _require(type(clone) is type(reward), "must be picklable before setup()")
+def _ignores_the_batch(trial: _Trial) -> None:
+    alone = [trial.ask([chain]).values[0] for chain in trial.chains]
+    _require(
+        trial.close(np.asarray(alone), trial.scores.values), "scores depend on what else is in the batch"
+    )
+    _require(trial.ask([]).values.shape == (0,), "must score no chains as none")
 
 
-def _check_stable(reward: Reward, chains: Sequence[ChainView], scores: Scores, seed: int) -> None:
-    span = reward.high - reward.low
-    tolerance = ABSOLUTE_TOLERANCE * (span if np.isfinite(span) else 1.0)
-
-    def close(values: Floats, expected: Floats) -> bool:
-        return bool(np.allclose(values, expected, rtol=0.0, atol=tolerance))
-
-    again = evaluate(reward, "checked", chains)
-    _require(close(again.values, scores.values), "the same chains get other scores when asked again")
-    order = np.random.default_rng(seed).permutation(len(chains))
-    shuffled = evaluate(reward, "checked", [chains[i] for i in order])
-    _require(close(shuffled.values, scores.values[order]), "scores depend on the order of the chains")
-    alone = [evaluate(reward, "checked", [chain]).values[0] for chain in chains]
-    _require(close(np.asarray(alone), scores.values), "scores depend on what else is in the batch")
-
-
-def _check_missing(reward: Reward, chains: Sequence[ChainView]) -> None:
-    chain = chains[0]
-    bare = dataclasses.replace(chain, pictures={}, block_text={}, reference=Reference())
-    scores = evaluate(reward, "checked", [bare, chain])
+def _counts_what_is_missing(trial: _Trial) -> None:
+    chain = trial.chains[0]
+    scores = trial.ask([_bare(chain), chain])
     _require(bool(scores.valid.all()), f"a chain without inputs is an error: {scores.reasons}")
-    if reward.needs & {Need.FINAL_PICTURE, Need.TRUTH, Need.LABELS, Need.TAGS}:
+    if trial.reward.needs & {Need.FINAL_PICTURE, Need.TRUTH, Need.LABELS, Need.TAGS}:
         _require(bool(scores.missing[0]), "a chain without a needed input is not counted as missing")
     _require(not scores.missing[1], "a whole chain counts as missing beside a bare one")
+
+
+def _raises_what_travels(trial: _Trial) -> None:
+    """Ask about chains it need not understand, past all that protects it, and look at what it raises."""
+    strange = dataclasses.replace(
+        trial.chains[0], text="\x00</", block_text={"\x00": "</"}, final_block="\x00"
+    )
+    for chain in (_bare(trial.chains[0]), strange):
+        try:
+            trial.reward.score([chain])
+        except Exception as error:  # noqa: BLE001 - any exception of an author is the subject here
+            _check_travels(error)
+
+
+PROMISES: Mapping[str, Callable[[_Trial], None]] = {
+    "is picklable before setup()": _is_picklable,
+    "judges blocks that the chain has": _judges_blocks,
+    "sets up": _sets_up,
+    "declares a range, and a finite missing value in it": _has_a_range,
+    "gives every example one finite score in its range, or a reason": _scores_the_examples,
+    "leaves chains and pictures as they were": _leaves_its_input,
+    "gives the same scores when asked again": _is_deterministic,
+    "gives the same scores in another order": _ignores_the_order,
+    "gives the same scores in another batch": _ignores_the_batch,
+    "counts a chain without its inputs as missing": _counts_what_is_missing,
+    "raises only what survives pickling": _raises_what_travels,
+}
+"""What is checked, in order."""
+_SAME_SCORES = frozenset({_is_deterministic, _ignores_the_order, _ignores_the_batch})
+_NEEDED_BY_THE_REST = frozenset({_sets_up, _scores_the_examples})
+
+
+def _checked(trial: _Trial) -> Iterator[Promise]:
+    stopped = ""
+    for name, check in PROMISES.items():
+        if stopped:
+            yield Promise(name, "not checked", f"it does not keep: {stopped}")
+        elif check in _SAME_SCORES and not trial.reward.deterministic:
+            yield Promise(name, "not checked", "declares deterministic = False")
+        else:
+            detail = _broken(check, trial)
+            yield Promise(name, "broken" if detail else "kept", detail)
+            stopped = name if detail and check in _NEEDED_BY_THE_REST else ""
+
+
+def _broken(check: Callable[[_Trial], None], trial: _Trial) -> str:
+    """Say how a promise is broken, or ''."""
+    try:
+        check(trial)
+    except ConfigError:
+        raise  # not the author's doing: the user's
+    except AssertionError as error:
+        return str(error) or describe_exception(error)
+    except Exception as error:  # noqa: BLE001 - any exception of an author breaks the promise
+        return describe_exception(error)
+    return ""
+
+
+def _check_travels(error: Exception) -> None:
+    """Refuse an exception that another process could not read."""
+    what = f"raises {type(error).__name__}, which does not survive pickling"
+    try:
+        arrived = pickle.loads(pickle.dumps(error))
+    except Exception as trouble:
+        raise AssertionError(f"{what}: {trouble}; give it one argument, or __reduce__") from trouble
+    same = type(arrived) is type(error) and str(arrived) == str(error)
+    _require(same, f"{what}: it arrives as {type(arrived).__name__}({arrived})")
+
+
+def _bare(chain: ChainView) -> ChainView:
+    return dataclasses.replace(chain, pictures={}, block_text={}, reference=Reference())
 
 
 def _equal(before: Sequence[ChainView], after: Sequence[ChainView]) -> bool:

@@ -1,33 +1,28 @@
 """Visual experts: pyiqa's metrics by name, from weights on disk only.
 
-torch and pyiqa are imported in ``setup``. pyiqa itself is under a non-commercial licence.
+torch and pyiqa are imported in ``setup``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rewards.offline import DownloadRefusedError, refuse_downloads
-from rewards.suggest import suggest
+from configs.derive import COLDSTART
+from rewards.catalogue import find_metric
+from rewards.pyiqa_metric import create_metric
+from rewards.pyiqa_metric import import_pyiqa as import_pyiqa
+from rewards.sizes import check_size
 from rl.errors import ConfigError
-from rl.torchvision_compat import ensure_torchvision
 from rl.types import Floats, Pixels
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
 
 BATCH_PIXELS = 4 << 20
 """Most pixels in one call of a metric, 16 pictures of 512 px: FSIM and its like hold many planes of each."""
@@ -76,18 +71,46 @@ class Expert:
         self.score_range: tuple[float, float] | None = None
         self._metric: Any = None
 
+    @property
+    def is_set_up(self) -> bool:
+        """Whether it is loaded."""
+        return self._metric is not None
+
+    def check(self, size_px: int | None = None) -> None:
+        """Find out, before a run starts, whether a worker will be able to use it.
+
+        It is loaded here, on the CPU unless a device is named, and judges a made-up picture. The learned expert of a
+        cold start may not exist yet; only its name is looked at.
+
+        Args:
+            size_px: Edge of the pictures it will judge; None judges none.
+
+        Raises:
+            ConfigError: As ``setup``; also if it has no score of one picture, or none of pictures so small.
+        """
+        if find_metric(self.name).of_sets:
+            raise ConfigError(f"expert {self.name} compares folders of pictures; it has no score of one")
+        if self.weights == Path(COLDSTART):
+            return
+        if self._metric is None:
+            self.device = self.device or "cpu"
+            self.setup()
+        if size_px is not None:
+            check_size(self, size_px)
+
     def setup(self) -> None:
         """Import pyiqa and load the metric; never from the network.
 
         Raises:
             ConfigError: If pyiqa does not know the name or the options, or the weights are not here.
         """
-        check_known([self.name])
+        known = find_metric(self.name)
         sidecar = self._sidecar()
-        self._metric = self._create({**sidecar.get("options", {}), **self.options})
-        self.lower_better = bool(self._metric.lower_better)
-        self.full_reference = self._metric.metric_mode == "FR"
-        declared = sidecar.get("range") or _parse_range(self._metric.score_range)
+        options = {**sidecar.get("options", {}), **self.options}
+        self._metric = create_metric(self.name, weights=self.weights, device=self.device, options=options)
+        self.lower_better = known.lower_better
+        self.full_reference = known.full_reference
+        declared = sidecar.get("range") or known.score_range
         self.score_range = None if declared is None else (float(declared[0]), float(declared[1]))
 
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels] = ()) -> Floats:
@@ -124,40 +147,6 @@ class Expert:
         path = self.weights.with_suffix(".json")
         return dict(json.loads(path.read_text())) if path.is_file() else {}
 
-    def _create(self, options: dict[str, Any]) -> Any:
-        import torch
-
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if self.weights is not None:
-            options["pretrained_model_path"] = str(self.weights)
-        try:
-            with refuse_downloads(), quiet():
-                return import_pyiqa().create_metric(self.name, device=torch.device(device), **options)
-        except (TypeError, ImportError, OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-            what = self._explain(error, options)
-            if what is None:
-                raise
-            raise ConfigError(f"expert {self.name} {what}") from error
-
-    def _explain(self, error: Exception, options: Mapping[str, Any]) -> str | None:
-        """Say what to do about an error of pyiqa, or None where it is not the user's to mend."""
-        said = " ".join(str(error).split())
-        if _is_refusal(error):
-            return (
-                "wants to download weights, which is never done here: give the path of its weights file "
-                "(weights), or put its files into the library's cache"
-            )
-        if isinstance(error, TypeError):
-            return f"does not take {sorted(options)}: {said}"
-        if isinstance(error, ImportError):
-            return f"needs another package: {said}"
-        if self.weights is not None:
-            return (
-                f"cannot use {self.weights}: {said}; want pyiqa's own checkpoint, and the architecture's "
-                "arguments in options where they are not the usual ones"
-            )
-        return None
-
 
 class Judges:
     """Full-reference metrics that measure and are never rewarded.
@@ -176,6 +165,18 @@ class Judges:
             device: torch device; None takes a GPU where the process has one.
         """
         self._experts = {n: Expert(n, device=device, options=JUDGE_OPTIONS.get(n)) for n in names}
+
+    def check(self, size_px: int | None = None) -> None:
+        """Find out, before a run starts, whether all of them can judge its pictures; see ``Expert.check``.
+
+        Raises:
+            ConfigError: For the first that cannot.
+        """
+        for expert in self._experts.values():
+            try:
+                expert.check(size_px)
+            except ConfigError as error:
+                raise ConfigError(f"eval.judges: {error}") from error
 
     def setup(self) -> None:
         """Load every metric.
@@ -196,40 +197,6 @@ class Judges:
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> dict[str, Floats]:
         """Measure pictures against their truths; each metric's own values, ``[n]``, by name."""
         return {name: expert.score(pictures, truths) for name, expert in self._experts.items()}
-
-
-def check_known(names: Sequence[str]) -> None:
-    """Refuse a metric that pyiqa does not have.
-
-    Raises:
-        ConfigError: Names the first one, and the nearest there is.
-    """
-    known = import_pyiqa().list_models() if names else ()
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"pyiqa has no metric {name!r}{suggest(name, known)}")
-
-
-def import_pyiqa() -> Any:
-    """Import pyiqa, on any build of torchvision and whatever is done with warnings.
-
-    It leaves a file open and uses deprecated packages at import; neither is the business of our users.
-    """
-    ensure_torchvision()
-    with quiet():
-        import pyiqa
-    return pyiqa
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep other people's warnings and prints to themselves; what they print goes to the debug log."""
-    printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        warnings.simplefilter("ignore")
-        yield
-    for line in printed.getvalue().splitlines():
-        logger.debug("%s", line)
 
 
 def to_tensor(pictures: Sequence[Pixels]) -> torch.Tensor:
@@ -257,22 +224,3 @@ def _check_truths(name: str, pictures: Sequence[Pixels], truths: Sequence[Pixels
     for index, (picture, truth) in enumerate(zip(pictures, truths, strict=True)):
         if picture.shape != truth.shape:
             raise ValueError(f"{name}: picture {index} is {picture.shape}, its truth {truth.shape}")
-
-
-def _parse_range(text: str | None) -> tuple[float, float] | None:
-    """Read pyiqa's ``'~0, ~100'``; None where an end is open or unknown."""
-    parts = (text or "").replace("~", "").split(",")
-    try:
-        low, high = (float(part) for part in parts)
-    except ValueError:
-        return None
-    return (low, high) if np.isfinite([low, high]).all() and low < high else None
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether a refused download is at the bottom of an error, or a hub client found itself offline."""
-    while error is not None:
-        if isinstance(error, DownloadRefusedError) or "offline" in f"{type(error).__name__} {error}".lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False

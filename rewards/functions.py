@@ -1,39 +1,34 @@
-"""Plain reward functions in TRL's form: ``f(prompts=, completions=, **columns) -> list[float]``, unchanged."""
+"""Plain reward functions in TRL's form, unchanged: ``f(prompts, completions, **columns) -> list[float | None]``."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rewards.base import Missing, Need, Reward, Score
-from rewards.suggest import suggest
-from rl.errors import ConfigError
+from rewards.asynchrony import finished
+from rewards.base import Missing, Reward, Score
+from rewards.columns import COLUMNS, check_bounds, parse_needs
+from rewards.signature import choose_arguments, names_any, takes_anything
 from rl.types import ChainView
 
-COLUMNS: dict[str, Callable[[ChainView], Any]] = {
-    "prompts": lambda chain: chain.group_id,
-    "completions": lambda chain: chain.text,
-    "chain_id": lambda chain: chain.chain_id,
-    "finish": lambda chain: str(chain.finish),
-    "block_text": lambda chain: dict(chain.block_text),
-    "labels": lambda chain: list(chain.reference.labels),
-    "tags": lambda chain: list(chain.reference.tags),
-    "degraded": lambda chain: chain.degraded,
-    "final_picture": lambda chain: chain.final_picture,
-    "truth": lambda chain: chain.reference.photo,
-}
-"""Keyword arguments of every call, lists with one entry a chain. ``prompts`` holds the group's id, which chains
-of one prompt share; ``completions`` everything written, tags included; pictures are ``uint8[H, W, 3]`` or None."""
-_OPTIONS = ("low", "high", "missing", "needs")
+TRAINER_ARGUMENTS = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+"""What TRL's trainer says of itself. A function may name them; see ``FunctionReward``."""
+_OPTIONS = ("low", "high", "missing", "needs", "conversational")
 
 
 class FunctionReward(Reward):
-    """A function as a reward.
+    """A function with TRL's signature, ``def`` or ``async def``.
 
-    It is given the ``COLUMNS``, and must take ``**kwargs`` for those it has no use for. ``None`` in its answer
-    means, as in TRL, that it does not apply.
+    It is called once a batch with ``rewards.columns.COLUMNS`` as keyword arguments, each a list with one entry a
+    chain: all of them where it takes ``**kwargs``, else those it names. It answers with one number a chain.
+
+    ``None`` in the answer means, as in TRL, that the function does not apply to the chain. TRL leaves it out of the
+    sum over rewards; here it becomes ``missing``, by default the 0 that does the same, and is counted as missing.
+
+    A function that names what TRL's trainer says of itself gets ``trainer_state=None``, ``environments=None``,
+    ``log_extra`` and ``log_metric`` that do nothing, and ``completion_ids`` of one None a chain: a reward sees
+    text here, never token ids, so a function that counts them fails with a reason instead of counting wrong.
     """
 
     def __init__(
@@ -44,6 +39,7 @@ class FunctionReward(Reward):
         high: float = math.inf,
         missing: float = 0.0,
         needs: Sequence[str] = ("text",),
+        conversational: bool = False,
         **constants: Any,
     ) -> None:
         """Wrap.
@@ -54,21 +50,21 @@ class FunctionReward(Reward):
             high: Highest score it may return.
             missing: Score of a chain it does not apply to.
             needs: Inputs without which it is not asked, by ``Need``'s values.
+            conversational: Its completions are lists of messages, ``[{"role": "assistant", "content": text}]``,
+                as TRL has them for chat data, and its prompts likewise.
             constants: Passed on to every call; parameters of the function by name.
 
         Raises:
             ConfigError: If the function cannot be called so, or there is no such need.
         """
-        _check_call(function, constants)
-        for key, number in {"low": low, "high": high, "missing": missing}.items():
-            if not isinstance(number, int | float):
-                raise ConfigError(f"{key}: want a number, got {number!r}")
-        for need in needs:
-            if need not in list(Need):
-                raise ConfigError(f"needs: no input {need!r}{suggest(need, Need)}")
+        self._arguments = choose_arguments(
+            function, constants, told=tuple(COLUMNS), on_request=TRAINER_ARGUMENTS, options=_OPTIONS
+        )
+        check_bounds(low, high, missing)
+        self.needs = parse_needs(needs)
         self.function = function
         self.low, self.high = low, high
-        self.needs = frozenset(Need(need) for need in needs)
+        self.conversational = conversational
         self.constants = constants
         self._missing = missing
 
@@ -79,24 +75,28 @@ class FunctionReward(Reward):
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Call the function once."""
-        columns = {name: [read(chain) for chain in chains] for name, read in COLUMNS.items()}
-        answers = self.function(**columns, **self.constants)
+        told = {name: self._column(name, chains) for name in self._arguments}
+        answers = finished(self.function(**told, **self.constants))
         return [Missing("the function returned None") if answer is None else answer for answer in answers]
 
+    def _column(self, name: str, chains: Sequence[ChainView]) -> Any:
+        if name in TRAINER_ARGUMENTS:
+            return {
+                "completion_ids": [None] * len(chains),
+                "log_extra": _nothing,
+                "log_metric": _nothing,
+            }.get(name)
+        entries = [COLUMNS[name](chain) for chain in chains]
+        role = {"prompts": "user", "completions": "assistant"}.get(name)
+        if self.conversational and role is not None:
+            return [[{"role": role, "content": entry}] for entry in entries]
+        return entries
 
-def _check_call(function: Callable[..., Any], constants: Mapping[str, Any]) -> None:
-    """Refuse a function that the call would not fit, and options that are nobody's."""
-    name = getattr(function, "__name__", repr(function))
-    signature = inspect.signature(function)
-    for option in constants:
-        if option in COLUMNS:
-            raise ConfigError(f"{option!r} is a column of every call, it cannot be set")
-        if option not in signature.parameters:
-            near = suggest(option, [*_OPTIONS, *signature.parameters])
-            raise ConfigError(f"{option!r} is no parameter of {name}(){near}")
-    try:
-        signature.bind(**dict.fromkeys((*COLUMNS, *constants)))
-    except TypeError as error:
-        raise ConfigError(
-            f"{name}() cannot be called with {', '.join(COLUMNS)}: {error}; add **kwargs"
-        ) from error
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Stand in for TRL's log functions."""
+
+
+def is_trl_function(function: Callable[..., Any]) -> bool:
+    """Whether a function can be told what TRL tells: it names a column, or takes anything."""
+    return takes_anything(function) or names_any(function, tuple(COLUMNS))

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.schema import BlockConfig
 from rewards.base import Failure, Need, Reward, Score
-from rewards.experts import Expert, check_known
+from rewards.catalogue import catalogue
+from rewards.experts import Expert
 from rewards.suggest import suggest
 from rl.errors import ConfigError
 from rl.types import ChainView, Floats
@@ -18,6 +20,16 @@ from rl.types import ChainView, Floats
 _MARGIN = 1.0
 """How far, in units of its range, an expert counts beyond either end."""
 _KEYS = ("range", "weights", "weight", "options")
+ENSEMBLES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "realsr_r1": {
+        "topiq_nr": {"range": [0.0, 1.0]},
+        "musiq": {"range": [0.0, 100.0]},
+        "maniqa-pipal": {"range": [0.0, 1.0]},
+        "clipiqa": {"range": [0.0, 1.0]},
+    },
+}
+"""Experts that go by one word. ``realsr_r1`` is the released code's (topiq_nr + musiq / 100 + maniqa-pipal + clipiqa)
+/ 4."""
 
 
 class GenerationReward(Reward):
@@ -28,9 +40,8 @@ class GenerationReward(Reward):
     never clipped, and an expert that extrapolates wildly cannot buy the whole reward. A chain without a
     final picture gets 0.
 
-    Differs from the paper: the released code divides MUSIQ by 100, leaves the others alone, averages four
-    experts with equal weights and clips nothing. That is ``topiq_nr``, ``musiq``, ``maniqa-pipal`` and
-    ``clipiqa`` here, with pyiqa's own ranges.
+    ``experts: realsr_r1`` is the ensemble of RealSR-R1's released code: ``topiq_nr``, ``musiq`` over 100,
+    ``maniqa-pipal`` and ``clipiqa``, with equal weights. Differs from it in the margin: that code clips nothing.
     """
 
     needs = frozenset({Need.FINAL_PICTURE})
@@ -38,18 +49,22 @@ class GenerationReward(Reward):
     low = -_MARGIN
     high = 1.0 + _MARGIN
 
-    def __init__(self, experts: Mapping[str, Mapping[str, Any] | None], *, device: str | None = None) -> None:
+    def __init__(
+        self, experts: str | Mapping[str, Mapping[str, Any] | None], *, device: str | None = None
+    ) -> None:
         """Choose the experts.
 
         Args:
             experts: By pyiqa's name: ``range`` [low, high] of its scores (default: what the JSON file
                 beside the weights says, then what pyiqa declares), ``weights`` file, ``weight`` in the mean
-                (default 1), ``options`` of the metric.
+                (default 1), ``options`` of the metric. Or the name of an ensemble, one of ``ENSEMBLES``.
             device: torch device; None takes a GPU where the process has one.
 
         Raises:
             ConfigError: If there is no expert, or an entry is malformed.
         """
+        if isinstance(experts, str):
+            experts = _ensemble(experts)
         if not experts or not isinstance(experts, Mapping):
             raise ConfigError("experts: name at least one pyiqa metric, as in experts: {musiq: {}}")
         self._entries = {name: _checked_entry(name, entry) for name, entry in experts.items()}
@@ -58,14 +73,27 @@ class GenerationReward(Reward):
             for name, entry in self._entries.items()
         }
 
+        known = catalogue()
+        if any(name in known and known[name].full_reference for name in self._experts):
+            self.needs = self.needs | {Need.TRUTH}
+
     @property
     def missing(self) -> float:
         """Score of a chain without a final picture: the bad end of the experts' ranges."""
         return 0.0
 
     def check(self) -> None:
-        """Refuse experts that pyiqa does not know."""
-        check_known(list(self._experts))
+        """Refuse experts that pyiqa does not know, whose weights are not here, or whose scores have no range."""
+        for name, expert in self._experts.items():
+            expert.check()
+            if expert.is_set_up:
+                self._check_range(name)
+
+    def check_chain(self, chain: Mapping[str, BlockConfig]) -> None:
+        """Refuse experts that have no score of pictures as small as the chain's last."""
+        sizes = [block.size_px for block in chain.values() if block.kind == "image"]
+        for expert in self._experts.values() if sizes else ():
+            expert.check(sizes[-1])
 
     def setup(self) -> None:
         """Load the experts.
@@ -75,12 +103,7 @@ class GenerationReward(Reward):
         """
         for name, expert in self._experts.items():
             expert.setup()
-            if self._range(name) is None:
-                raise ConfigError(
-                    f"experts.{name}: its scores have no declared range; give range: [low, high]"
-                )
-        if any(expert.full_reference for expert in self._experts.values()):
-            self.needs = self.needs | {Need.TRUTH}
+            self._check_range(name)
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return the experts' mean a chain."""
@@ -102,16 +125,41 @@ class GenerationReward(Reward):
         return sum(weights[name] * share for name, share in shares.items()) / sum(weights.values())
 
     def _rescale(self, name: str, values: Floats) -> NDArray[np.float64]:
-        """Map raw scores to shares of the range, and hold them within the margin; NaN and infinity stay."""
-        low, high = self._range(name) or (0.0, 1.0)
-        if self._experts[name].lower_better:
-            low, high = high, low
-        share = (values.astype(np.float64) - low) / (high - low)
-        return np.where(np.isfinite(share), np.clip(share, -_MARGIN, 1.0 + _MARGIN), share)
+        return rescale(values, self._range(name) or (0.0, 1.0), lower_better=self._experts[name].lower_better)
+
+    def _check_range(self, name: str) -> None:
+        if self._range(name) is None:
+            raise ConfigError(f"experts.{name}: its scores have no declared range; give range: [low, high]")
 
     def _range(self, name: str) -> tuple[float, float] | None:
         declared = self._entries[name].get("range")
         return (declared[0], declared[1]) if declared is not None else self._experts[name].score_range
+
+
+def rescale(
+    values: Floats, score_range: tuple[float, float], *, lower_better: bool, margin: float = _MARGIN
+) -> NDArray[np.float64]:
+    """Map raw scores to shares of their range, larger is better; NaN and infinity stay what they are.
+
+    Args:
+        values: An expert's scores, ``[n]``.
+        score_range: Its lowest and highest, in its unit.
+        lower_better: Turn the range round.
+        margin: How far beyond 0 and 1 a share is held, in shares.
+    """
+    low, high = score_range[::-1] if lower_better else score_range
+    share = (values.astype(np.float64) - low) / (high - low)
+    return np.where(np.isfinite(share), np.clip(share, -margin, 1.0 + margin), share)
+
+
+def _ensemble(name: str) -> Mapping[str, Mapping[str, Any]]:
+    if name in ENSEMBLES:
+        return ENSEMBLES[name]
+    if name in catalogue():
+        raise ConfigError(f"experts: {name} is one metric; write experts: {{{name}: {{}}}}")
+    raise ConfigError(
+        f"experts: no ensemble {name!r}{suggest(name, ENSEMBLES)}; there is {', '.join(ENSEMBLES)}"
+    )
 
 
 def _checked_entry(name: str, entry: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from configs.schema import BlockConfig, Config, RewardConfig
 from rewards.base import Need, Reward
-from rewards.functions import FunctionReward
+from rewards.compute_score import ComputeScoreReward, is_compute_score
+from rewards.functions import FunctionReward, is_trl_function
 from rewards.suggest import suggest
 from rl.combine import RewardTerm
 from rl.errors import ConfigError
@@ -24,7 +26,7 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
 
     Args:
         name: Key of the reward.
-        config: ``target`` names a ``Reward`` class, or a plain function with TRL's signature.
+        config: ``target`` names a ``Reward`` class, or a plain function with TRL's or verl's signature.
 
     Raises:
         ConfigError: If the target cannot be found, is neither, or does not take the options.
@@ -36,8 +38,9 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
         raise ConfigError(f"{key}.target: {config.target} is neither a Reward class nor a function")
     if is_class:
         _check_options(f"{key}.options", thing, config.options)
+    make = thing if is_class else _wrapper(key, config.target, thing)
     try:
-        return thing(**config.options) if is_class else FunctionReward(thing, **config.options)
+        return make(**config.options)
     except ConfigError as error:
         raise ConfigError(f"{key}.options: {error}") from error
 
@@ -111,6 +114,22 @@ def _find(key: str, target: str) -> Any:
         near = suggest(attribute, (n for n in vars(module) if not n.startswith("_")))
         raise ConfigError(f"{key}.target: {module_name} has no {attribute!r}{near}")
     return getattr(module, attribute)
+
+
+def _wrapper(key: str, target: str, function: Callable[..., Any]) -> Callable[..., Reward]:
+    """Choose the reward that calls a plain function, by its signature."""
+    try:
+        if is_compute_score(function):
+            return functools.partial(ComputeScoreReward, function)
+        if is_trl_function(function):
+            return functools.partial(FunctionReward, function)
+        said = f"takes ({', '.join(inspect.signature(function).parameters)})"
+    except ValueError:  # a function of C without a signature
+        said = "does not say what it takes"
+    raise ConfigError(
+        f"{key}.target: {target} {said}; want f(prompts, completions, **columns) as in TRL, or "
+        "compute_score(data_source, solution_str, ground_truth, extra_info) as in verl"
+    )
 
 
 def _import(key: str, name: str) -> ModuleType:

@@ -1,7 +1,7 @@
 """Refuses network connections of one thread for a while, so that nothing is ever downloaded behind our back.
 
-Libraries fetch weights with whatever client they like; all of them end in the two audit events that Python
-raises before a name is resolved or a socket connects. Files that are already in a library's cache still load.
+Libraries fetch weights with whatever client they like; all of them end in the audit events that Python raises
+before a URL is opened, a name is resolved or a socket connects. Files that are already in a library's cache still load.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import sys
 import threading
 from collections.abc import Iterator
 
-_EVENTS = frozenset({"socket.getaddrinfo", "socket.connect"})
+_EVENTS = frozenset({"urllib.Request", "socket.getaddrinfo", "socket.connect"})
 _refusing = threading.local()
 
 
 class DownloadRefusedError(RuntimeError):
     """A library tried to reach the network. Not an OSError: clients would take that for a reason to retry."""
+
+    url: str = ""
+    """What it tried to open, where it was asked for by URL."""
 
 
 @contextlib.contextmanager
@@ -37,9 +40,11 @@ def refuse_downloads() -> Iterator[None]:
 def _install_hook() -> None:
     """Install the hook once: Python has no way to take an audit hook out again."""
 
-    def hook(event: str, _args: tuple[object, ...]) -> None:
+    def hook(event: str, args: tuple[object, ...]) -> None:
         if event in _EVENTS and getattr(_refusing, "on", False):
-            raise DownloadRefusedError("network access refused")
+            error = DownloadRefusedError("network access refused")
+            error.url = str(args[0]) if event == "urllib.Request" else ""
+            raise error
 
     sys.addaudithook(hook)
 

@@ -7,9 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from rewards.base import Failure, Need, Reward
-from rewards.contract import check_reward, example_chains
+from rewards.base import Failure, Missing, Need, Reward
+from rewards.consistency import ConsistencyReward
+from rewards.contract import PROMISES, check_promises, check_reward, example_chains
 from rewards.degradation import DegradationReward
+from rewards.fidelity import FidelityReward
 from rewards.format import FormatReward
 from rewards.generation import GenerationReward
 from rewards.understanding import UnderstandingReward
@@ -20,6 +22,9 @@ SHIPPED = {
     "degradation": DegradationReward(),
     "understanding": UnderstandingReward(),
     "understanding-substring": UnderstandingReward(substring=True),
+    "consistency": ConsistencyReward(),
+    "fidelity": FidelityReward("ssim"),
+    "fidelity-lower": FidelityReward("gmsd"),
     "generation": GenerationReward({"piqe": {}, "ssim": {"weight": 2.0}}),
 }
 
@@ -145,6 +150,49 @@ class Counts(LengthReward):
         return [float(next(self.calls))] * len(chains)
 
 
+class TwoArgumentsError(Exception):
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, what, where):
+        super().__init__(f"{what} at {where}")
+
+
+class RaisesTwoArguments(LengthReward):
+    needs = frozenset({Need.FINAL_PICTURE})
+
+    def score(self, chains):
+        if any(c.final_picture is None for c in chains):
+            raise TwoArgumentsError("no picture", chains[0].chain_id)
+        return super().score(chains)
+
+
+class ForgetsError(Exception):
+    """Unpickles to another message."""
+
+    def __init__(self, what=""):
+        super().__init__("gone" if what else "empty")
+
+    def __reduce__(self):
+        return ForgetsError, ()
+
+
+class RaisesForgets(RaisesTwoArguments):
+    def score(self, chains):
+        if any(c.final_picture is None for c in chains):
+            raise ForgetsError("x")
+        return LengthReward.score(self, chains)
+
+
+class SilentlyMissing(LengthReward):
+    def score(self, chains):
+        return [Missing("")] * len(chains)
+
+
+class SetupFails(LengthReward):
+    def setup(self):
+        raise OSError("no license server")
+
+
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
@@ -164,6 +212,13 @@ class Counts(LengthReward):
         (WritesIntoPictures, "ValueError: assignment destination is read-only"),
         (WritesIntoText, r"score\(\) changed its input"),
         (WantsPictures, "KeyError: 'rough_image'"),
+        (
+            RaisesTwoArguments,
+            "raises TwoArgumentsError, which does not survive pickling: .*give it one argument",
+        ),
+        (RaisesForgets, r"raises ForgetsError, .*it arrives as ForgetsError\(empty\)"),
+        (SilentlyMissing, "as missing without a reason"),
+        (SetupFails, "OSError: no license server"),
     ],
 )
 def test_a_broken_promise_is_named(broken, promise):
@@ -196,3 +251,37 @@ def test_a_chain_of_another_prompt_without_labels_is_no_trouble():
     bare = dataclasses.replace(chains[0], reference=dataclasses.replace(chains[0].reference, labels=()))
     assert isinstance(DegradationReward(), Reward)
     assert check_reward(DegradationReward(), [*chains, bare]).missing[-1]
+
+
+class Sampled(Random):
+    deterministic = False
+
+
+def test_a_reward_that_says_it_samples_is_not_held_to_equal_scores():
+    check_reward(Sampled())
+    states = {promise.name: promise.state for promise in check_promises(Sampled())}
+    assert [name for name, state in states.items() if state == "not checked"] == [
+        "gives the same scores when asked again",
+        "gives the same scores in another order",
+        "gives the same scores in another batch",
+    ]
+
+
+def test_promise_by_promise_goes_on_behind_a_broken_one():
+    found = {promise.name: promise for promise in check_promises(ByPlace())}
+    assert list(found) == list(PROMISES)
+    assert [p.name for p in found.values() if p.state == "broken"] == [
+        "gives the same scores in another order",
+        "gives the same scores in another batch",
+    ]
+    assert {p.state for p in check_promises(LengthReward())} == {"kept"}
+
+
+def test_what_needs_the_scores_is_not_checked_without_them():
+    found = {promise.name: promise for promise in check_promises(Nan())}
+    assert found["gives every example one finite score in its range, or a reason"].state == "broken"
+    last = found["raises only what survives pickling"]
+    assert (last.state, last.detail.startswith("it does not keep: gives every example")) == (
+        "not checked",
+        True,
+    )

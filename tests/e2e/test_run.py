@@ -19,6 +19,7 @@ from cluster.recorder import block_texts
 from cluster.tracking import read_metrics
 from rl.data.images import load_picture, resize
 from rl.types import JsonDict
+from tests.reference import own_package
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
@@ -135,6 +136,19 @@ def test_two_sharded_ranks_learn_what_one_learns(runs: Path) -> None:
             assert after[f"loss/{policy}/total"] == pytest.approx(before[f"loss/{policy}/total"], abs=1e-5)
             norm = f"learner/{policy}/grad_norm"
             assert after[norm] == pytest.approx(before[norm], rel=1e-3)
+
+
+def test_a_users_own_package_is_a_reward_of_a_config_from_outside(runs: Path, tmp_path: Path) -> None:
+    """The recipe of docs/rewards.md to its end: one step of GRPO from the same cold start."""
+    config = own_package.write_recipe(tmp_path, base="tiny")
+    python = own_package.install(tmp_path / "shiny", tmp_path / "venv")
+    (start,) = runs.glob("coldstart-*")
+    settings = [f"output_dir={tmp_path}", "name=own", f"coldstart.directory={start}", "num_steps=1"]
+    own_package.vlcot(python, "train", str(config), *settings, "eval.num_prompts=2", cwd=tmp_path)
+    (record,) = read_metrics(tmp_path / "own" / "metrics.jsonl")
+    for reward in ("contrast", "brevity"):
+        assert 0 <= record[f"reward/{reward}/mean"] <= 1
+        assert record[f"reward/{reward}/invalid_frac"] == 0
 
 
 def test_exports_load_with_the_plain_libraries(runs: Path) -> None:

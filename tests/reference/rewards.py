@@ -1,5 +1,6 @@
 """Chains to judge, slow rules to judge them by, and rewards good and broken for the loader to find."""
 
+import asyncio
 import re
 import threading
 
@@ -198,4 +199,46 @@ def trl_tags(prompts, completions, tags, factor=1.0, **kwargs):
 
 
 def narrow(completions):
-    return [0.0 for _ in completions]
+    return [float(len(completion)) for completion in completions]
+
+
+def needy(completions, answer):
+    return [float(answer in completion) for completion in completions]
+
+
+async def trl_async(completions, log_extra, **kwargs):
+    """Waits, and logs, as functions that ask a server do."""
+    await asyncio.sleep(0)
+    log_extra("lengths", [len(c) for c in completions])
+    return [None if not c else float(len(c)) for c in completions]
+
+
+def trl_chat(completions, **kwargs):
+    """Conversational, as in TRL's documentation."""
+    return [float(len(messages[0]["content"])) for messages in completions]
+
+
+def trl_ids(completion_ids, trainer_state, **kwargs):
+    """Wants what only TRL's trainer knows."""
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def verl_tags(data_source, solution_str, ground_truth, extra_info=None):
+    """As in verl's documentation: one answer, one number."""
+    if "poison" in solution_str:
+        raise ValueError("poison")
+    return sum(tag in solution_str for tag in ground_truth)
+
+
+async def verl_async(solution_str, ground_truth, *, scale=1.0, **kwargs):
+    """A mapping with the score among other things."""
+    await asyncio.sleep(0)
+    return {"score": scale * len(solution_str), "labels": ground_truth["labels"], "told": sorted(kwargs)}
+
+
+def verl_nothing(solution_str, ground_truth, extra_info):
+    return {"acc": 1.0} if extra_info["final_picture"] is None else None
+
+
+def neither(text, picture):
+    return 0.0

@@ -12,6 +12,7 @@ LIGHT = [
     "configs.schema", "configs.errors", "configs.load", "configs.ranges", "configs.derive", "configs.validate",
     "rl.types", "rl.ports", "rl.errors", "rl.seeding", "rl.loop", "rl.advantage", "rl.chain", "rl.batching",
     "rl.filters", "rl.metrics", "rl.step_selection", "rl.combine", "rl.baselines", "rl.overlong", "cluster.cli",
+    "cluster.rewards_cli", "rewards.base", "rewards.load", "rewards.catalogue", "rewards.http", "rewards.server",
 ]  # fmt: skip
 
 

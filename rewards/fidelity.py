@@ -1,0 +1,94 @@
+"""Fidelity reward: how close the restored picture is to the truth, for photographs that have one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs.schema import BlockConfig
+from rewards.base import Failure, Need, Reward, Score
+from rewards.catalogue import catalogue, find_metric
+from rewards.experts import JUDGE_OPTIONS, Expert
+from rewards.generation import rescale
+from rl.errors import ConfigError
+from rl.types import ChainView
+
+
+class FidelityReward(Reward):
+    """One of pyiqa's full-reference metrics on the final picture and the truth, as a share of its range.
+
+    The bad end of the range is 0 and the good end 1, whatever the metric's direction; scores beyond an end count as
+    that end. PSNR has pyiqa's range of 0 to 40 dB unless another is given. Colour space and border are those of the
+    judges of the same name (``rewards.experts.Judges``). A chain without a final picture, or of a photo without
+    truth, gets 0.
+    """
+
+    needs = frozenset({Need.FINAL_PICTURE, Need.TRUTH})
+    unit = "share of the metric's range"
+
+    def __init__(
+        self,
+        metric: str = "psnr",
+        *,
+        range: Sequence[float] | None = None,
+        weights: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        device: str | None = None,
+    ) -> None:
+        """Choose the metric.
+
+        Args:
+            metric: pyiqa's name of a full-reference metric.
+            range: Its scores' [low, high]; default what pyiqa declares.
+            weights: Its weights file; see ``rewards.experts.Expert``.
+            options: Further arguments of the metric.
+            device: torch device; None takes a GPU where the process has one.
+
+        Raises:
+            ConfigError: If the range is none.
+        """
+        if range is not None and not (len(range) == 2 and -math.inf < range[0] < range[1] < math.inf):
+            raise ConfigError(f"range: want [low, high] with low < high, got {range}")
+        self._range = None if range is None else (float(range[0]), float(range[1]))
+        chosen = {**JUDGE_OPTIONS.get(metric, {}), **(options or {})}
+        self._expert = Expert(metric, weights=weights, device=device, options=chosen)
+
+    def check(self) -> None:
+        """Refuse a metric that pyiqa does not know, that needs no truth, or whose weights or range are missing."""
+        self._expert.check()
+        self._check_metric()
+
+    def check_chain(self, chain: Mapping[str, BlockConfig]) -> None:
+        """Refuse a metric that has no score of pictures as small as the chain's last."""
+        sizes = [block.size_px for block in chain.values() if block.kind == "image"]
+        if sizes:
+            self._expert.check(sizes[-1])
+
+    def setup(self) -> None:
+        """Load the metric."""
+        self._expert.setup()
+        self._check_metric()
+
+    def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
+        """Return the share of the range a chain."""
+        pictures = [chain.final_picture for chain in chains]
+        truths = [chain.reference.photo for chain in chains]
+        values = self._expert.score(
+            [picture for picture in pictures if picture is not None],
+            [truth for truth in truths if truth is not None],
+        )
+        span = self._range or self._expert.score_range or (0.0, 1.0)
+        shares = rescale(values, span, lower_better=self._expert.lower_better, margin=0.0)
+        return [
+            float(share) if math.isfinite(share) else Failure(f"{self._expert.name} is {share}")
+            for share in shares
+        ]
+
+    def _check_metric(self) -> None:
+        name = self._expert.name
+        if not find_metric(name).full_reference:
+            some = ", ".join(n for n, m in catalogue().items() if m.full_reference and not m.has_weights)
+            raise ConfigError(f"metric: {name} does not compare with a truth; some that do: {some}")
+        if self._expert.is_set_up and self._range is None and self._expert.score_range is None:
+            raise ConfigError(f"metric: scores of {name} have no declared range; give range: [low, high]")

@@ -1,0 +1,168 @@
+"""A reward that lives behind a URL: in another environment, on another machine. ``rewards.wire`` has the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from rewards.base import Failure, Reward, Score
+from rewards.columns import check_bounds, parse_needs
+from rewards.request import Patience, RequestError, exchange
+from rewards.suggest import suggest
+from rewards.wire import DESCRIBE_PATH, SCORE_PATH, WireError, decode_answer, describe, encode_request
+from rl.errors import ConfigError, RewardError
+from rl.types import ChainView
+
+DECLARED: Mapping[str, Any] = {
+    "needs": ["text"],
+    "unit": "share",
+    "low": None,
+    "high": None,
+    "missing": 0.0,
+    "larger_is_better": True,
+    "deterministic": True,
+}
+"""What a server's reward is taken to declare where the config says nothing else."""
+
+
+class HttpReward(Reward):
+    """Scores chains by asking a server, whole batches at once.
+
+    What it declares is stated in the config, so that a run can be planned without the server, and compared with
+    what the server declares before the run starts and again in each worker. A server that does not describe itself
+    (status 404) is taken at the config's word.
+
+    A refused connection, a timeout, a status of 429 or 5xx is tried again, with growing and random pauses; when the
+    tries or the time are used up, and for every answer that is not of the schema, the chains of the batch have no
+    score, with the reason.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        declares: Mapping[str, Any] | None = None,
+        timeout_s: float = 30.0,
+        total_s: float = 120.0,
+        max_tries: int = 5,
+        token_env: str = "",
+    ) -> None:
+        """Choose the server.
+
+        Args:
+            url: Where it is, ``http://host:port``, without the schema's paths.
+            declares: What its reward declares, where that differs from ``DECLARED``: ``needs`` (a list of inputs),
+                ``unit``, ``low`` and ``high`` (null is unbounded), ``missing``, ``larger_is_better``,
+                ``deterministic``. ``vlcot rewards serve`` prints it.
+            timeout_s: Longest a request may take, from connecting to the last byte, seconds.
+            total_s: Longest a batch may take, all tries and pauses together, seconds.
+            max_tries: Most requests for one batch.
+            token_env: Environment variable with a token, sent as ``Authorization: Bearer``; empty sends none.
+
+        Raises:
+            ConfigError: If the address, a declaration or a number cannot be.
+        """
+        _check_url(url)
+        for key, number in {"timeout_s": timeout_s, "total_s": total_s, "max_tries": max_tries}.items():
+            if not isinstance(number, int | float) or not 0 < number < math.inf:
+                raise ConfigError(f"{key}: want a number above 0, got {number!r}")
+        self.url = url.rstrip("/")
+        self.token_env = token_env
+        self._patience = Patience(timeout_s=timeout_s, total_s=total_s, max_tries=int(max_tries))
+        self._is_down = False
+        self._declare(declares or {})
+
+    def _declare(self, declares: Mapping[str, Any]) -> None:
+        if not isinstance(declares, Mapping):
+            raise ConfigError(f"declares: want a mapping of {', '.join(DECLARED)}, got {declares!r}")
+        for key in declares:
+            if key not in DECLARED:
+                raise ConfigError(f"declares: unknown key {key!r}{suggest(key, DECLARED)}")
+        said = {**DECLARED, **declares}
+        self.low = -math.inf if said["low"] is None else said["low"]
+        self.high = math.inf if said["high"] is None else said["high"]
+        try:
+            check_bounds(self.low, self.high, said["missing"])
+            self.needs = parse_needs(said["needs"])
+        except ConfigError as error:
+            raise ConfigError(f"declares.{error}") from error
+        self.unit = str(said["unit"])
+        self.larger_is_better = bool(said["larger_is_better"])
+        self.deterministic = bool(said["deterministic"])
+        self._missing = float(said["missing"])
+
+    @property
+    def missing(self) -> float:
+        """Score of a chain that lacks an input."""
+        return self._missing
+
+    def check(self) -> None:
+        """Refuse a server that cannot be reached, or that declares something else than the config."""
+        try:
+            self._compare(self._ask("GET", DESCRIBE_PATH, None))
+        except RequestError as error:
+            if error.status != 404:
+                raise ConfigError(f"url: {error}; start the server first (vlcot rewards serve)") from error
+
+    def setup(self) -> None:
+        """Compare what the server declares with the config, once more, in the worker.
+
+        Raises:
+            ConfigError: If they differ.
+            RewardError: If the server cannot be reached.
+        """
+        try:
+            self._compare(self._ask("GET", DESCRIBE_PATH, None))
+        except RequestError as error:
+            if error.status != 404:
+                raise RewardError(f"reward at {self.url}: {error}") from error
+
+    def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
+        """Ask for the batch's scores."""
+        try:
+            answer = self._ask("POST", SCORE_PATH, encode_request(chains))
+            self._is_down = False
+            return decode_answer(answer, len(chains))
+        except (RequestError, WireError) as error:
+            self._is_down = isinstance(error, RequestError) and error.status != HTTPStatus.OK
+            return [Failure(f"{self.url}: {error}")] * len(chains)
+
+    def _ask(self, method: str, path: str, message: Any) -> Any:
+        headers = {}
+        if self.token_env:
+            if self.token_env not in os.environ:
+                raise ConfigError(f"token_env: the environment has no variable {self.token_env}")
+            headers["Authorization"] = f"Bearer {os.environ[self.token_env]}"
+        # A server that exhausted a batch's tries gets one a call until it answers: the chains of that batch are asked
+        # about once more each, and the waits would add up.
+        patience = dataclasses.replace(self._patience, max_tries=1) if self._is_down else self._patience
+        return exchange(method, self.url + path, message, headers=headers, patience=patience)
+
+    def _compare(self, described: Any) -> None:
+        """Refuse a difference that would change what scores mean."""
+        if not isinstance(described, dict):
+            raise ConfigError(f"url: {self.url} describes no reward; is it one of ours?")
+        ours = describe(self, "")
+        for key in ("needs", "larger_is_better", "missing"):
+            theirs = described.get(key, ours[key])
+            if theirs != ours[key]:
+                raise ConfigError(
+                    f"declares.{key}: the server has {json.dumps(theirs)}, the config {json.dumps(ours[key])}; "
+                    f"set declares.{key}={json.dumps(theirs)}"
+                )
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(str(url))
+    try:
+        is_port = parts.port is None or parts.port > 0
+    except ValueError:
+        is_port = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_port:
+        raise ConfigError(f"url: want http://host:port, got {url!r}")
