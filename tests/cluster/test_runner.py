@@ -20,6 +20,7 @@ from configs.load import load_config
 from configs.methods import SlidingWindow
 from configs.schema import Config, RewardConfig
 from rl.chain import ChainGrammar
+from rl.combine import RewardTerm
 from rl.types import (
     DenoisingSegment,
     Finish,
@@ -252,6 +253,8 @@ def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data
     runner = spawned_runner(crew, config)
     collector = GroupCollector(
         config=config,
+        terms={"bright": RewardTerm(weight=1.0, blocks=tuple(long))},
+        versions=lambda: dict.fromkeys(config.policies, 0),
         make_prompt=lambda position: photo(f"window-{position}"),
         runners=[runner],
         observe=lambda *_: None,

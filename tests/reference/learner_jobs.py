@@ -25,7 +25,7 @@ from tests.reference.plain_losses import PlainSequence, step_loss
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, make_examples
 
 MAX_ACTIONS = 20
-ADVANTAGES = ({0: 0.7, 1: -1.1}, {0: -0.4, 1: 0.9}, {1: 1.5})
+ADVANTAGES = ({0: 0.7, 1: -1.1}, {0: -0.4, 1: 0.9}, {0: 0.0, 1: 1.5})
 
 
 class ListStore:
