@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from configs.check_rewards import check_plugins, check_reward_actors
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
@@ -46,10 +47,12 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_policies(config)
     _check_batches(config)
     _check_rewards(config)
+    check_reward_actors(config, paths=paths)
     _check_data(config)
     _check_coldstart(config)
     _check_eval(config)
     if paths:
+        check_plugins(config.plugins)
         _check_paths(config)
 
 

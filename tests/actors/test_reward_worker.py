@@ -67,14 +67,14 @@ def test_concurrent_calls_are_scored_in_batches_and_answered_in_order():
     with running(POISON) as worker:
         answers = score_all(worker, [(words(i),) for i in range(20)])
         batches = worker._reward.batches
-        stats = worker.stats()
+        report = worker.report()
     assert [a.values.tolist() for a in answers] == [[float(i)] for i in range(20)]
     assert sum(batches) == 20
     assert max(batches) == 8
     assert len(batches) <= 4  # the first call may have been taken alone
-    assert stats["num_chains"] == 20
-    assert stats["num_batches"] == len(batches)
-    assert stats["busy_s"] > 0
+    assert report.num_chains == 20
+    assert report.num_batches == len(batches)
+    assert report.busy_s > 0
 
 
 def test_calls_of_many_chains_are_cut_and_put_together_again():
