@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from actors.reward_worker import WorkerReport
-from cluster.calls import Worker, answer
+from cluster.calls import Call, Worker, answer
 from cluster.spawn import kill
 from configs.derive import REWARD_ATTEMPTS
 from rl.errors import RewardError, WorkerLostError
@@ -174,12 +174,12 @@ class RewardPool:
         self._count(wait_s=now - job.since)
         replica.heard = replica.heard if replica.jobs else now
         call = replica.worker.call("score", [job.request], *job.pictures)
-        replica.jobs[job] = self._keep(self._wait(replica, job, answer(call, deadline_s=None)))
+        replica.jobs[job] = self._keep(self._wait(replica, job, call))
 
-    async def _wait(self, replica: _Replica, job: _Job, answered: Any) -> None:
+    async def _wait(self, replica: _Replica, job: _Job, call: Call) -> None:
         """Take a replica's answer; what is wrong with it decides who pays."""
         try:
-            scores = await answered
+            scores: Scores = await answer(call, deadline_s=None)
         except (WorkerLostError, RewardError) as error:  # the process ended, or its scoring thread did
             self._replace(replica, str(error))
         except (
