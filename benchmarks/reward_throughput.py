@@ -46,10 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[64, 128, 256], help="edges of the pictures, px"
-    )
-    parser.add_argument("--num", type=int, default=256, help="pictures a round")
+    parser.add_argument("--expert", choices=sorted(OPTIONS), default="topiq_nr")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="edges of the pictures, px")
+    parser.add_argument("--num", type=int, default=64, help="pictures a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=16, help="batch_size of the batching pool")
     arguments = parser.parse_args()
