@@ -137,15 +137,18 @@ def stream(worker: Worker, method: str, *args: object, deadline_s: float, **kwar
         refs.append(ref)
 
 
-async def answer(call: Call, *, deadline_s: float) -> Any:
-    """Wait for one call inside an asynchronous actor; errors as in :func:`gather`."""
+async def answer(call: Call, *, deadline_s: float | None) -> Any:
+    """Wait for one call inside an asynchronous actor; errors as in :func:`gather`.
+
+    A deadline of None is for those who watch the actor themselves, and kill it when it is silent.
+    """
     try:
         async with asyncio.timeout(deadline_s):
             return await call.ref
-    except TimeoutError:
-        raise CallTimeoutError(f"no answer from {call} within {deadline_s:g} s (deadline_s)") from None
-    except (RayTaskError, RayActorError) as error:
+    except (RayTaskError, RayActorError) as error:  # first: a worker's TimeoutError is both
         raise translate(call, error) from None
+    except TimeoutError:
+        raise CallTimeoutError(f"no answer from {call} within {deadline_s or 0:g} s (deadline_s)") from None
 
 
 @dataclass(frozen=True, slots=True)

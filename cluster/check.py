@@ -8,6 +8,7 @@ from rich.progress import track
 from rich.table import Table
 
 from actors.policies.checkpoint import check_architecture
+from cluster.plugins import use_plugins
 from cluster.progress import CONSOLE
 from configs.derive import degraded_px, derived
 from configs.schema import Config
@@ -32,6 +33,7 @@ def preflight(config: Config) -> PromptSource:
         ConfigError: With one line that names the key or file and the remedy.
     """
     validate(config)
+    use_plugins(config.plugins)
     for policy in config.policies.values():
         if (source_dir := Path(policy.source).expanduser()).is_dir():
             check_architecture(source_dir, policy.kind)
@@ -43,6 +45,8 @@ def preflight(config: Config) -> PromptSource:
             loaded.check_chain(config.chain)
         except ConfigError as error:
             raise ConfigError(f"rewards.{name}.options: {error}") from error
+        if reward.cache and not loaded.deterministic:
+            raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
     output_px = degraded_px(config) * config.scale
     Judges(config.eval.judges).check(output_px or None)
     source = PromptSource(config.data, output_px=output_px, scale=config.scale, seed=config.seed)

@@ -12,12 +12,13 @@ import ray.util
 
 from actors.image_rollout import ImageRolloutWorker
 from actors.learner import LearnerRank, LearnerSpec
-from actors.reward_worker import RewardWorker
 from actors.text_rollout import TextRolloutWorker
 from cluster.calls import Call, RayStore, Worker, gather
 from cluster.learners import LearnerGroup
 from cluster.runner import ChainRunner, Pools, TextContext
+from cluster.scoring import Scoring
 from cluster.spawn import spawn
+from configs.check_rewards import runtime_env
 from configs.schema import Config
 from rewards.experts import Judges
 
@@ -56,10 +57,17 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
         learn: Whether learner ranks are needed.
     """
     rollouts = {name: _spawn_rollouts(name, config, sources[name]) for name in config.policies}
-    rewards = {name: _spawn_rewards(name, config) for name in config.rewards}
+    envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
+    scoring = spawn(
+        Scoring,
+        "scoring-0",
+        num_cpus=SHARE,
+        max_concurrency=CONCURRENCY,
+        kwargs={"config": config, "envs": envs},
+    )
     judges = spawn(Judges, "judges-0", num_cpus=SHARE, kwargs={"names": list(config.eval.judges)})
     learners = {name: _spawn_learners(name, config, sources[name]) for name in config.policies if learn}
-    calls = [w.call("setup") for group in (*rollouts.values(), *rewards.values(), [judges]) for w in group]
+    calls = [w.call("setup") for group in (*rollouts.values(), [scoring, judges]) for w in group]
     for group in learners.values():
         store = RayStore(deadline_s=config.deadline_s)
         address, port = rendezvous(group.ranks[0], deadline_s=config.deadline_s)
@@ -69,7 +77,7 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
     pools = Pools(
         text={n: w for n, w in rollouts.items() if kinds[n] == "token"},
         image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
-        rewards=rewards,
+        scoring=scoring,
     )
     return Crew(pools=pools, judges=judges, learners=learners)
 
@@ -104,22 +112,6 @@ def _spawn_rollouts(name: str, config: Config, source: Path) -> list[Worker]:
             kwargs=kwargs,
         )
         for i in range(policy.num_rollout_workers)
-    ]
-
-
-def _spawn_rewards(name: str, config: Config) -> list[Worker]:
-    reward = config.rewards[name]
-    return [
-        spawn(
-            RewardWorker,
-            f"reward-{name}-{i}",
-            num_cpus=SHARE,
-            num_gpus=reward.num_gpus,
-            num_threads=max(1, round(reward.num_cpus)),
-            max_concurrency=CONCURRENCY,
-            kwargs={"name": name, "config": reward, "deterministic": config.deterministic},
-        )
-        for i in range(reward.num_workers)
     ]
 
 

@@ -16,6 +16,7 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.calls import Call, gather
+from cluster.plugins import shipped_modules, use_plugins
 from cluster.progress import stage
 from configs.derive import num_gpus
 from configs.schema import Config
@@ -46,11 +47,14 @@ def ray_session(config: Config) -> Iterator[None]:
     """
     # Ray would start one Python a core at once; every one of ours is started with its own settings.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    env = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    env: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}
+    if config.plugins:
+        use_plugins(config.plugins)
+        env["py_modules"] = shipped_modules(config.plugins)
     if not config.ray_address:
         check_machine(config)
     with stage("start Ray"):
-        _start(config.ray_address, {"env_vars": env})
+        _start(config.ray_address, env)
     try:
         check_gpus(config)
         check_imports(deadline_s=config.deadline_s)

@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from cluster.calls import Call, SegmentHandle, Worker, answer, put
+from cluster.calls import SegmentHandle, Worker, answer, put
 from configs.schema import Config, PolicyConfig
 from rl.chain import ChainGrammar, ChainState, Decode, Done, PaintImage, WriteText
 from rl.errors import RolloutError
+from rl.scores import join
 from rl.seeding import derive_seed
 from rl.step_selection import picture_draws, sampler_spec
 from rl.types import (
@@ -60,7 +59,8 @@ class Pools:
 
     text: Mapping[str, Sequence[Worker]]
     image: Mapping[str, Sequence[Worker]]
-    rewards: Mapping[str, Sequence[Worker]]
+    scoring: Worker
+    """Scores a chain with every reward (``cluster.scoring.Scoring``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class ChainRunner:
             await self._write(job, part, turn)
             written = time.perf_counter()
             for writing in part:
-                scoring[writing.index] = tasks.create_task(self._score(job, writing, truth, turn))
+                scoring[writing.index] = tasks.create_task(self._score(job, writing, truth))
 
         # Deterministic: the unit of work is one (group, block) as a fixed batch. Otherwise every chain goes
         # its own way, and batches form in the workers as requests arrive.
@@ -254,7 +254,7 @@ class ChainRunner:
 
     # ------------------------------------------------------------------ scoring
 
-    async def _score(self, job: Job, writing: _Writing, truth: Any | None, turn: int) -> dict[str, Scores]:
+    async def _score(self, job: Job, writing: _Writing, truth: Any | None) -> dict[str, Scores]:
         """Send one finished chain to every reward at once."""
         refs = dict(writing.pictures) | ({} if truth is None else {TRUTH: truth})
         end = writing.state.next_step()
@@ -271,12 +271,9 @@ class ChainRunner:
             labels=job.prompt.reference.labels,
             tags=job.prompt.reference.tags,
         )
-        calls: dict[str, Call] = {
-            name: workers[turn % len(workers)].call("score", [request], *refs.values())
-            for name, workers in self._pools.rewards.items()
-        }
-        answers = (answer(call, deadline_s=self._config.deadline_s) for call in calls.values())
-        return dict(zip(calls, await asyncio.gather(*answers), strict=True))
+        call = self._pools.scoring.call("score", request, list(refs.values()))
+        scores: dict[str, Scores] = await answer(call, deadline_s=self._config.deadline_s)
+        return scores
 
     # ------------------------------------------------------------------ records
 
@@ -330,13 +327,4 @@ def final_picture_block(config: Config) -> str:
 
 def join_scores(chains: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
     """Join one-chain scores to one ``Scores`` a reward, in chain order."""
-    return {
-        name: Scores(
-            name=name,
-            values=np.concatenate([c[name].values for c in chains]),
-            valid=np.concatenate([c[name].valid for c in chains]),
-            missing=np.concatenate([c[name].missing for c in chains]),
-            reasons=tuple(reason for c in chains for reason in c[name].reasons),
-        )
-        for name in chains[0]
-    }
+    return {name: join(name, [chain[name] for chain in chains]) for name in chains[0]}

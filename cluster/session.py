@@ -13,6 +13,7 @@ from cluster.coldstart import Start, ensure_start, has_start, text_context
 from cluster.collector import GroupCollector
 from cluster.crew import Crew, spawn_crew, spawn_runners
 from cluster.evaluation import Evaluator, resolve_pictures, score_of
+from cluster.failures import MonitoredCollector, ScoringMonitor
 from cluster.learners import LearnerGroups, WeightPublisher
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
@@ -46,6 +47,7 @@ class Session:
     collector: GroupCollector
     publisher: WeightPublisher
     evaluator: Evaluator
+    monitor: ScoringMonitor
     step: int = 0
 
     def restore(self) -> None:
@@ -91,7 +93,8 @@ class Session:
         return self.evaluator.write(self.run)
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
-        """Record some chains of the step as they were scored, before any filter."""
+        """Say what rewards failed, and record some chains of the step as they were scored, before any filter."""
+        self.monitor.listen()
         for job, group in list(zip(jobs, groups, strict=True))[:RECORDED_GROUPS]:
             for index, chain in enumerate(group.chains):
                 pictures = resolve_pictures(chain, self.config)
@@ -116,7 +119,11 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
     with ray_session(config):
-        yield assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
+        session = assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
+        try:
+            yield session
+        finally:
+            session.monitor.listen()
 
 
 def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
@@ -162,6 +169,7 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         collector=collector,
         publisher=WeightPublisher(config=config, learners=crew.learners, rollouts=crew.rollouts),
         evaluator=evaluator,
+        monitor=ScoringMonitor(crew.pools.scoring, run.path),
     )
     collector.observe = session.observe
     return session
@@ -184,7 +192,7 @@ def train(config: Config) -> Path:
             session.evaluator.policies("coldstart", step=0)
             session.evaluator.write(run)
         ports = Ports(
-            collector=session.collector,
+            collector=MonitoredCollector(session.collector, session.monitor),
             learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
             publisher=session.publisher,
             sink=MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)]),

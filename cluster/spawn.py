@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from cluster.calls import Worker
 logger = logging.getLogger(__name__)
 
 
-def spawn(
+def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     cls: type,
     name: str,
     *,
@@ -20,6 +21,7 @@ def spawn(
     num_gpus: float = 0.0,
     num_threads: int = 1,
     max_concurrency: int = 1,
+    runtime_env: Mapping[str, Any] | None = None,
     kwargs: dict[str, Any],
 ) -> Worker:
     """Start one actor around a plain worker class.
@@ -31,16 +33,19 @@ def spawn(
         num_gpus: GPUs it reserves, fractions allowed.
         num_threads: OpenMP threads of the process.
         max_concurrency: Calls it serves at once (asynchronous workers).
+        runtime_env: An environment of its own, in Ray's form; its ``env_vars`` go above ours.
         kwargs: Constructor arguments.
 
     Returns:
         The worker; nothing has been waited for.
     """
     threads = str(num_threads)
-    env = {
+    own = dict(runtime_env or {})
+    variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
+        **own.pop("env_vars", {}),
     }
     actor = (
         ray.remote(cls)
@@ -50,9 +55,14 @@ def spawn(
             max_concurrency=max_concurrency,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": env},
+            runtime_env={"env_vars": variables, **own},
         )
         .remote(**kwargs)
     )
     logger.debug("spawned %s", name)
     return Worker(name=name, actor=actor)
+
+
+def kill(worker: Worker) -> None:
+    """End an actor's process at once; what it was asked is never answered."""
+    ray.kill(worker.actor, no_restart=True)

@@ -9,6 +9,8 @@ from configs.schema import Config
 
 COLDSTART = "coldstart"
 """The policy source that stands for what ``vlcot coldstart`` trains."""
+REWARD_ATTEMPTS = 2
+"""How often a chain is sent to a reward whose actors hang or die on it: beside others, then alone."""
 COLDSTART_DONE = "coldstart.json"
 """Written last: a cold start without it is half-made."""
 
@@ -65,6 +67,11 @@ def degraded_px(config: Config) -> int:
     """Edge of the degraded photo, pixels; 0 where the chain has no picture."""
     images = [block for block in config.chain.values() if block.kind == "image"]
     return images[-1].size_px // config.scale if images else 0
+
+
+def reward_deadline_s(config: Config, name: str) -> float:
+    """Longest a reward actor may work without an answer, seconds."""
+    return config.rewards[name].deadline_s or config.deadline_s / 4
 
 
 def num_gpus(config: Config) -> float:

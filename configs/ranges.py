@@ -60,6 +60,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "rewards.*.num_cpus": (0, 1024),
     "rewards.*.num_gpus": (0, 64),
     "rewards.*.batch_size": (1, _INF),
+    "rewards.*.deadline_s": (0, _INF),
     "data.holdout_photos": (0, _INF),
     "data.holdout_frac": (0, 0.9),
     "coldstart.num_examples": (1, _INF),

@@ -145,6 +145,14 @@ class RewardConfig:
     """GPUs each of them reserves; fractions share one."""
     batch_size: int = 16
     """Most chains scored in one call."""
+    deadline_s: float = 0.0
+    """Longest a reward actor may work without an answer before it is replaced, seconds; 0 is a quarter of the
+    run's ``deadline_s``."""
+    cache: bool = False
+    """Keep scores and give them again to chains of equal content; for deterministic rewards."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """An environment of its own: ``pip`` (a list, or a requirements file), ``python`` (an interpreter that has
+    the same Ray), ``env_vars``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +257,8 @@ class Config:
     """Output size over the degraded photo's size."""
     num_runners: int = 1
     """Actors that guide chains."""
+    plugins: list[str] = field(default_factory=list)
+    """Folders of your own modules, importable here and on all nodes; a folder that is a package is one module."""
     ray_address: str = ""
     """A running Ray cluster to join; empty starts a private one on this machine."""
     deadline_s: float = 600.0

@@ -16,6 +16,7 @@ from pathlib import Path
 from configs.check_advantage import check_advantage
 from configs.check_denoising import check_denoising
 from configs.check_losses import check_losses
+from configs.check_rewards import check_plugins, check_reward_actors
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
@@ -52,10 +53,12 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_batches(config)
     _check_rewards(config)
     check_advantage(config)
+    check_reward_actors(config, paths=paths)
     _check_data(config)
     _check_coldstart(config)
     _check_eval(config)
     if paths:
+        check_plugins(config.plugins)
         _check_paths(config)
 
 

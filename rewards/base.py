@@ -6,7 +6,6 @@ inputs, of the author's exceptions and of answers that break the author's own de
 
 from __future__ import annotations
 
-import logging
 import math
 import traceback
 from abc import ABC, abstractmethod
@@ -18,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from configs.schema import BlockConfig
+from rewards.tracebacks import RAISED
 from rl.types import ChainView, Scores
-
-logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-6
 """Share of the declared range by which a score may leave it: rounding, not a mistake."""
@@ -200,9 +198,10 @@ def _ask(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
         return []
     try:
         answers = list(reward.score(chains))
-    except Exception as error:  # the border to user code: the whole traceback is logged, the reason travels
-        logger.exception("reward %s failed on %d chains, first %s", name, len(chains), chains[0].chain_id)
-        return [Failure(describe_exception(error))] * len(chains)
+    except Exception as error:  # noqa: BLE001 - the border to user code: the traceback is kept, the reason travels
+        reason = describe_exception(error)
+        RAISED.note(name, reason, chains[0].chain_id, error)
+        return [Failure(reason)] * len(chains)
     if len(answers) != len(chains):
         return [Failure(f"{len(answers)} scores for {len(chains)} chains")] * len(chains)
     return [_checked(reward, answer) for answer in answers]

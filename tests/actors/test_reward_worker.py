@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from actors.reward_worker import RewardWorker
+from actors.score_cache import ScoreCache, content_key
 from cluster.calls import gather, put
 from cluster.spawn import spawn
 from configs.schema import RewardConfig
@@ -18,7 +19,7 @@ from rewards.base import evaluate
 from rewards.experts import Judges
 from rewards.generation import GenerationReward
 from rl.errors import ConfigError, RewardError
-from rl.types import Scores
+from rl.types import Finish, Scores
 from tests.reference.rewards import make_request, make_view, picture
 
 HERE = "tests.reference.rewards"
@@ -67,14 +68,14 @@ def test_concurrent_calls_are_scored_in_batches_and_answered_in_order():
     with running(POISON) as worker:
         answers = score_all(worker, [(words(i),) for i in range(20)])
         batches = worker._reward.batches
-        stats = worker.stats()
+        report = worker.report()
     assert [a.values.tolist() for a in answers] == [[float(i)] for i in range(20)]
     assert sum(batches) == 20
     assert max(batches) == 8
     assert len(batches) <= 4  # the first call may have been taken alone
-    assert stats["num_chains"] == 20
-    assert stats["num_batches"] == len(batches)
-    assert stats["busy_s"] > 0
+    assert report.num_chains == 20
+    assert report.num_batches == len(batches)
+    assert report.busy_s > 0
 
 
 def test_calls_of_many_chains_are_cut_and_put_together_again():
@@ -101,6 +102,112 @@ def test_one_chain_nobody_can_score_does_not_cost_the_others(together):
     assert values[valid].tolist() == [0.0, 1.0, 2.0, 3.0, 5.0]
     assert reasons[4].startswith("ValueError: poison in the text (")
     assert [r for i, r in enumerate(reasons) if i != 4] == [""] * 5
+
+
+def test_a_batch_has_pictures_of_one_size_and_the_oldest_goes_first():
+    sizes = [32, 16, 32, 16, 48, 32, None, 32, 16]
+    config = RewardConfig(target=f"{HERE}:PictureReward", batch_size=3)
+
+    async def main(worker: RewardWorker) -> list[Scores]:
+        gate = worker._reward.gate
+        gate.clear()
+        tasks = []
+        for size in [64, *sizes]:  # the first is taken alone
+            request, pictures = make_request(make_view(final=picture(0, size) if size else None))
+            tasks.append(asyncio.ensure_future(worker.score([request], *pictures)))
+            await asyncio.sleep(0.02)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    with running(config) as worker:
+        answers = asyncio.run(main(worker))
+        assert worker._reward.batches == [[64], [32, 32, 32], [16, 16, 16], [48], [32]]
+    assert [a.values[0] for a in answers] == [64.0, *(float(size or 0) for size in sizes)]
+    assert [bool(a.missing[0]) for a in answers] == [False, *(size is None for size in sizes)]
+
+
+def test_one_call_of_mixed_sizes_is_batched_by_size():
+    made = [make_request(make_view(final=picture(0, size))) for size in (16, 32, 16, 32)]
+    requests, pictures = [], []
+    for request, own in made:
+        shifted = {name: index + len(pictures) for name, index in request.pictures.items()}
+        requests.append(replace(request, pictures=shifted))
+        pictures += own
+    with running(RewardConfig(target=f"{HERE}:PictureReward")) as worker:
+        scores = asyncio.run(worker.score(requests, *pictures))
+        assert worker._reward.batches == [[16, 16], [32, 32]]
+    assert scores.values.tolist() == [16.0, 32.0, 16.0, 32.0]
+
+
+def test_equal_chains_are_scored_once_where_scores_are_kept():
+    def send(worker: RewardWorker, text: str, level: float, chain_id: str) -> Scores:
+        view = make_view(text, final=picture(0, level=level), chain_id=chain_id)
+        request, pictures = make_request(view)
+        return asyncio.run(worker.score([request], *pictures))
+
+    with running(replace(POISON, cache=True)) as worker:
+        first = send(worker, words(3), 1.0, "p#0/0")
+        again = send(worker, words(3), 1.0, "p#1/5")
+        send(worker, words(3), 2.0, "p#0/0")
+        send(worker, words(4), 1.0, "p#0/0")
+        send(worker, "poison", 1.0, "p#0/0")
+        send(worker, "poison", 1.0, "p#0/0")  # a failure may pass
+        report = worker.report()
+        assert worker._reward.batches == [1] * 5
+    assert first.values.tolist() == again.values.tolist() == [3.0]
+    assert (report.num_cached, report.num_chains, report.num_batches) == (1, 6, 5)
+
+
+def test_a_cache_forgets_what_was_not_asked_for_longest():
+    cache = ScoreCache(most=2)
+    one = Scores(
+        name="a",
+        values=np.ones(1, dtype=np.float32),
+        valid=np.ones(1, dtype=np.bool_),
+        missing=np.zeros(1, dtype=np.bool_),
+        reasons=("",),
+    )
+    cache.put(b"1", one)
+    cache.put(b"2", one)
+    assert cache.get(b"1") is one
+    cache.put(b"3", one)
+    assert cache.get(b"2") is None
+    assert cache.get(b"1") is cache.get(b"3") is one
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": "other"},
+        {"finish": Finish.LENGTH},
+        {"labels": ("light blur",)},
+        {"tags": ()},
+        {"final": picture(5)},
+        {"truth": picture(5)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_reward_may_judge_is_in_the_key(change):
+    known = {"final": picture(1), "truth": picture(2)}
+    key = content_key(make_view(**known))
+    assert content_key(make_view(**known, chain_id="q#7/3")) == key
+    assert content_key(make_view(**(known | change))) != key
+
+
+def test_a_reward_that_ends_its_thread_leaves_nobody_waiting(caplog):
+    async def main(worker: RewardWorker) -> list[Scores | BaseException]:
+        gate = worker._reward.gate
+        gate.clear()
+        tasks = [asyncio.ensure_future(ask(worker, words(i))) for i in range(12)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with running(RewardConfig(target=f"{HERE}:ExitReward", batch_size=4)) as worker:
+        answers = asyncio.run(main(worker))
+        with pytest.raises(RewardError, match="reward mine: the worker is not running"):
+            asyncio.run(ask(worker, "late"))
+    assert all(isinstance(a, RewardError) and "SystemExit: 3" in str(a) for a in answers)
 
 
 def test_a_deterministic_worker_scores_chain_by_chain():

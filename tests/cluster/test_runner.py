@@ -117,25 +117,23 @@ class Painter:
 
 
 class Scorer:
-    """Scores a chain by the brightness of its last picture, 0 without one."""
+    """Stands in for the scoring actor: a chain is worth the brightness of its last picture, 0 without one."""
 
     def __init__(self) -> None:
         self.when: dict[str, float] = {}
 
-    async def score(self, requests: Sequence[RewardRequest], *pictures: Pixels) -> Scores:
-        values = []
-        for request in requests:
-            self.when[request.chain_id] = time.monotonic()
-            index = request.pictures.get(request.final_block)
-            values.append(0.0 if index is None else float(pictures[index].mean()))
-        num = len(requests)
-        return Scores(
+    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
+        self.when[request.chain_id] = time.monotonic()
+        index = request.pictures.get(request.final_block)
+        value = 0.0 if index is None else float((await pictures[index]).mean())
+        scores = Scores(
             name="bright",
-            values=np.asarray(values, dtype=np.float32),
-            valid=np.ones(num, dtype=np.bool_),
-            missing=np.zeros(num, dtype=np.bool_),
-            reasons=("",) * num,
+            values=np.asarray([value], dtype=np.float32),
+            valid=np.ones(1, dtype=np.bool_),
+            missing=np.zeros(1, dtype=np.bool_),
+            reasons=("",),
         )
+        return {"bright": scores}
 
     async def times(self) -> dict[str, float]:
         return self.when
@@ -144,7 +142,7 @@ class Scorer:
 class Failing(Scorer):
     """A worker that cannot."""
 
-    async def score(self, requests: Sequence[RewardRequest], *pictures: Pixels) -> Scores:
+    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
         raise ValueError("no such thing")
 
 
@@ -169,7 +167,7 @@ def spawned_runner(crew: dict[str, Worker], config: Config, scorer: str = "score
     pools = Pools(
         text={"text": [crew["writer"]]},
         image={"image": [crew["painter"]]},
-        rewards={"bright": [crew[scorer]]},
+        scoring=crew[scorer],
     )
     kwargs = {"config": config, "context": context, "pools": pools}
     return spawn(ChainRunner, "runner-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)

@@ -170,6 +170,25 @@ class PoisonReward(LengthReward):
         return super().score(chains)
 
 
+class PictureReward(PoisonReward):
+    """Looks at the final picture, and remembers the sizes of each batch."""
+
+    needs = frozenset({Need.FINAL_PICTURE})
+
+    def score(self, chains):
+        self.gate.wait(10)
+        self.batches.append([c.final_picture.shape[0] for c in chains])
+        return [float(c.final_picture.shape[0]) for c in chains]
+
+
+class ExitReward(PoisonReward):
+    """Ends its process, or thinks so."""
+
+    def score(self, chains):
+        self.gate.wait(10)
+        raise SystemExit(3)
+
+
 class BadSetupReward(LengthReward):
     def setup(self) -> None:
         raise KeyError("license")
