@@ -23,6 +23,7 @@ from cluster.spawn import kill, spawn
 from configs.check_rewards import runtime_env
 from configs.load import load_config
 from configs.schema import RewardConfig
+from rl.combine import RewardTerm
 from rl.errors import RewardError
 from rl.filters import Fate, sift
 from rl.metrics import check_name
@@ -181,12 +182,14 @@ def test_each_fault_ends_as_its_policy_says(
         seconds={},
     )
     mine = RewardConfig(on_failure=on_failure, weight=weight)  # type: ignore[arg-type]
-    rewards = {"mine": mine, "other": RewardConfig()}
+    config = replace(load_config("tiny"), rewards={"mine": mine, "other": RewardConfig()})
+    blocks = tuple(config.chain)
+    terms = {key: RewardTerm(weight=one.weight, blocks=blocks) for key, one in config.rewards.items()}
     if fate is None:
         with pytest.raises(RewardError, match=f"reward mine, {name}/5: UnpicklableError: {name}/5 has code"):
-            sift(group, rewards)
+            sift(group, config, terms)
     else:
-        sifted = sift(group, rewards)
+        sifted = sift(group, config, terms)
         assert (sifted.fate, len(sifted.group.chains), sifted.num_invalid) == (fate, num_left, 1)
 
 
