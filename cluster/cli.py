@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words behind ``vlcot``; by default those of this process.
 
     Returns:
-        Exit code: 0 done, 1 the run failed, 2 usage, configuration or data, 130 interrupted.
+        Exit code: 0 done, 1 the run failed, 2 usage, configuration or data, 3 stopped by an alarm, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
@@ -254,7 +254,7 @@ def _report(error: BaseException) -> int:
     text = " ".join([*lines[:1], *(f"[{note}]" for note in where)]) or type(error).__name__
     logger.debug("what led to the error below", exc_info=error)
     sys.stderr.write(f"vlcot: error: {text}\n")
-    return 2 if isinstance(error, ConfigError) else 1
+    return error.exit_code if isinstance(error, VlcotError) else 1
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -22,10 +22,11 @@ from cluster.rundir import RunDir
 from cluster.runner import Job
 from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
+from cluster.watch import JudgeWatch, watch_judges
 from configs.load import to_yaml
 from configs.schema import Config
 from rewards.load import reward_terms
-from rl.errors import ConfigError
+from rl.errors import AlarmError, ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
 from rl.types import JsonDict, ScoredGroup
@@ -46,6 +47,8 @@ class Session:
     collector: GroupCollector
     publisher: WeightPublisher
     evaluator: Evaluator
+    watch: JudgeWatch | None = None
+    """None where nothing is trained."""
     step: int = 0
 
     def restore(self) -> None:
@@ -73,13 +76,18 @@ class Session:
         )
 
     def after_step(self, step: int) -> None:
-        """Checkpoint and evaluate when due."""
+        """Checkpoint and evaluate when due, and stop where an alarm says so."""
         self.step = step
-        if step % self.config.save_every == 0 or step == self.config.num_steps:
+        is_saved = step % self.config.save_every == 0 or step == self.config.num_steps
+        if is_saved:
             self.save()
         if self.config.eval.every and step % self.config.eval.every == 0 and step < self.config.num_steps:
             self.measure(step)
             self.publisher.publish_and_prove()
+        if self.watch is not None and self.watch.must_stop:
+            if not is_saved:
+                self.save()
+            self.watch.stop()
 
     def measure(self, step: int) -> JsonDict:
         """Evaluate the trained policies, with their moving averages where they keep one, and write it down.
@@ -88,7 +96,10 @@ class Session:
         """
         self.publisher.publish_and_prove(averaged=True)
         self.evaluator.policies("grpo", step=step)
-        return self.evaluator.write(self.run)
+        summary = self.evaluator.write(self.run)
+        if self.watch is not None:
+            self.watch.evaluated(step - 1, summary)
+        return summary
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Record some chains of the step as they were scored, before any filter."""
@@ -183,19 +194,25 @@ def train(config: Config) -> Path:
             session.evaluator.bicubic()
             session.evaluator.policies("coldstart", step=0)
             session.evaluator.write(run)
+        steps = MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)])
+        session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
         ports = Ports(
             collector=session.collector,
             learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
             publisher=session.publisher,
-            sink=MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)]),
+            sink=session.watch,
         )
-        train_loop(
-            config,
-            start=session.step,
-            ports=ports,
-            terms=session.collector.terms,
-            after_step=session.after_step,
-        )
+        try:
+            train_loop(
+                config,
+                start=session.step,
+                ports=ports,
+                terms=session.collector.terms,
+                after_step=session.after_step,
+            )
+        except AlarmError:
+            CONSOLE.print(f"report: {write_report(run.path)}")
+            raise
         summary = session.measure(session.step)
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(f"report: {write_report(run.path)}")

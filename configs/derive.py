@@ -46,6 +46,8 @@ def derived(config: Config) -> dict[str, str]:
         said[f"policy {name}"] = (
             f"learner ranks {ranks}, rollout workers {workers}, {rows} chains a rank and optimizer step"
         )
+    if judges := judge_names(config):
+        said["judges"] = f"{', '.join(judges)} (measured, never trained on)"
     said["GPUs"] = f"{num_gpus(config):g}"
     if any(policy.source == COLDSTART for policy in config.policies.values()):
         directory = coldstart_directory(config)
@@ -65,6 +67,13 @@ def degraded_px(config: Config) -> int:
     """Edge of the degraded photo, pixels; 0 where the chain has no picture."""
     images = [block for block in config.chain.values() if block.kind == "image"]
     return images[-1].size_px // config.scale if images else 0
+
+
+def judge_names(config: Config) -> tuple[str, ...]:
+    """Return the rewards that are measured and never trained on: weight 0, and not the gate."""
+    return tuple(
+        name for name, reward in config.rewards.items() if not reward.weight and name != config.advantage.gate
+    )
 
 
 def num_gpus(config: Config) -> float:
