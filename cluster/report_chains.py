@@ -134,7 +134,7 @@ def group_strip(run: Run) -> Strip | None:
             groups.setdefault(chain.record["group_id"], []).append(chain)
     name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
     columns = [
-        Column(title=number(chain.total), picture=_restored(chain, ()))
+        Column(title=number(chain.total), picture=last_picture(chain, ()))
         for chain in sorted(group, key=_rank, reverse=True)
     ]
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
@@ -264,16 +264,16 @@ def _held_out(prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDi
     columns = [Column(title=DEGRADED, picture=_picture(some, DEGRADED))]
     if some.has(TRUTH):
         bicubic = some.open(DEGRADED).resize(some.open(TRUTH).size, Image.Resampling.BICUBIC)
-        columns.append(Column(title="bicubic", picture=_embed(bicubic, _quality(measured, "bicubic"))))
+        columns.append(Column(title="bicubic", picture=embed(bicubic, _quality(measured, "bicubic"))))
     for model, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
-        picture = _restored(chains[model], _quality(measured, model)) if model in chains else None
+        picture = last_picture(chains[model], _quality(measured, model)) if model in chains else None
         columns.append(Column(title=title, picture=picture))
     if some.has(TRUTH):
         columns.append(Column(title=TRUTH, picture=_picture(some, TRUTH)))
     return Strip(title=prompt_id, columns=columns)
 
 
-def _restored(chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
+def last_picture(chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
     """Return the chain's last picture; a chain that ended early says so instead of its quality."""
     pictures = picture_names(chain)
     if not pictures:
@@ -289,10 +289,11 @@ def _quality(measured: JsonDict, row: str) -> list[str]:
 
 
 def _picture(chain: RecordedChain, name: str, notes: Sequence[str] = ()) -> Picture:
-    return _embed(chain.open(name), notes)
+    return embed(chain.open(name), notes)
 
 
-def _embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
+def embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
+    """Return a picture to show, with lines to stand under it."""
     return Picture(uri=data_uri(image), width=image.width, height=image.height, notes=notes)
 
 

@@ -48,13 +48,22 @@ class Scale:
         return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
 
 
-def line_chart(series: Sequence[Series], *, is_log: bool = False, limit: float | None = None) -> Markup:
+def line_chart(
+    series: Sequence[Series],
+    *,
+    is_log: bool = False,
+    limit: float | None = None,
+    marked: Sequence[float] = (),
+    band: Sequence[tuple[float, float, float]] = (),
+) -> Markup:
     """Draw lines over steps.
 
     Args:
         series: Lines; empty ones are left out.
         is_log: Logarithmic values; those not above 0 are drawn at the lower end.
         limit: A value to mark by a dashed line, such as a tolerance.
+        marked: Steps to set off by a shade, such as those of an alarm.
+        band: (step, low, high) of a range around a line, shaded. It may leave the chart, and is cut there.
 
     Returns:
         An ``<svg>``, or a note that nothing has been measured.
@@ -63,7 +72,7 @@ def line_chart(series: Sequence[Series], *, is_log: bool = False, limit: float |
     if not shown:
         return Markup('<p class="empty">not measured</p>')
     x, y, ticks = _scales(shown, is_log, limit)
-    parts = [_grid(y, ticks), _steps(x)]
+    parts = [_marks(marked, x), _grid(y, ticks), _steps(x), _band(band, x, y)]
     if limit is not None:
         parts.append(
             Markup('<line class="limit" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
@@ -190,6 +199,29 @@ def _steps(x: Scale) -> Markup:
         + _label(x(middle), HEIGHT - 7, f"{middle:g}", "middle")
         + _label(x.end, HEIGHT - 7, f"{x.high:g}", "end")
     )
+
+
+def _marks(steps: Sequence[float], x: Scale) -> Markup:
+    """Shade steps, each from half a step before to half a step after it."""
+    parts = []
+    for step in steps:
+        left, right = max(x(step - 0.5), x.start), min(x(step + 0.5), x.end)
+        if x.low < x.high and left < right:
+            parts.append(
+                Markup('<rect class="marked" x="{}" y="{}" width="{}" height="{}"/>').format(
+                    _f(left), _f(_TOP), f"{right - left:.2f}", _f(HEIGHT - _BOTTOM - _TOP)
+                )
+            )
+    return Markup("").join(parts)
+
+
+def _band(band: Sequence[tuple[float, float, float]], x: Scale, y: Scale) -> Markup:
+    if len(band) < 2:
+        return Markup("")
+    upper = [(step, min(high, y.high)) for step, _, high in band]
+    lower = [(step, max(low, y.low)) for step, low, _ in reversed(band)]
+    corners = "L".join(f"{_f(x(step))} {_f(y(value))}" for step, value in [*upper, *lower])
+    return Markup('<path class="band" d="M{}Z"/>').format(corners)
 
 
 def _path(points: Sequence[Point], x: Scale, y: Scale, css: str) -> Markup:

@@ -20,6 +20,7 @@ from cluster.recorder import ChainRecorder
 from cluster.report import write_report
 from cluster.rundir import RunDir
 from cluster.runner import Job
+from cluster.selection import chains_to_record, most_recorded
 from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from cluster.watch import JudgeWatch, watch_judges
@@ -33,8 +34,6 @@ from rl.types import JsonDict, ScoredGroup
 
 MODEL = "model"
 """Folder of a policy in a checkpoint that its plain library loads."""
-RECORDED_GROUPS = 2
-"""Groups a step whose chains are written to the run directory."""
 
 
 @dataclass(slots=True)
@@ -103,13 +102,13 @@ class Session:
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Record some chains of the step as they were scored, before any filter."""
-        for job, group in list(zip(jobs, groups, strict=True))[:RECORDED_GROUPS]:
-            for index, chain in enumerate(group.chains):
-                pictures = resolve_pictures(chain, self.config)
-                scores = {name: score_of(group, name, index) for name in self.config.rewards}
-                self.evaluator.recorder.record(
-                    self.step, "train", "train", chain, pictures, job.prompt, scores
-                )
+        for number, index in chains_to_record(groups, tuple(self.config.rewards)):
+            job, group = jobs[number], groups[number]
+            pictures = resolve_pictures(group.chains[index], self.config)
+            scores = {name: score_of(group, name, index) for name in self.config.rewards}
+            self.evaluator.recorder.record(
+                self.step, "train", "train", group.chains[index], pictures, job.prompt, scores
+            )
 
 
 @contextmanager
@@ -156,7 +155,7 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         prompts=source.held_out(config.eval.num_prompts),
         runners=runners,
         judges=crew.judges,
-        recorder=ChainRecorder(run.path, weights=weights),
+        recorder=ChainRecorder(run.path, weights=weights, max_chains_per_step=most_recorded(config)),
     )
     collector = GroupCollector(
         config=config,
