@@ -118,6 +118,7 @@ def _content(run: Run) -> dict[str, Any]:
         "strips": report_chains.held_out_strips(run),
         "alarms": report_alarm.alarms(run),
         "rewards": report_components.reward_charts(run),
+        "held_out": report_components.held_out_charts(run),
         "shares": report_components.share_charts(run),
         "component_columns": [heading for heading, _ in report_components.COLUMNS],
         "components": report_components.component_rows(run),

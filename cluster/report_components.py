@@ -73,7 +73,7 @@ def components(run: Run) -> list[str]:
 
 def is_judge(run: Run, name: str) -> bool:
     """Return whether a reward was measured and never trained on."""
-    return run.setting(f"rewards.{name}.weight", 1.0) == 0 and run.setting("advantage.gate", "") != name
+    return bool(run.setting(f"rewards.{name}.weight", 1.0) == 0 and run.setting("advantage.gate", "") != name)
 
 
 def reward_charts(run: Run) -> list[Chart]:
@@ -109,6 +109,19 @@ def share_charts(run: Run) -> list[Chart]:
         if lines:
             legend = tuple((line.name, line.colour) for line in lines)
             charts.append(Chart(title=title, svg=line_chart(lines), note=note, legend=legend))
+    return charts
+
+
+def held_out_charts(run: Run) -> list[Chart]:
+    """Return what held-out prompts were measured by while the run trained, where that was more than once."""
+    charts = []
+    for metric in run.metric_names:
+        match metric.split("/"):
+            case ["eval", name, "mean"] if len(points := run.curve(metric)) > 1:
+                note = f"{number(points[0][1])} → {number(points[-1][1])}"
+                label = tables.NAMES.get(name, name.replace("_", " "))
+                svg = line_chart([Series(name=name, points=points, colour=1 if name == TOTAL else 5)])
+                charts.append(Chart(title=label, svg=svg, note=note))
     return charts
 
 

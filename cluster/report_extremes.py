@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.report_chains import Column, Picture, Span, Strip, embed, last_picture, mark_markup
 from cluster.report_components import components, is_judge
@@ -37,16 +37,21 @@ def _extreme(run: Run, name: str) -> Extreme | None:
     for step in dict.fromkeys((scored[0].step, scored[-1].step)):
         ranked = sorted((c for c in scored if c.step == step), key=lambda chain: _rank(chain, name))
         for word, chain in (("best", ranked[-1]), ("worst", ranked[0])):
-            title = f"{word}, step {step}: {number(chain.score(name))}"
-            columns.append(Column(title=title, picture=_final(chain)))
+            title, value = f"{word}, step {step}", number(chain.score(name))
+            columns.append(Column(title=title, picture=_final(chain, value)))
             columns.append(Column(title=TRUTH, picture=_truth(chain)))
-            texts.append((f"{title} · {chain.record['chain_id']}", mark_markup(chain.record["text"])))
+            texts.append(
+                (f"{title}: {value} · {chain.record['chain_id']}", mark_markup(chain.record["text"]))
+            )
     strip = Strip(title=name, columns=columns)
     return Extreme(name=name, is_judge=is_judge(run, name), strip=strip, texts=texts)
 
 
-def _final(chain: RecordedChain) -> Picture | None:
-    return last_picture(chain, [f"total {number(chain.total)}"])
+def _final(chain: RecordedChain, value: str) -> Picture | None:
+    picture = last_picture(chain, ())
+    if picture is None:
+        return None
+    return replace(picture, notes=[value, f"total {number(chain.total)}", *picture.notes])
 
 
 def _truth(chain: RecordedChain) -> Picture | None:

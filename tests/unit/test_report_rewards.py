@@ -1,5 +1,6 @@
 """The report of rewards: alarms, components, correlations, extremes; and a planted reward that is found out."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from cluster.report_components import (
     component_rows,
     components,
     correlation_rows,
+    held_out_charts,
     is_judge,
     reward_charts,
     share_charts,
@@ -113,14 +115,21 @@ def test_components_have_their_numbers_and_correlations(run):
     assert {chart.title for chart in share_charts(run)} == {"Groups without spread", "Invalid scores"}
 
 
+def test_held_out_curves_are_shown_where_there_are_any(tmp_path, run):
+    assert held_out_charts(run) == []
+    copy = dataclasses.replace(run, metrics=[{"step": s, "eval/psnr/mean": 20.0 + s} for s in (4, 9)])
+    (chart,) = held_out_charts(copy)
+    assert (chart.title, chart.note) == ("PSNR", "24.00 → 29.00")
+
+
 def test_extremes_are_those_that_were_recorded(run):
     found = {one.name: one for one in extremes(run)}
     assert set(found) == {"contrast", "fidelity"}
     newest = [c.score("contrast") for c in run.training if c.step == 23]
-    titles = [column.title for column in found["contrast"].strip.columns]
-    assert titles[4] == f"best, step 23: {max(newest):.3f}"
-    assert titles[6] == f"worst, step 23: {min(newest):.3f}"
-    assert titles[1::2] == ["truth"] * 4
+    columns = found["contrast"].strip.columns
+    assert [column.title for column in columns[4:]] == ["best, step 23", "truth", "worst, step 23", "truth"]
+    assert columns[4].picture.notes[0] == f"{max(newest):.3f}"
+    assert columns[6].picture.notes[0] == f"{min(newest):.3f}"
     assert found["fidelity"].is_judge
     assert len(found["fidelity"].texts) == 4
 
