@@ -1,7 +1,7 @@
 """The command ``vlcot``: parses, checks the configuration, hands over; imports nothing heavy to do so.
 
 A mistake of the user costs one line on stderr and exit code 2; a run that failed for a known reason one
-line and exit code 1; a programming error shows its traceback. Ctrl-C ends with 130.
+line and exit code 1, one that an alarm stopped 3; a programming error shows its traceback. Ctrl-C ends with 130.
 """
 
 from __future__ import annotations

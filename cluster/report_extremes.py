@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cluster.report_chains import Column, Picture, Span, Strip, embed, last_picture, mark_markup
+from cluster.report_chains import Column, Picture, Strip, embed, last_picture
 from cluster.report_components import components, is_judge
 from cluster.report_data import RecordedChain, Run
+from cluster.report_text import Span, mark_markup
 from cluster.tables import number
 from rl.types import TRUTH
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cluster.cli import exit_code_of
 from cluster.tracking import JsonlSink, read_metrics, step_line
 from cluster.watch import JudgeWatch
 from configs.derive import judge_names
@@ -245,6 +246,15 @@ def test_stopping_is_asked_for(caplog):
         stopped.stop()
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_tells_a_stop_by_its_exit_code(capsys):
+    stopped = watch(replace(CONFIG, on_alarm="stop"))
+    feed(stopped, records(0.05, -0.05))
+    assert exit_code_of(stopped.stop) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("vlcot: error: stopped by an alarm after step 29: the judge fidelity falls")
 
 
 def test_no_window_and_no_judge_is_no_watch():
