@@ -1,7 +1,7 @@
 """The command ``vlcot``: parses, checks the configuration, hands over; imports nothing heavy to do so.
 
 A mistake of the user costs one line on stderr and exit code 2; a run that failed for a known reason one
-line and exit code 1; a programming error shows its traceback. Ctrl-C ends with 130.
+line and exit code 1, one that an alarm stopped 3; a programming error shows its traceback. Ctrl-C ends with 130.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words behind ``vlcot``; by default those of this process.
 
     Returns:
-        Exit code: 0 done, 1 the run failed, 2 usage, configuration or data, 130 interrupted.
+        Exit code: 0 done, 1 the run failed, 2 usage, configuration or data, 3 stopped by an alarm, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
@@ -261,7 +261,7 @@ def _report(error: BaseException) -> int:
     text = " ".join([*lines[:1], *(f"[{note}]" for note in where)]) or type(error).__name__
     logger.debug("what led to the error below", exc_info=error)
     sys.stderr.write(f"vlcot: error: {text}\n")
-    return 2 if isinstance(error, ConfigError) else 1
+    return error.exit_code if isinstance(error, VlcotError) else 1
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
-from cluster import report_chains, tables
+from cluster import report_alarm, report_chains, report_components, report_extremes, tables
 from cluster.report_charts import Series, line_chart, stack_chart
+from cluster.report_components import Chart
 from cluster.report_data import Run, load_run, mean
 from cluster.rundir import write_atomically
-from cluster.tables import number
 
 _FIRST, _LAST = "first", "last"
 _STAGES = {
@@ -40,16 +39,6 @@ class Tile:
     note: str = ""
     mood: str = ""
     """``better``, ``worse`` or ''."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """A drawn chart with its title and what it means."""
-
-    title: str
-    svg: Markup
-    note: str = ""
-    legend: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +116,14 @@ def _content(run: Run) -> dict[str, Any]:
         "caption": tables.caption(run.evaluation),
         "legend": tables.legend(),
         "strips": report_chains.held_out_strips(run),
-        "rewards": _reward_charts(run),
+        "alarms": report_alarm.alarms(run),
+        "rewards": report_components.reward_charts(run),
+        "held_out": report_components.held_out_charts(run),
+        "shares": report_components.share_charts(run),
+        "component_columns": [heading for heading, _ in report_components.COLUMNS],
+        "components": report_components.component_rows(run),
+        "correlations": report_components.correlation_rows(run),
+        "extremes": report_extremes.extremes(run),
         "cards": report_chains.chain_cards(run),
         "group": report_chains.group_strip(run),
         "health": _health_charts(run),
@@ -169,23 +165,6 @@ def _tiles(run: Run) -> list[Tile]:
         note = f"{run.setting('prompts_per_step')} prompts x {run.setting('group_size')} a step"
         tiles.append(Tile(label="Chains trained", value=f"{chains:,}", note=note))
     return tiles
-
-
-def _reward_charts(run: Run) -> list[Chart]:
-    found = [name.split("/")[1] for name in run.metric_names if name.startswith("reward/")]
-    known = [name for name in tables.REWARDS if name in found]
-    charts = []
-    for name in dict.fromkeys(known + found):
-        points = run.curve(f"reward/{name}/mean")
-        if not points:
-            continue
-        weight = 1.0 if name == "total" else run.setting(f"rewards.{name}.weight", 1.0)
-        note = f"{number(points[0][1])} → {number(points[-1][1])}"
-        note += ", measured only" if weight == 0 else ""
-        colour = 1 if name == "total" else 2
-        svg = line_chart([Series(name=name, points=points, colour=colour)])
-        charts.append(Chart(title=name.replace("_", " "), svg=svg, note=note))
-    return charts
 
 
 def _health_charts(run: Run) -> list[Chart]:

@@ -6,43 +6,18 @@ those that were recorded.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
 
-from cluster.recorder import PICTURE_MARK
 from cluster.report_data import RecordedChain, Run, data_uri, picture_names
+from cluster.report_text import Slot, Span, mark_markup, mark_tags, pair_slots, split_blocks
 from cluster.tables import number
-from rewards.degradation import normalise, slots
-from rl.data.labels import slot_texts
 from rl.types import DEGRADED, TRUTH, JsonDict
 
-_TAG = re.compile(r"</?\w+>")
 DEGRADATION = "degradation"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of text and how to mark it: '', ``hit``, ``miss`` or ``tag``."""
-
-    text: str
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """One degradation word, as written and as it was."""
-
-    said: str
-    truth: str
-
-    @property
-    def is_right(self) -> bool:
-        """Return whether it counts for the reward."""
-        return bool(self.truth) and self.said == self.truth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +109,7 @@ def group_strip(run: Run) -> Strip | None:
             groups.setdefault(chain.record["group_id"], []).append(chain)
     name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
     columns = [
-        Column(title=number(chain.total), picture=_restored(chain, ()))
+        Column(title=number(chain.total), picture=last_picture(chain, ()))
         for chain in sorted(group, key=_rank, reverse=True)
     ]
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
@@ -162,55 +137,6 @@ def take_turns(prompt_ids: Sequence[str]) -> list[str]:
         turns.append((seen[photo], prompt_id))
         seen[photo] += 1
     return [prompt_id for _, prompt_id in sorted(turns)]
-
-
-def split_blocks(text: str) -> list[tuple[str, str | None]]:
-    """Return (name, body) of each block in order; the body of a picture block, None.
-
-    An unclosed block keeps what was written of it; text outside blocks has no name.
-    """
-    blocks: list[tuple[str, str | None]] = []
-    rest = text
-    while rest:
-        match = re.match(r"<(\w+)>", rest)
-        if match is None:
-            body, mark, after = rest.partition("<")
-            if not body:
-                body, after = "<", rest[1:]
-                mark = ""
-            blocks.append(("", body))
-            rest = mark + after
-            continue
-        name = match.group(1)
-        inside, _, rest = rest[match.end() :].partition(f"</{name}>")
-        blocks.append((name, None if PICTURE_MARK in inside else inside))
-    return [(name, body) for name, body in blocks if name or (body or "").strip()]
-
-
-def mark_tags(text: str, tags: Sequence[str]) -> list[Span]:
-    """Cut a text so that the photo's tags, as whole words, stand alone."""
-    wanted = "|".join(re.escape(tag) for tag in sorted(tags, key=len, reverse=True) if tag.strip())
-    if not wanted:
-        return [Span(text)]
-    pieces = re.split(rf"(?<!\w)({wanted})(?!\w)", text, flags=re.IGNORECASE)
-    return [Span(piece, "hit" if odd % 2 else "") for odd, piece in enumerate(pieces) if piece]
-
-
-def mark_markup(text: str) -> list[Span]:
-    """Cut a chain's text so that its tags stand alone."""
-    spans, at = [], 0
-    for match in _TAG.finditer(text):
-        spans += [Span(text[at : match.start()]), Span(match.group(), "tag")]
-        at = match.end()
-    return [span for span in [*spans, Span(text[at:])] if span.text]
-
-
-def pair_slots(body: str, labels: Sequence[str]) -> list[Slot]:
-    """Set what a degradation text says beside what was done, slot by slot."""
-    said, truth = slots(body), [normalise(text) for text in slot_texts(labels)]
-    length = max(len(said), len(truth))
-    said, truth = said + [""] * (length - len(said)), truth + [""] * (length - len(truth))
-    return [Slot(said=a, truth=b) for a, b in zip(said, truth, strict=True)]
 
 
 def _card(heading: str, chain: RecordedChain) -> Card:
@@ -264,16 +190,16 @@ def _held_out(prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDi
     columns = [Column(title=DEGRADED, picture=_picture(some, DEGRADED))]
     if some.has(TRUTH):
         bicubic = some.open(DEGRADED).resize(some.open(TRUTH).size, Image.Resampling.BICUBIC)
-        columns.append(Column(title="bicubic", picture=_embed(bicubic, _quality(measured, "bicubic"))))
+        columns.append(Column(title="bicubic", picture=embed(bicubic, _quality(measured, "bicubic"))))
     for model, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
-        picture = _restored(chains[model], _quality(measured, model)) if model in chains else None
+        picture = last_picture(chains[model], _quality(measured, model)) if model in chains else None
         columns.append(Column(title=title, picture=picture))
     if some.has(TRUTH):
         columns.append(Column(title=TRUTH, picture=_picture(some, TRUTH)))
     return Strip(title=prompt_id, columns=columns)
 
 
-def _restored(chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
+def last_picture(chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
     """Return the chain's last picture; a chain that ended early says so instead of its quality."""
     pictures = picture_names(chain)
     if not pictures:
@@ -289,10 +215,11 @@ def _quality(measured: JsonDict, row: str) -> list[str]:
 
 
 def _picture(chain: RecordedChain, name: str, notes: Sequence[str] = ()) -> Picture:
-    return _embed(chain.open(name), notes)
+    return embed(chain.open(name), notes)
 
 
-def _embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
+def embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
+    """Return a picture to show, with lines to stand under it."""
     return Picture(uri=data_uri(image), width=image.width, height=image.height, notes=notes)
 
 

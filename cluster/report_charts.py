@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from cluster.report_scale import Scale, coordinate, log10, nice_ticks, short
+
 Point = tuple[float, float]
 WIDTH, HEIGHT = 380.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 24.0
@@ -32,29 +34,22 @@ class Series:
     """1 .. 8."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Maps values to one axis of the drawing."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    is_log: bool = False
-
-    def __call__(self, value: float) -> float:
-        """Return the coordinate of a value."""
-        low, high, at = (_log(v) if self.is_log else v for v in (self.low, self.high, value))
-        return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
-
-
-def line_chart(series: Sequence[Series], *, is_log: bool = False, limit: float | None = None) -> Markup:
+def line_chart(
+    series: Sequence[Series],
+    *,
+    is_log: bool = False,
+    limit: float | None = None,
+    marked: Sequence[float] = (),
+    band: Sequence[tuple[float, float, float]] = (),
+) -> Markup:
     """Draw lines over steps.
 
     Args:
         series: Lines; empty ones are left out.
         is_log: Logarithmic values; those not above 0 are drawn at the lower end.
         limit: A value to mark by a dashed line, such as a tolerance.
+        marked: Steps to set off by a shade, such as those of an alarm.
+        band: (step, low, high) of a range around a line, shaded. It may leave the chart, and is cut there.
 
     Returns:
         An ``<svg>``, or a note that nothing has been measured.
@@ -63,11 +58,11 @@ def line_chart(series: Sequence[Series], *, is_log: bool = False, limit: float |
     if not shown:
         return Markup('<p class="empty">not measured</p>')
     x, y, ticks = _scales(shown, is_log, limit)
-    parts = [_grid(y, ticks), _steps(x)]
+    parts = [_marks(marked, x), _grid(y, ticks), _steps(x), _band(band, x, y)]
     if limit is not None:
         parts.append(
             Markup('<line class="limit" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                _f(x.start), _f(x.end), _f(y(limit)), _f(y(limit))
+                coordinate(x.start), coordinate(x.end), coordinate(y(limit)), coordinate(y(limit))
             )
         )
     for line in shown:
@@ -108,17 +103,6 @@ def stack_chart(layers: Sequence[Series], unit: str = "s") -> Markup:
     return _svg(parts, _hover(indexed, centres, starts), wide)
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round values, about ``count`` of them, that span ``low .. high``."""
-    span = high - low
-    if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # flat, but for rounding
-        span = max(abs(high), 1e-30) if high else 1.0
-    magnitude = 10.0 ** math.floor(math.log10(span / count))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= count)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
-
-
 def moving_average(points: Sequence[Point]) -> list[Point]:
     """Return a centred moving average over an eighth of the points; [] where they are few."""
     if len(points) < _SMOOTH_FROM:
@@ -131,23 +115,13 @@ def moving_average(points: Sequence[Point]) -> list[Point]:
     return smooth
 
 
-def short(value: float) -> str:
-    """Format a value for an axis or a tooltip."""
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-3 or abs(value) >= 1e5:
-        digits, _, power = f"{value:.1e}".partition("e")
-        return f"{digits.removesuffix('.0')}e{int(power)}"
-    return f"{value:.4g}"
-
-
 def _scales(series: Sequence[Series], is_log: bool, limit: float | None) -> tuple[Scale, Scale, list[float]]:
     steps = [step for line in series for step, _ in line.points]
     values = [value for line in series for _, value in line.points]
     x = Scale(min(steps), max(steps), _LEFT, WIDTH - _RIGHT)
     if is_log:
         positive = [value for value in [*values, limit or 0.0] if value > 0] or [1e-9, 1.0]
-        first, last = math.floor(_log(min(positive))), math.ceil(_log(max(positive)))
+        first, last = math.floor(log10(min(positive))), math.ceil(log10(max(positive)))
         last = max(last, first + 1)
         ticks = [10.0**power for power in range(first, last + 1, max((last - first) // 3, 1))]
         return x, Scale(10.0**first, 10.0**last, HEIGHT - _BOTTOM, _TOP, is_log=True), ticks
@@ -173,7 +147,7 @@ def _grid(y: Scale, ticks: Sequence[float], width: float = WIDTH, unit: str = ""
     for tick in ticks:
         parts.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                _f(_LEFT), _f(width - _RIGHT), _f(y(tick)), _f(y(tick))
+                coordinate(_LEFT), coordinate(width - _RIGHT), coordinate(y(tick)), coordinate(y(tick))
             )
         )
         parts.append(_label(_LEFT - 6, y(tick) + 3.5, f"{short(tick)}{' ' + unit if unit else ''}", "end"))
@@ -192,11 +166,39 @@ def _steps(x: Scale) -> Markup:
     )
 
 
+def _marks(steps: Sequence[float], x: Scale) -> Markup:
+    """Shade steps, each from half a step before to half a step after it."""
+    parts = []
+    for step in steps:
+        left, right = max(x(step - 0.5), x.start), min(x(step + 0.5), x.end)
+        if x.low < x.high and left < right:
+            parts.append(
+                Markup('<rect class="marked" x="{}" y="{}" width="{}" height="{}"/>').format(
+                    coordinate(left),
+                    coordinate(_TOP),
+                    f"{right - left:.2f}",
+                    coordinate(HEIGHT - _BOTTOM - _TOP),
+                )
+            )
+    return Markup("").join(parts)
+
+
+def _band(band: Sequence[tuple[float, float, float]], x: Scale, y: Scale) -> Markup:
+    if len(band) < 2:
+        return Markup("")
+    upper = [(step, min(high, y.high)) for step, _, high in band]
+    lower = [(step, max(low, y.low)) for step, low, _ in reversed(band)]
+    corners = "L".join(f"{coordinate(x(step))} {coordinate(y(value))}" for step, value in [*upper, *lower])
+    return Markup('<path class="band" d="M{}Z"/>').format(corners)
+
+
 def _path(points: Sequence[Point], x: Scale, y: Scale, css: str) -> Markup:
     if len(points) == 1:
         step, value = points[0]
-        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(css, _f(x(step)), _f(y(value)))
-    path = "M" + "L".join(f"{_f(x(step))} {_f(y(value))}" for step, value in points)
+        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(
+            css, coordinate(x(step)), coordinate(y(value))
+        )
+    path = "M" + "L".join(f"{coordinate(x(step))} {coordinate(y(value))}" for step, value in points)
     return Markup('<path class="{}" d="{}"/>').format(css, path)
 
 
@@ -204,12 +206,14 @@ def _bar(colour: int, left: float, slot: float, bottom: float, top: float) -> Ma
     gap = min(slot * 0.2, 3.0)
     height = max(bottom - top - 1.0, 0.0)
     return Markup('<rect class="fill c{}" x="{}" y="{}" width="{}" height="{}"/>').format(
-        colour, _f(left + gap / 2), _f(top), _f(slot - gap), _f(height)
+        colour, coordinate(left + gap / 2), coordinate(top), coordinate(slot - gap), coordinate(height)
     )
 
 
 def _label(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(_f(x), _f(y), anchor, text)
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        coordinate(x), coordinate(y), anchor, text
+    )
 
 
 def _hover(series: Sequence[Series], x: Scale, names: Sequence[float] | None = None) -> str:
@@ -229,18 +233,10 @@ def _svg(parts: Sequence[Markup], hover: str, width: float = WIDTH) -> Markup:
         '<svg class="chart" viewBox="0 0 {w} {h}" data-width="{w}" data-chart="{hover}" role="img">'
         '{body}<line class="cross" y1="{top}" y2="{bottom}" x1="-9" x2="-9"/></svg>'
     ).format(
-        w=_f(width),
-        h=_f(HEIGHT),
+        w=coordinate(width),
+        h=coordinate(HEIGHT),
         hover=escape(hover),
         body=Markup("").join(parts),
-        top=_f(_TOP),
-        bottom=_f(HEIGHT - _BOTTOM),
+        top=coordinate(_TOP),
+        bottom=coordinate(HEIGHT - _BOTTOM),
     )
-
-
-def _log(value: float) -> float:
-    return math.log10(max(value, 1e-12))
-
-
-def _f(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

@@ -44,6 +44,11 @@ class RecordedChain:
         value = self.record.get("total")
         return None if value is None else float(value)
 
+    def score(self, name: str) -> float | None:
+        """Return its value of a reward, where it has one."""
+        value = self.record["rewards"].get(name)
+        return None if value is None else float(value)
+
     def has(self, name: str) -> bool:
         """Return whether it has that picture."""
         return (self.folder / f"{name}.png").is_file()

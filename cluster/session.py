@@ -21,20 +21,20 @@ from cluster.recorder import ChainRecorder
 from cluster.report import write_report
 from cluster.rundir import RunDir
 from cluster.runner import Job
+from cluster.selection import chains_to_record, most_recorded
 from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
+from cluster.watch import JudgeWatch, watch_judges
 from configs.load import to_yaml
 from configs.schema import Config
 from rewards.load import reward_terms
-from rl.errors import ConfigError
+from rl.errors import AlarmError, ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
 from rl.types import JsonDict, ScoredGroup
 
 MODEL = "model"
 """Folder of a policy in a checkpoint that its plain library loads."""
-RECORDED_GROUPS = 2
-"""Groups a step whose chains are written to the run directory."""
 
 
 @dataclass(slots=True)
@@ -48,6 +48,8 @@ class Session:
     publisher: WeightPublisher
     evaluator: Evaluator
     monitor: ScoringMonitor
+    watch: JudgeWatch | None = None
+    """None where nothing is trained."""
     step: int = 0
 
     def restore(self) -> None:
@@ -75,13 +77,18 @@ class Session:
         )
 
     def after_step(self, step: int) -> None:
-        """Checkpoint and evaluate when due."""
+        """Checkpoint and evaluate when due, and stop where an alarm says so."""
         self.step = step
-        if step % self.config.save_every == 0 or step == self.config.num_steps:
+        is_saved = step % self.config.save_every == 0 or step == self.config.num_steps
+        if is_saved:
             self.save()
         if self.config.eval.every and step % self.config.eval.every == 0 and step < self.config.num_steps:
             self.measure(step)
             self.publisher.publish_and_prove()
+        if self.watch is not None and self.watch.must_stop:
+            if not is_saved:
+                self.save()
+            self.watch.stop()
 
     def measure(self, step: int) -> JsonDict:
         """Evaluate the trained policies, with their moving averages where they keep one, and write it down.
@@ -90,18 +97,21 @@ class Session:
         """
         self.publisher.publish_and_prove(averaged=True)
         self.evaluator.policies("grpo", step=step)
-        return self.evaluator.write(self.run)
+        summary = self.evaluator.write(self.run)
+        if self.watch is not None:
+            self.watch.evaluated(step - 1, summary)
+        return summary
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Say what rewards failed, and record some chains of the step as they were scored, before any filter."""
         self.monitor.listen()
-        for job, group in list(zip(jobs, groups, strict=True))[:RECORDED_GROUPS]:
-            for index, chain in enumerate(group.chains):
-                pictures = resolve_pictures(chain, self.config)
-                scores = {name: score_of(group, name, index) for name in self.config.rewards}
-                self.evaluator.recorder.record(
-                    self.step, "train", "train", chain, pictures, job.prompt, scores
-                )
+        for number, index in chains_to_record(groups, tuple(self.config.rewards)):
+            job, group = jobs[number], groups[number]
+            pictures = resolve_pictures(group.chains[index], self.config)
+            scores = {name: score_of(group, name, index) for name in self.config.rewards}
+            self.evaluator.recorder.record(
+                self.step, "train", "train", group.chains[index], pictures, job.prompt, scores
+            )
 
 
 @contextmanager
@@ -152,7 +162,7 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         prompts=source.held_out(config.eval.num_prompts),
         runners=runners,
         judges=crew.judges,
-        recorder=ChainRecorder(run.path, weights=weights),
+        recorder=ChainRecorder(run.path, weights=weights, max_chains_per_step=most_recorded(config)),
     )
     collector = GroupCollector(
         config=config,
@@ -191,19 +201,25 @@ def train(config: Config) -> Path:
             session.evaluator.bicubic()
             session.evaluator.policies("coldstart", step=0)
             session.evaluator.write(run)
+        steps = MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)])
+        session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
         ports = Ports(
             collector=MonitoredCollector(session.collector, session.monitor),
             learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
             publisher=session.publisher,
-            sink=MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)]),
+            sink=session.watch,
         )
-        train_loop(
-            config,
-            start=session.step,
-            ports=ports,
-            terms=session.collector.terms,
-            after_step=session.after_step,
-        )
+        try:
+            train_loop(
+                config,
+                start=session.step,
+                ports=ports,
+                terms=session.collector.terms,
+                after_step=session.after_step,
+            )
+        except AlarmError:
+            CONSOLE.print(f"report: {write_report(run.path)}")
+            raise
         summary = session.measure(session.step)
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(f"report: {write_report(run.path)}")

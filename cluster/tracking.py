@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from rl.hacking import alarms_on
 from rl.ports import Sink
 from rl.types import JsonDict, Metrics
 
@@ -135,6 +136,8 @@ def step_line(step: int, metrics: Mapping[str, float], num_steps: int = 0) -> Te
         parts.append(Text(f"reward {total:.3f}", style="bold green"))
     if rewards := _rewards(metrics):
         parts.append(Text(" ".join(f"{name} {value:.2f}" for name, value in rewards.items())))
+    if alarms := alarms_on(metrics):
+        parts.append(Text(f"alarm {' '.join(alarms)}", style="bold red"))
     for label, ending in (("ratio", "/ratio_before_update/max_dev"), ("canary", "/canary_nats/max")):
         found = [value for name, value in metrics.items() if name.endswith(ending)]
         if found:

@@ -48,6 +48,8 @@ def derived(config: Config) -> dict[str, str]:
         said[f"policy {name}"] = (
             f"learner ranks {ranks}, rollout workers {workers}, {rows} chains a rank and optimizer step"
         )
+    if judges := judge_names(config):
+        said["judges"] = f"{', '.join(judges)} (measured, never trained on)"
     said["GPUs"] = f"{num_gpus(config):g}"
     if any(policy.source == COLDSTART for policy in config.policies.values()):
         directory = coldstart_directory(config)
@@ -72,6 +74,13 @@ def degraded_px(config: Config) -> int:
 def reward_deadline_s(config: Config, name: str) -> float:
     """Longest a reward actor may work without an answer, seconds."""
     return config.rewards[name].deadline_s or config.deadline_s / 4
+
+
+def judge_names(config: Config) -> tuple[str, ...]:
+    """Return the rewards that are measured and never trained on: weight 0, and not the gate."""
+    return tuple(
+        name for name, reward in config.rewards.items() if not reward.weight and name != config.advantage.gate
+    )
 
 
 def num_gpus(config: Config) -> float:

@@ -22,6 +22,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "max_staleness": (0, _INF),
     "max_refills": (0, _INF),
     "max_invalid_frac": (0, 1),
+    "alarm_window": (0, _INF),
     "save_every": (1, _INF),
     "keep_checkpoints": (1, _INF),
     "scale": (1, 16),

@@ -125,12 +125,15 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """One reward. The mapping's key is its name in metrics; ``weight=0`` only measures it."""
+    """One reward. The mapping's key is its name in metrics; ``weight=0`` makes it a judge.
+
+    A judge is measured on training chains and held-out photos, never trained on, and watched (``alarm_window``).
+    """
 
     target: str = ""
     """``package.module:Thing``, a ``Reward`` class."""
     weight: float = 1.0
-    """Factor on its advantage."""
+    """Factor on its advantage; 0 only measures it."""
     blocks: list[str] = field(default_factory=list)
     """Blocks it gives credit to when ``advantage.credit=block``; empty takes what the reward declares."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -211,7 +214,7 @@ class EvalConfig:
     """How pictures are painted: without sampling noise, or with the sampler's in every step. The first writes
     ``eval.json``, every other ``eval_<sampler>.json``."""
     judges: list[str] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
-    """pyiqa full-reference metrics that are measured and never rewarded."""
+    """pyiqa full-reference metrics that are measured and never rewarded; watched where ``every`` is above 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +252,11 @@ class Config:
     """Extra prompts per step, in units of ``prompts_per_step``, to replace groups without spread."""
     max_invalid_frac: float = 0.2
     """Share of a step's chains that may lose a score before the run stops, 0..1."""
+    alarm_window: int = 50
+    """Steps over which trends are tested: an alarm goes off where the trained total rises and a judge falls.
+    Larger finds slower hacking, later; 0 never looks."""
+    on_alarm: Literal["log", "stop"] = "log"
+    """What an alarm does: a metric, a log line and a place in the report; or it also saves and ends the run."""
     save_every: int = 10
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

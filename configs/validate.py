@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs.check_advantage import check_advantage
 from configs.check_denoising import check_denoising
+from configs.check_judges import check_judges
 from configs.check_losses import check_losses
 from configs.check_rewards import check_plugins, check_reward_actors
 from configs.derive import COLDSTART, coldstart_directory
@@ -57,6 +58,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_data(config)
     _check_coldstart(config)
     _check_eval(config)
+    check_judges(config)
     if paths:
         check_plugins(config.plugins)
         _check_paths(config)

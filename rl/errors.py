@@ -33,6 +33,12 @@ class WeightSyncError(VlcotError):
     """New weights did not arrive intact, or the worker does not compute with them."""
 
 
+class AlarmError(VlcotError):
+    """A judge falls while what is trained rises, and ``on_alarm`` is ``stop``."""
+
+    exit_code = 3
+
+
 class WorkerLostError(VlcotError):
     """A worker process ended."""
 

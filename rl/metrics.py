@@ -16,6 +16,7 @@ import numpy as np
 from configs.schema import Config
 from rl.advantage import Advantages
 from rl.combine import RewardTerm, total_reward
+from rl.correlation import Member, correlations
 from rl.filters import has_spread, tells_apart
 from rl.types import Finish, Metrics, ScoredGroup, UpdateStats
 
@@ -30,6 +31,7 @@ NAMES: Mapping[str, str] = {
     "reward/<reward>/invalid_frac": "share of chains whose scorer failed",
     "reward/<reward>/missing_frac": "share of chains that lacked what the reward judges",
     "reward/<reward>/zero_spread_frac": "share of groups that the reward does not tell apart",
+    "reward/<reward>/corr/<key>": "Pearson's correlation of two rewards (or total) over chains, within groups",
     "reward/zero_spread_group_frac": "share of groups that the rewards as trained (gated, combined) do not tell apart",
     "advantage/abs/mean": "mean absolute advantage over chains and blocks",
     "group/kept_frac": "share of the sampled groups that is trained",
@@ -89,6 +91,12 @@ NAMES: Mapping[str, str] = {
     "throughput/chains_per_s": "",
     "eval/<key>/mean": "held-out prompts",
     "eval/<key>/std": "",
+    "alarm/<reward>": "1 where the trained total rises and this judge falls over alarm_window steps",
+    "alarm/held_out/<key>": "the same on held-out prompts",
+    "trend/<key>/per_step": "slope over alarm_window steps, of the total or a judge; above 0 is better",
+    "trend/<key>/t": "slope over its standard error",
+    "trend/held_out/<key>/per_step": "",
+    "trend/held_out/<key>/t": "",
 }
 """Name -> meaning, where the name does not say it."""
 
@@ -147,9 +155,12 @@ def reward_metrics(groups: Sequence[ScoredGroup], config: Config, terms: Mapping
     if not groups:
         return {}
     metrics: Metrics = {}
-    for name in dict.fromkeys(term.partition(".")[0] for term in terms):
+    names = tuple(dict.fromkeys(term.partition(".")[0] for term in terms))
+    for name in names:
         metrics |= _metrics_of(name, groups)
-    totals = np.concatenate([total_reward(group, terms)[group.valid] for group in groups])
+    members = [_members(group, names, terms) for group in groups]
+    metrics |= {f"reward/{a}/corr/{b}": value for (a, b), value in correlations(members).items()}
+    totals = np.concatenate([values[valid] for values, valid in (one["total"] for one in members)])
     if totals.size:
         metrics |= {
             "reward/total/mean": float(totals.mean()),
@@ -177,6 +188,14 @@ def _metrics_of(name: str, groups: Sequence[ScoredGroup]) -> Metrics:
         metrics[f"reward/{name}/std"] = float(values.std())
         metrics[f"reward/{name}/group_std"] = float(np.mean(spreads)) if spreads else 0.0
     return metrics
+
+
+def _members(group: ScoredGroup, names: Sequence[str], terms: Mapping[str, RewardTerm]) -> dict[str, Member]:
+    """Return the total of a group and its rewards, with what is valid of each."""
+    scores = {
+        name: (group.scores[name].values.astype(np.float64), group.scores[name].valid) for name in names
+    }
+    return {"total": (total_reward(group, terms), group.valid)} | scores
 
 
 def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:

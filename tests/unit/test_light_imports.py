@@ -11,8 +11,9 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "diffusers", "transformers", "pyiq
 LIGHT = [
     "configs.schema", "configs.errors", "configs.load", "configs.ranges", "configs.derive", "configs.validate",
     "rl.types", "rl.ports", "rl.errors", "rl.seeding", "rl.loop", "rl.advantage", "rl.chain", "rl.batching",
-    "rl.filters", "rl.metrics", "rl.step_selection", "rl.combine", "rl.baselines", "rl.overlong", "cluster.cli",
-    "cluster.rewards_cli", "rewards.base", "rewards.load", "rewards.catalogue", "rewards.http", "rewards.server",
+    "rl.filters", "rl.metrics", "rl.step_selection", "rl.combine", "rl.baselines", "rl.overlong", "rl.hacking",
+    "rl.correlation", "cluster.cli", "cluster.rewards_cli", "rewards.base", "rewards.load", "rewards.catalogue",
+    "rewards.http", "rewards.server",
 ]  # fmt: skip
 
 

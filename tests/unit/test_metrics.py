@@ -110,6 +110,23 @@ def test_reward_metrics():
     assert all(check_name(name) for name in got)
 
 
+def test_components_and_the_total_are_correlated():
+    scores = {
+        "a": make_scores("a", [0.0, 1.0, 2.0]),
+        "b": make_scores("b", [4.0, 2.0, 0.0]),
+        "flat": make_scores("flat", [1.0, 1.0, 1.0]),
+    }
+    terms = {"a": term(), "b": term(0.0), "flat": term()}
+    got = reward_metrics([make_group("g", scores)], CONFIG, terms)
+    found = {name: value for name, value in got.items() if "/corr/" in name}
+    assert found == {
+        "reward/total/corr/a": pytest.approx(1.0),
+        "reward/total/corr/b": pytest.approx(-1.0),
+        "reward/a/corr/b": pytest.approx(-1.0),
+    }
+    assert all(check_name(name) for name in got)
+
+
 def test_spread_is_counted_after_the_gate():
     scores = {"form": make_scores("form", [0.0, 0.0]), "a": make_scores("a", [1.0, 2.0])}
     groups, terms = [make_group("g", scores)], {"form": term(0.0), "a": term()}

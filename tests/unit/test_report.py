@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cluster.report import write_report
-from cluster.report_chains import (
-    chain_cards,
-    group_strip,
-    held_out_strips,
-    mark_tags,
-    pair_slots,
-    split_blocks,
-    take_turns,
-)
-from cluster.report_charts import Series, line_chart, moving_average, nice_ticks, short, stack_chart
+from cluster.report_chains import chain_cards, group_strip, held_out_strips, take_turns
+from cluster.report_charts import Series, line_chart, moving_average, stack_chart
 from cluster.report_data import data_uri, load_run
+from cluster.report_scale import nice_ticks, short
+from cluster.report_text import mark_tags, pair_slots, split_blocks
 from tests.reference.fake_run import make_run
 
 
