@@ -175,11 +175,15 @@ class Scale:
     def expectation(self, logprobs: Sequence[float]) -> tuple[float, float]:
         """Return the mean value over the answers' probabilities, and their sum before normalisation.
 
+        The mean is NaN where a log-prob is, or where no answer has any probability.
+
         Args:
             logprobs: Of the answers in order, nats.
         """
         nats = np.asarray(logprobs, dtype=np.float64)
         highest = float(nats.max())
+        if not np.isfinite(highest):
+            return float("nan"), 0.0
         weights = np.exp(nats - highest)
         total = float(weights.sum())
         return float(weights @ self.values) / total, total * float(np.exp(highest))

@@ -92,6 +92,7 @@ class VlmJudgeReward(Reward):
         self._gpu_memory_frac = float(gpu_memory_frac)
         self.needs = self._rubric.needs
         self.deterministic = dtype == "float32"
+        self._has_warned = False
         self._llm: Any = None
         self._ids: tuple[int, ...] = ()
         self._reserved: tuple[str, ...] = ()
@@ -171,7 +172,8 @@ class VlmJudgeReward(Reward):
         score, mass = self._scale.expectation([float(found[i].logprob) for i in self._ids])
         if not math.isfinite(score):
             return Failure("the judge model gave its answers no finite probability")
-        if mass < LEAST_MASS:
+        if mass < LEAST_MASS and not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "judge %s gives its answers %.2g of its probability: is the rubric clear?", self._model, mass
             )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import BlockConfig
-from rewards.base import Missing, Need
+from rewards.base import Failure, Missing, Need
 from rewards.contract import example_chains
 from rewards.rubric import Rubric, Scale, without
 from rewards.vlm_judge import VlmJudgeReward
@@ -195,3 +196,27 @@ def test_a_judge_is_declared_without_any_framework() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def answered(token: int, logprobs: dict[int, float]) -> Any:
+    """An output as vLLM makes it."""
+    row = {i: SimpleNamespace(logprob=value) for i, value in logprobs.items()}
+    return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[token], logprobs=[row])])
+
+
+def test_an_answer_without_a_number_or_outside_the_scale_is_a_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    judge = VlmJudgeReward("owner/model", "Good?", scale=["bad", "good"])
+    judge._ids = (7, 8)
+    assert judge._read(answered(8, {7: math.log(0.2), 8: math.log(0.6)})) == pytest.approx(0.75)
+    assert isinstance(judge._read(answered(9, {9: -1.0, 7: -1.0, 8: -1.0})), Failure)
+    assert isinstance(judge._read(answered(7, {7: -1.0})), Failure)
+    assert isinstance(judge._read(answered(7, {7: math.nan, 8: -1.0})), Failure)
+    assert isinstance(judge._read(answered(7, {7: -math.inf, 8: -math.inf})), Failure)
+    assert not caplog.messages
+    for _ in range(2):  # it says so once
+        assert judge._read(answered(7, {7: -20.0, 8: -20.0})) == pytest.approx(0.5)
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "judge owner/model gives its answers 4.1e-09 of its probability"
+    ]
