@@ -1,11 +1,10 @@
 """One vLLM engine in this process: requests in, sampled ids and their log-probs out.
 
-The only file that knows vLLM. Not thread-safe: one thread makes it and does everything with it.
+The only file of the text policy that knows vLLM. Not thread-safe: one thread makes it and does everything with it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +17,9 @@ from actors.text_pairs import UNCONDITIONAL, Pair, PairDesk, Room
 from actors.weights import Bytes
 from configs.schema import PolicyConfig
 from rl.errors import WeightSyncError
-from rl.torchvision_compat import ensure_torchvision
 from rl.types import Manifest, Pixels, TextReply, TextRequest
+from rl.vllm_setup import device_arguments, max_model_len, prepare
 
-BLOCK_TOKENS = 32
-"""Tokens of a cache block: the smallest vLLM's CPU attention takes. Prompts share whole blocks only."""
 BATCHED_TOKENS = 8192
 """Most tokens in one step of the engine; at least the longest chain."""
 MAX_MODEL_LEN = 4096
@@ -35,15 +32,6 @@ GUIDANCE = "actors.vllm_guidance:PairGuidance"
 GUIDED_ENVIRONMENT = {
     # The newer model runner, the default on GPUs, has another interface for what changes logits.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
-}
-ENVIRONMENT = {
-    # The engine lives in the worker's own process and thread.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # vLLM binds threads to cores; several workers would all sit on the first ones.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
 }
 
 
@@ -61,35 +49,27 @@ class TextEngine:
 
     def __init__(self, directory: Path, config: PolicyConfig, *, max_pictures: int, seed: int) -> None:
         is_guided = config.guidance_scale != 1
-        for name, value in (ENVIRONMENT | (GUIDED_ENVIRONMENT if is_guided else {})).items():
-            os.environ.setdefault(name, value)
-        ensure_torchvision()
+        prepare(directory, GUIDED_ENVIRONMENT if is_guided else None)
         from vllm import EngineArgs, LLMEngine
 
-        _register_in_process(directory)
-        on_gpu = config.num_gpus > 0
         arguments = EngineArgs(
             model=str(directory),
             dtype=config.dtype,
             seed=seed,
-            max_model_len=_max_model_len(directory),
-            enforce_eager=not on_gpu,
-            block_size=None if on_gpu else BLOCK_TOKENS,
-            # A request whose prompt was cut in two would have to rewind its random generator, which only a
-            # GPU's can: on the CPU vLLM would fail.
-            enable_chunked_prefill=on_gpu,
+            max_model_len=max_model_len(directory, MAX_MODEL_LEN),
             max_num_batched_tokens=BATCHED_TOKENS,
-            gpu_memory_utilization=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
             enable_prefix_caching=True,
             limit_mm_per_prompt={"image": max_pictures, "video": 0},
-            skip_mm_profiling=not on_gpu,
             # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
             logprobs_mode="processed_logprobs",
             worker_extension_cls=RECEIVER,
-            disable_log_stats=True,
             logits_processors=[GUIDANCE] if is_guided else None,
             # What a step wrote must be known before the next begins, to prove that pairs kept in step.
             async_scheduling=False if is_guided else None,
+            **device_arguments(
+                on_gpu=config.num_gpus > 0,
+                gpu_memory_frac=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
+            ),
         )
         self._engine: Any = LLMEngine.from_engine_args(arguments)
         self._num_ids = int(self._engine.model_config.get_vocab_size())
@@ -204,21 +184,6 @@ class TextEngine:
         self._engine.engine_core.shutdown()
 
 
-def _register_in_process(directory: Path) -> None:
-    """Have vLLM look at the model class here.
-
-    By itself it imports the class in a process of its own, which costs ten seconds, and where
-    ``ensure_torchvision`` has not run.
-    """
-    from transformers import AutoConfig
-    from vllm import ModelRegistry
-
-    for name in AutoConfig.from_pretrained(directory).architectures or ():
-        known = ModelRegistry.models.get(name)
-        if known is not None:
-            ModelRegistry.register_model(name, known.load_model_cls())
-
-
 def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
     """Turn a finished vLLM output into a reply."""
     (completion,) = output.outputs
@@ -266,10 +231,3 @@ def _allowed_ids(forbidden_ids: tuple[int, ...], num_ids: int) -> list[int] | No
         return None
     allowed: list[int] = np.setdiff1d(np.arange(num_ids), forbidden_ids).tolist()
     return allowed
-
-
-def _max_model_len(directory: Path) -> int:
-    from transformers import AutoConfig
-
-    config: Mapping[str, Any] = AutoConfig.from_pretrained(directory).get_text_config().to_dict()
-    return min(MAX_MODEL_LEN, int(config["max_position_embeddings"]))
