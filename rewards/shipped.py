@@ -12,6 +12,7 @@ SHIPPED: Mapping[str, str] = {
     "consistency": "rewards.consistency:ConsistencyReward",
     "fidelity": "rewards.fidelity:FidelityReward",
     "http": "rewards.http:HttpReward",
+    "vlm_judge": "rewards.vlm_judge:VlmJudgeReward",
 }
 """Short name -> target in a config."""
 
