@@ -38,6 +38,7 @@ def _alarm(run: Run, name: str, steps: Sequence[float]) -> Alarm:
     total = f"{HELD_OUT}/{TOTAL}" if held_out else TOTAL
     short = name.removeprefix(f"{HELD_OUT}/")
     family = "eval" if held_out else "reward"
+    judged = f"eval/{short}/mean" if held_out else f"reward/{short}/present_mean"
     many = (
         f"on in {len(steps)} steps, last in step {steps[-1]:g}" if len(steps) > 1 else "on in this step only"
     )
@@ -48,7 +49,7 @@ def _alarm(run: Run, name: str, steps: Sequence[float]) -> Alarm:
         why=f"trained total {rising}; {short} {falling}, over {run.setting('alarm_window', '?')} steps",
         charts=[
             _chart(run, "trained total", f"{family}/{TOTAL}/mean", steps, 1),
-            _chart(run, f"judge: {short}", f"{family}/{short}/mean", steps, 6),
+            _chart(run, f"judge: {short}", judged, steps, 6),
         ],
     )
 

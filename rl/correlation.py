@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rl.types import Bools
 
 Member = tuple[NDArray[np.float64], Bools]
-"""Values and validity of one quantity in one group, ``[G]`` each."""
+"""Values of one quantity in one group and where they count, ``[G]`` each."""
 _ROUNDING = 1e-6
 """Root mean squares below this, relative to the largest value, are rounding."""
 
@@ -23,7 +23,8 @@ def correlations(groups: Sequence[Mapping[str, Member]]) -> dict[tuple[str, str]
     photo, and yet one is bought with the other among the chains of each photo.
 
     Args:
-        groups: Every quantity of every group. Chains where either of two is invalid do not count for the two.
+        groups: Every quantity of every group. Chains that either of two did not judge do not count for the two:
+            a chain without a picture is at the low end of every reward of pictures, and says nothing of them.
 
     Returns:
         By pair, in order of the first group's names; pairs where one does not differ within groups are left out.

@@ -99,13 +99,16 @@ def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
 def judges_of(config: Config, lower_better: Mapping[str, bool]) -> tuple[Judge, ...]:
     """Return everything that may set off the alarm.
 
+    On training chains a judge counts where it has something to judge. Otherwise chains that get whole more often,
+    which raises every reward of pictures, would hide pictures that get worse.
+
     Args:
         config: The run.
         lower_better: Direction of each of ``eval.judges``. Scores of rewards are oriented already.
     """
     names = judge_names(config)
     in_training = tuple(
-        Judge(name=name, metric=f"reward/{name}/mean", total="reward/total/mean") for name in names
+        Judge(name=name, metric=f"reward/{name}/present_mean", total="reward/total/mean") for name in names
     )
     if not config.eval.every:
         return in_training

@@ -27,6 +27,7 @@ NAMES: Mapping[str, str] = {
     "reward/total/max": "",
     "reward/<reward>/mean": "one reward in its own unit, over valid chains",
     "reward/<reward>/std": "over all valid chains",
+    "reward/<reward>/present_mean": "over valid chains that have what it judges: what the alarm looks at",
     "reward/<reward>/group_std": "mean over groups of the spread within a group: what advantages are made of",
     "reward/<reward>/invalid_frac": "share of chains whose scorer failed",
     "reward/<reward>/missing_frac": "share of chains that lacked what the reward judges",
@@ -187,15 +188,19 @@ def _metrics_of(name: str, groups: Sequence[ScoredGroup]) -> Metrics:
         metrics[f"reward/{name}/mean"] = float(values.mean())
         metrics[f"reward/{name}/std"] = float(values.std())
         metrics[f"reward/{name}/group_std"] = float(np.mean(spreads)) if spreads else 0.0
+    present = np.concatenate([one.values[one.valid & ~one.missing] for one in scores]).astype(np.float64)
+    if present.size:
+        metrics[f"reward/{name}/present_mean"] = float(present.mean())
     return metrics
 
 
 def _members(group: ScoredGroup, names: Sequence[str], terms: Mapping[str, RewardTerm]) -> dict[str, Member]:
-    """Return the total of a group and its rewards, with what is valid of each."""
-    scores = {
-        name: (group.scores[name].values.astype(np.float64), group.scores[name].valid) for name in names
-    }
-    return {"total": (total_reward(group, terms), group.valid)} | scores
+    """Return the total of a group and its rewards, with the chains that each has really judged."""
+    members: dict[str, Member] = {"total": (total_reward(group, terms), group.valid)}
+    for name in names:
+        scores = group.scores[name]
+        members[name] = scores.values.astype(np.float64), scores.valid & ~scores.missing
+    return members
 
 
 def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:

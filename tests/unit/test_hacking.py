@@ -24,6 +24,7 @@ from rl.metrics import check_name
 from tests.reference.trends import slope_and_t, within_groups
 
 WINDOW = 30
+JUDGED = "reward/fidelity/present_mean"
 CONFIG = Config(
     rewards={"contrast": RewardConfig(weight=1.0), "fidelity": RewardConfig(weight=0.0)}, alarm_window=WINDOW
 )
@@ -34,7 +35,7 @@ values = st.lists(st.integers(-1000, 1000).map(lambda n: n / 64), min_size=LEAST
 
 
 def record(step, total, judge):
-    return {"step": step, "reward/total/mean": float(total), "reward/fidelity/mean": float(judge)}
+    return {"step": step, "reward/total/mean": float(total), JUDGED: float(judge)}
 
 
 def records(total_slope, judge_slope, *, num=WINDOW, noise=0.1, seed=0):
@@ -121,9 +122,7 @@ def test_the_alarm_is_a_rise_and_a_fall_at_once(total_slope, judge_slope, is_on)
 
 def test_only_the_window_counts():
     old = records(0.05, -0.05, num=WINDOW)
-    new = [
-        record(WINDOW + r["step"], r["reward/total/mean"], r["reward/fidelity/mean"]) for r in records(0, 0)
-    ]
+    new = [record(WINDOW + r["step"], r["reward/total/mean"], r[JUDGED]) for r in records(0, 0)]
     recent = new[-1]["step"] - WINDOW
     inside = [r for r in old + new if r["step"] >= recent]
     assert alarm_metrics(old + new, TRAINING, WINDOW) == alarm_metrics(inside, TRAINING, WINDOW)
@@ -131,8 +130,8 @@ def test_only_the_window_counts():
 
 def test_a_value_that_was_not_finite_is_no_measurement():
     some = records(0.05, -0.05)
-    assert alarm_metrics([r | {"reward/fidelity/mean": None} for r in some], TRAINING, WINDOW) == {}
-    some[3]["reward/fidelity/mean"] = None
+    assert alarm_metrics([r | {JUDGED: None} for r in some], TRAINING, WINDOW) == {}
+    some[3][JUDGED] = None
     assert alarm_metrics(some, TRAINING, WINDOW)["alarm/fidelity"] == 1.0
     assert alarm_metrics([], TRAINING, WINDOW) == {}
 

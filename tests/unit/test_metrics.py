@@ -100,6 +100,7 @@ def test_reward_metrics():
     got = reward_metrics(groups, CONFIG, terms)
     assert got["reward/a/mean"] == pytest.approx(7 / 4)
     assert got["reward/a/missing_frac"] == 0.25
+    assert got["reward/a/present_mean"] == pytest.approx(4 / 3)
     assert got["reward/a/zero_spread_frac"] == 0.5
     assert got["reward/b/invalid_frac"] == 0.25
     assert got["reward/b/mean"] == pytest.approx(11 / 3)
@@ -125,6 +126,9 @@ def test_components_and_the_total_are_correlated():
         "reward/a/corr/b": pytest.approx(-1.0),
     }
     assert all(check_name(name) for name in got)
+    scores["b"] = make_scores("b", [4.0, 2.0, -9.0], missing=[False, False, True])
+    got = reward_metrics([make_group("g", scores)], CONFIG, terms)
+    assert got["reward/a/corr/b"] == pytest.approx(-1.0)  # the third chain has nothing that b could judge
 
 
 def test_spread_is_counted_after_the_gate():
