@@ -33,7 +33,13 @@ def session_in(world: World, *, every: int) -> Session:
     config = replace(config, eval=replace(config.eval, every=every))
     anything = cast(Any, world)
     return Session(
-        config=config, run=anything, crew=anything, collector=anything, publisher=anything, evaluator=anything
+        config=config,
+        run=anything,
+        crew=anything,
+        collector=anything,
+        publisher=anything,
+        evaluator=anything,
+        monitor=anything,
     )
 
 

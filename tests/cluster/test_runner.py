@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -297,7 +297,7 @@ def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
     context = TextContext(
         grammar=ChainGrammar(guided.chain, TAGS), prompt=PROMPT, forbidden_ids=(3,), decode=decode
     )
-    pools = Pools(text={}, image={}, rewards={})
+    pools = Pools(text={}, image={}, scoring=cast(Worker, None))
     job = Job(prompt=Prompt(prompt_id="a", degraded=np.zeros((16, 16, 3), np.uint8)), draw=0, num_chains=1)
     for config, scale in ((CONFIG, 1.0), (guided, 1.5)):
         sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, NAMES[0])
