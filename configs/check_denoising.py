@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from configs.errors import ConfigError
-from configs.methods import RandomSteps, SlidingWindow
+from configs.methods import Guard, RandomSteps, SlidingWindow
 from configs.schema import Config, PolicyConfig
 
-OF_DENOISING = ("sampler", "noise_level", "trained_steps", "step_weighting", "shared_noise")
+OF_DENOISING = (
+    "sampler",
+    "noise_level",
+    "logprob_reduction",
+    "trained_steps",
+    "step_weighting",
+    "shared_noise",
+)
 """Keys without a meaning for a token policy."""
 OF_TOKENS = ("temperature",)
 """Keys without a meaning for a denoising policy."""
@@ -35,6 +42,8 @@ def check_denoising(config: Config) -> None:
                 f"{key}.noise_level: want at most 1 with sampler {policy.sampler}, which replaces that share of "
                 f"the noise, got {policy.noise_level:g}"
             )
+        if isinstance(policy.surrogate, Guard) and policy.logprob_reduction != "mean":
+            raise ConfigError(f"{key}.logprob_reduction: surrogate guard is made of means; take it out")
         _check_steps(name, policy, config)
 
 

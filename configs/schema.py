@@ -89,6 +89,9 @@ class PolicyConfig:
     noise_level: float = 0.7
     """Denoising policies: the sampler's noise (Flow-GRPO and CPS a, DanceGRPO and DDIM eta). Larger explores
     more; 0 would be the ODE."""
+    logprob_reduction: Literal["mean", "sum"] = "mean"
+    """Denoising policies: a step's log-prob is the mean or the sum over latent elements. A sum is thousands of times
+    larger: so must be ``surrogate.clip_*`` (0.2 as for tokens) and ``canary_tolerance_nats``."""
     trained_steps: TrainedSteps = field(default_factory=AllSteps)
     """Denoising policies: which steps are random and trained, a name or a mapping."""
     step_weighting: Literal["uniform", "noise"] = "uniform"

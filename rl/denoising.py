@@ -18,10 +18,12 @@ A model predicts one of four things; all say the same, as ``x`` is known:
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Reduction = Literal["mean", "sum"]
 Scalar = Tensor | float
 """A number, or a tensor ``[B]`` with one for each row."""
 
@@ -100,16 +102,17 @@ def x0_from_v(x: Tensor, v: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------- log-prob
 
 
-def gaussian_logprob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log-prob of a step, averaged over the latent's elements so that its size does not depend on theirs.
+def gaussian_logprob(x_next: Tensor, mean: Tensor, std: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Log-prob of a step: the mean over the latent's elements, whose size does not depend on theirs, or the sum.
 
     Args:
         x_next: What was sampled, ``[B, C, h, w]``.
         mean: Same shape. Gradient flows.
         std: ``[B, 1, 1, 1]``; rows with 0 are deterministic and get log-prob 0.
+        reduction: ``sum`` is the log-prob of the whole latent.
 
     Returns:
-        ``[B]``, nats per element, float32.
+        ``[B]``, nats per element or nats, float32.
 
     Source:
         Liu et al. 2025 (Flow-GRPO), released code, for the mean in place of the sum.
@@ -117,7 +120,8 @@ def gaussian_logprob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     is_random = std > 0
     std = torch.where(is_random, std.float(), 1.0)
     logprob = -0.5 * ((x_next.float() - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)
-    return torch.where(is_random, logprob, 0.0).flatten(1).mean(dim=1)
+    elements = torch.where(is_random, logprob, 0.0).flatten(1)
+    return elements.mean(dim=1) if reduction == "mean" else elements.sum(dim=1)
 
 
 def per_row(value: Scalar, like: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ def sampler_spec(policy: PolicyConfig, noise_level: float | None = None) -> Samp
         kind=policy.sampler,
         noise_level=policy.noise_level if noise_level is None else noise_level,
         guidance_scale=policy.guidance_scale,
+        reduction=policy.logprob_reduction,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,8 +144,8 @@ class SamplerSpec:
     """Of that sampler; 0 is deterministic and leaves nothing to train."""
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1 is none."""
-    reduction: str = "mean"
-    """Log-probs are the mean over latent elements."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """A step's log-prob is the mean or the sum over latent elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

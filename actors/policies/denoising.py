@@ -183,7 +183,7 @@ class DenoisingPolicy(TrainablePolicy):
             inputs["noise_level"][row],
             Source(condition.degraded, self._source_std),
         )
-        scores = gaussian_logprob(latents[row, step + 1], mean, std)
+        scores = gaussian_logprob(latents[row, step + 1], mean, std, self._sampler.reduction)
         empty = torch.zeros(action_mask.shape, dtype=torch.float32, device=scores.device)
         logprobs = empty.index_put((row, step), scores)
         if not needs_step_means(self._config):

@@ -165,7 +165,7 @@ def _denoise(
         following = mean + std * noise[:, step + 1] if level and step < num_steps - 1 else mean
         if step in kept:
             means[step] = mean
-        logprobs.append(gaussian_logprob(following, mean, std))
+        logprobs.append(gaussian_logprob(following, mean, std, sampler.reduction))
         latents.append(following)
     return _Steps(
         latents=torch.stack(latents, dim=1),

@@ -12,6 +12,7 @@ FAULTS = {
     "policies.text.sampler=cps": "policies.text.sampler: has no meaning for a token policy; take it out",
     "policies.text.noise_level=0.5": "policies.text.noise_level: has no meaning",
     "policies.text.trained_steps=window": "policies.text.trained_steps: has no meaning",
+    "policies.text.logprob_reduction=sum": "policies.text.logprob_reduction: has no meaning for a token policy",
     "policies.text.step_weighting=noise": "policies.text.step_weighting: has no meaning",
     "policies.text.shared_noise=true": "policies.text.shared_noise: has no meaning",
     "policies.image.temperature=0.5": "policies.image.temperature: has no meaning for a denoising policy",
@@ -31,6 +32,15 @@ def test_a_setting_that_does_not_fit(override, expected):
         validate(demo(override))
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+def test_guard_is_made_of_means():
+    overrides = ["policies.image.surrogate=guard", "policies.image.logprob_reduction=sum"]
+    with pytest.raises(
+        ConfigError, match=r"policies\.image\.logprob_reduction: surrogate guard is made of means"
+    ):
+        check_denoising(demo(*overrides))
+    check_denoising(demo(overrides[1]))
 
 
 @pytest.mark.parametrize("sampler", ["cps", "ddim"])

@@ -150,6 +150,7 @@ def test_logprob_equals_torchs_normal(seed, scale):
     std = torch.full((3, 1, 1, 1), scale)
     want = torch.distributions.Normal(mean, std.expand_as(mean)).log_prob(x_next).mean(dim=(1, 2, 3))
     torch.testing.assert_close(gaussian_logprob(x_next, mean, std), want)
+    torch.testing.assert_close(gaussian_logprob(x_next, mean, std, "sum"), want * mean[0].numel())
 
 
 def walk(kind, num_steps, noise, shift, seeds):

@@ -232,8 +232,24 @@ def test_gradient_flows_through_both_branches(directory: Path) -> None:
     torch.testing.assert_close(grads[0], grads[1], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_sums_over_elements_score_as_sampled(directory: Path, kind: str) -> None:
+    policy = of_config(directory, sampler=kind, logprob_reduction="sum")
+    means = of_config(directory, sampler=kind)
+    jobs = [job(seed, size_px=16, kind=kind, reduction="sum") for seed in range(3)]
+    batch = policy.collate(painted(directory, jobs))
+    with torch.no_grad():
+        logprobs = policy(batch.inputs).logprobs[batch.action_mask]
+        per_element = means(batch.inputs).logprobs[batch.action_mask]
+    num = 3 * 16 * 16
+    torch.testing.assert_close(logprobs, per_element * num, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        batch.behaviour_logprobs[batch.action_mask] / num, logprobs / num, rtol=0, atol=1e-5
+    )
+
+
 def test_a_picture_sampled_otherwise_is_refused(directory: Path, examples: list[Example]) -> None:
-    for settings in ({"sampler": "cps"}, {"guidance_scale": 2.0}):
+    for settings in ({"sampler": "cps"}, {"guidance_scale": 2.0}, {"logprob_reduction": "sum"}):
         with pytest.raises(ValueError, match="was sampled by"):
             of_config(directory, **settings).collate(examples[:1])
     assert of_config(directory, noise_level=0.2).collate(examples[:1]).action_mask.any()
