@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -176,8 +177,10 @@ def _run(rank: int, job: Callable[..., Any], world_size: int, port: int, queue: 
     torch.set_num_threads(1)
     result = job(rank, world_size, port, *args)
     queue.put((rank, _as_numpy(result)))
-    # A process that ends with gloo's threads still running aborts now and then.
     stop_process_group()
+    # gloo's threads may outlive the group, and the interpreter's teardown aborts on them now and then. The result is
+    # delivered (the queue writes at once), and an error has been raised before: end without a teardown.
+    os._exit(0)
 
 
 def _as_numpy(value: Any) -> Any:
