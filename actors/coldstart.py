@@ -26,7 +26,7 @@ from actors.text_teacher import HEAD_SHARE, TextTeacher
 from configs.derive import degraded_px
 from configs.schema import Config
 from rl.chain import ChainGrammar
-from rl.data.prompts import PromptSource
+from rl.data.prompts import prompt_source
 from rl.seeding import derive_seed
 from rl.types import ImageRequest, Pixels, Prompt, SamplerSpec
 
@@ -70,12 +70,6 @@ class Lesson:
             checkpoint_dir=self.work / "checkpoints",
             save_every=max(1, num_steps // 4),
         )
-
-
-def prompt_source(config: Config) -> PromptSource:
-    """Return the source of training and held-out prompts."""
-    output_px = degraded_px(config) * config.scale
-    return PromptSource(config.data, output_px=output_px, scale=config.scale, seed=config.seed)
 
 
 def training_prompts(config: Config, first: int, num: int) -> list[Prompt]:

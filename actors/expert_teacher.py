@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from actors.expert_data import ExpertDataset
 from actors.supervised import Report, SupervisedSpec, run_supervised
-from rewards.experts import import_pyiqa, to_tensor
+from rewards.experts import to_tensor
+from rewards.pyiqa_metric import import_pyiqa
 from rl.errors import DivergedError
 from rl.types import Floats
 

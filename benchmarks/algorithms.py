@@ -47,8 +47,9 @@ from rl.combine import RewardTerm
 from rl.denoising import flow_sigmas, gaussian_logprob
 from rl.loss import policy_loss
 from rl.samplers import step_mean_std, unit_stds
+from rl.scores import known
 from rl.step_selection import select_steps
-from rl.types import Chain, Finish, JsonDict, ScoredGroup, Scores, SegmentInfo
+from rl.types import Chain, Finish, JsonDict, ScoredGroup, SegmentInfo
 
 NUM_STEPS = {"words": 60, "pictures": 60}
 """Training steps, each of ``NUM_PROMPTS x GROUP_SIZE`` answers."""
@@ -400,13 +401,7 @@ def as_groups(task: Task, batch: PolicyBatch, rewards: Tensor) -> list[ScoredGro
             for row in rows
         )
         scores = {
-            name: Scores(
-                name=name,
-                values=rewards[index, first : first + GROUP_SIZE].numpy(),
-                valid=np.ones(GROUP_SIZE, dtype=np.bool_),
-                missing=np.zeros(GROUP_SIZE, dtype=np.bool_),
-                reasons=("",) * GROUP_SIZE,
-            )
+            name: known(name, rewards[index, first : first + GROUP_SIZE].numpy())
             for index, name in enumerate(task.rewards)
         }
         groups.append(

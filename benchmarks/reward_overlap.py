@@ -2,8 +2,8 @@
 
     python -m benchmarks.reward_overlap
 
-The rollouts are light stand-ins that sleep as long as real ones take (text 0.3 s a block, pictures 1.2 s, each
-chain a little longer or shorter), and so is the learner's update. Everything between them is the real thing: chain
+The rollouts are light stand-ins that sleep (text 0.3 s a block, pictures 1.2 s, times ``--stretch``, each chain a
+little longer or shorter), and so is the learner's update. Everything between them is the real thing: chain
 runner, scoring actor, reward pools, reward actors, Ray. An expert takes 100 ms a call, however many chains are in it.
 
 Three ways take turns: without the experts, with them as a run has them, and with them called one after another on
@@ -19,7 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,15 @@ class SleepingExpert(Reward):
         return [0.5] * len(chains)
 
 
+@dataclass(frozen=True)
 class Writer:
     """Writes what the grammar wants, in its own time."""
 
+    stretch: float
+
     async def generate(self, requests: Sequence[TextRequest], *pictures: Pixels) -> list[TextReply]:
         """Write one block a request."""
-        await asyncio.sleep(0.3 * pace(requests[0].request_id))
+        await asyncio.sleep(0.3 * self.stretch * pace(requests[0].request_id))
         return [self._reply(request) for request in requests]
 
     def _reply(self, request: TextRequest) -> TextReply:
@@ -90,12 +93,15 @@ class Writer:
         )
 
 
+@dataclass(frozen=True)
 class Painter:
     """Paints grey squares, in its own time."""
 
+    stretch: float
+
     async def generate(self, requests: Sequence[ImageRequest], *pictures: Pixels) -> tuple[Any, ...]:
         """Paint one picture a request."""
-        await asyncio.sleep(1.2 * pace(requests[0].request_id))
+        await asyncio.sleep(1.2 * self.stretch * pace(requests[0].request_id))
         made: list[Any] = []
         for request in requests:
             made += [np.full((request.size_px, request.size_px, 3), 128, dtype=np.uint8), segment(request)]
@@ -130,6 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--stretch", type=float, default=1.0, help="how much longer rollouts take than 4.8 s")
     parser.add_argument("--update-s", type=float, default=2.0, help="the learner's update, slept")
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
@@ -141,8 +148,8 @@ def main() -> None:
     expert = RewardConfig(target="benchmarks.reward_overlap:SleepingExpert")
     experts = {f"expert_{i}": expert for i in range(NUM_EXPERTS)}
     ways = {
-        "without them": open_runner({"format": cheap}),
-        "in pools": open_runner({"format": cheap} | experts),
+        "without them": open_runner({"format": cheap}, arguments.stretch),
+        "in pools": open_runner({"format": cheap} | experts, arguments.stretch),
     }
     seconds: dict[str, list[float]] = {"without them": [], "in pools": [], "one after another": []}
     for turn in range(arguments.rounds + 1):
@@ -159,7 +166,7 @@ def main() -> None:
     ray.shutdown()
 
 
-def open_runner(rewards: dict[str, RewardConfig]) -> Worker:
+def open_runner(rewards: dict[str, RewardConfig], stretch: float) -> Worker:
     """Start a chain runner between stand-ins for rollouts and real rewards."""
     config: Config = replace(CONFIG, rewards=rewards, deadline_s=DEADLINE_S)
     scoring = spawn(
@@ -167,7 +174,8 @@ def open_runner(rewards: dict[str, RewardConfig]) -> Worker:
     )
     gather([scoring.call("setup")], deadline_s=DEADLINE_S)
     rollouts = [
-        spawn(cls, cls.__name__, num_cpus=0.05, max_concurrency=1024, kwargs={}) for cls in (Writer, Painter)
+        spawn(cls, cls.__name__, num_cpus=0.05, max_concurrency=1024, kwargs={"stretch": stretch})
+        for cls in (Writer, Painter)
     ]
     context = TextContext(
         grammar=ChainGrammar(CONFIG.chain, TAGS),

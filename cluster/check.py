@@ -10,13 +10,13 @@ from rich.table import Table
 from actors.policies.checkpoint import check_architecture
 from cluster.plugins import use_plugins
 from cluster.progress import CONSOLE
-from configs.derive import degraded_px, derived
+from configs.derive import derived, final_px
 from configs.schema import Config
 from configs.validate import validate
 from rewards.experts import Judges
 from rewards.load import load_reward, reward_terms
 from rl.data.images import load_picture
-from rl.data.prompts import PromptSource
+from rl.data.prompts import PromptSource, prompt_source
 from rl.errors import ConfigError
 
 MANY = 50
@@ -47,9 +47,8 @@ def preflight(config: Config) -> PromptSource:
             raise ConfigError(f"rewards.{name}.options: {error}") from error
         if reward.cache and not loaded.deterministic:
             raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
-    output_px = degraded_px(config) * config.scale
-    Judges(config.eval.judges).check(output_px or None)
-    source = PromptSource(config.data, output_px=output_px, scale=config.scale, seed=config.seed)
+    Judges(config.eval.judges).check(final_px(config.chain) or None)
+    source = prompt_source(config)
     files = source.files()
     for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster import rewards_cli
+from configs import PACKAGES
 from configs.errors import ConfigError, VlcotError
 
 logger = logging.getLogger(__name__)
 
-_OUR_PACKAGES = ("rl", "actors", "rewards", "cluster", "configs")
 _INTERRUPTED = 130
 
 
@@ -244,7 +244,7 @@ def _resolve(target: str) -> Callable[..., None]:
 
 def _set_up_logging(*, verbose: bool) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for package in _OUR_PACKAGES:
+    for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 

@@ -74,7 +74,11 @@ _HEALTH = (
         endings=("clip_frac_low", "clip_frac_high"),
         note="share whose gradient a bound cut",
     ),
-    Quantity(title="KL to the reference", endings=("ref_kl_nats/mean",), note="k3 estimate, nats"),
+    Quantity(
+        title="KL to the reference",
+        endings=("ref_kl_nats/mean",),
+        note="nats, estimated as kl_estimator says",
+    ),
     Quantity(title="KL to the behaviour", endings=("behaviour_kl_nats/mean",), note="k3 estimate, nats"),
     Quantity(title="Gradient norm", endings=("grad_norm",), note="before it is scaled down", is_log=True),
     Quantity(title="Staleness", endings=("staleness/max",), note="weight versions; 0 is on-policy"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cluster.report_charts import Series, line_chart
 from cluster.report_components import Chart
 from cluster.report_data import Run
-from rl.hacking import HELD_OUT, TOTAL
+from rl.hacking import Judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +34,18 @@ def alarms(run: Run) -> list[Alarm]:
 
 
 def _alarm(run: Run, name: str, steps: Sequence[float]) -> Alarm:
-    held_out = name.startswith(f"{HELD_OUT}/")
-    total = f"{HELD_OUT}/{TOTAL}" if held_out else TOTAL
-    short = name.removeprefix(f"{HELD_OUT}/")
-    family = "eval" if held_out else "reward"
-    judged = f"eval/{short}/mean" if held_out else f"reward/{short}/present_mean"
+    judge = Judge(name=name)
     many = (
         f"on in {len(steps)} steps, last in step {steps[-1]:g}" if len(steps) > 1 else "on in this step only"
     )
-    rising, falling = (_trend(run, key, steps[0]) for key in (total, name))
+    rising, falling = (_trend(run, key, steps[0]) for key in (judge.total_name, name))
     return Alarm(
-        judge=f"{short} on held-out prompts" if held_out else short,
+        judge=f"{judge.key} on held-out prompts" if judge.is_held_out else judge.key,
         when=f"started at step {steps[0]:g}; {many}",
-        why=f"trained total {rising}; {short} {falling}, over {run.setting('alarm_window', '?')} steps",
+        why=f"trained total {rising}; {judge.key} {falling}, over {run.setting('alarm_window', '?')} steps",
         charts=[
-            _chart(run, "trained total", f"{family}/{TOTAL}/mean", steps, 1),
-            _chart(run, f"judge: {short}", judged, steps, 6),
+            _chart(run, "trained total", judge.total, steps, 1),
+            _chart(run, f"judge: {judge.key}", judge.metric, steps, 6),
         ],
     )
 

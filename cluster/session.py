@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from actors.coldstart import prompt_source
 from cluster.check import preflight
 from cluster.coldstart import Start, ensure_start, has_start, text_context
 from cluster.collector import GroupCollector
@@ -28,6 +27,7 @@ from cluster.watch import JudgeWatch, watch_judges
 from configs.load import to_yaml
 from configs.schema import Config
 from rewards.load import reward_terms
+from rl.data.prompts import prompt_source
 from rl.errors import AlarmError, ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
@@ -103,8 +103,7 @@ class Session:
         return summary
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
-        """Say what rewards failed, and record some chains of the step as they were scored, before any filter."""
-        self.monitor.listen()
+        """Record some chains of the step as they were scored, before any filter."""
         for number, index in chains_to_record(groups, tuple(self.config.rewards)):
             job, group = jobs[number], groups[number]
             pictures = resolve_pictures(group.chains[index], self.config)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs import PACKAGES
 from configs.derive import REWARD_ATTEMPTS
 from configs.errors import ConfigError
 from configs.schema import Config, RewardConfig
 
-OURS = ("rl", "actors", "rewards", "cluster", "configs")
-"""Our packages: nothing of a user's may stand in for them."""
 _ENV_KEYS = ("pip", "python", "env_vars")
 
 
@@ -95,7 +94,7 @@ def check_plugins(folders: Sequence[str]) -> None:
         if not modules:
             raise ConfigError(f"plugins: {folder} holds no Python module; give the folder that does")
         for name, path in modules.items():
-            if name in OURS:
+            if name in PACKAGES:
                 raise ConfigError(f"plugins: {path} would stand in for vlcot's own {name!r}; rename it")
             if name in seen:
                 raise ConfigError(f"plugins: {path} and {seen[name]} are both called {name!r}; rename one")

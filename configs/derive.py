@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from configs.load import digest
-from configs.schema import Config
+from configs.schema import BlockConfig, Config
 
 COLDSTART = "coldstart"
 """The policy source that stands for what ``vlcot coldstart`` trains."""
@@ -33,10 +34,9 @@ def derived(config: Config) -> dict[str, str]:
     if text:
         said["sampled tokens a chain"] = f"{sum(block.max_tokens for block in text)} at most"
     if images:
-        final_px = list(images.values())[-1].size_px
         said["degraded photo"] = f"{degraded_px(config)} px"
         said["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
-        said["output"] = f"{final_px} px ({config.scale} x)"
+        said["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
         trained = (
             config.policies[block.policy].trained_steps.num_trained(block.num_steps - 1)
             for block in images.values()
@@ -67,8 +67,12 @@ def coldstart_directory(config: Config) -> Path:
 
 def degraded_px(config: Config) -> int:
     """Edge of the degraded photo, pixels; 0 where the chain has no picture."""
-    images = [block for block in config.chain.values() if block.kind == "image"]
-    return images[-1].size_px // config.scale if images else 0
+    return final_px(config.chain) // config.scale
+
+
+def final_px(chain: Mapping[str, BlockConfig]) -> int:
+    """Edge of the last picture, pixels; 0 where the chain paints none."""
+    return next((block.size_px for block in reversed(list(chain.values())) if block.kind == "image"), 0)
 
 
 def reward_deadline_s(config: Config, name: str) -> float:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rewards.asynchrony import finished
-from rewards.base import Failure, Missing, Reward, Score, describe_exception
-from rewards.columns import COLUMNS, check_bounds, parse_needs
+from rewards.base import Failure, Missing, Score, describe_exception
+from rewards.columns import COLUMNS
+from rewards.plain import PlainReward
 from rewards.signature import choose_arguments, names_any
 from rewards.suggest import suggest
 from rl.errors import ConfigError
@@ -24,7 +25,7 @@ ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
 _OPTIONS = ("low", "high", "missing", "needs", "ground_truth", "data_source")
 
 
-class ComputeScoreReward(Reward):
+class ComputeScoreReward(PlainReward):
     """A function with verl's signature, ``def`` or ``async def``, called once a chain.
 
     ``solution_str`` is everything the chain wrote. ``ground_truth`` is a mapping of what is known of the prompt
@@ -62,22 +63,12 @@ class ComputeScoreReward(Reward):
         Raises:
             ConfigError: If the function cannot be called so, or there is no such need or column.
         """
-        check_bounds(low, high, missing)
+        super().__init__(function, constants, low=low, high=high, missing=missing, needs=needs)
         if ground_truth and ground_truth not in COLUMNS:
             raise ConfigError(f"ground_truth: no column {ground_truth!r}{suggest(ground_truth, COLUMNS)}")
         self._arguments = choose_arguments(function, constants, told=ARGUMENTS, options=_OPTIONS)
-        self.needs = parse_needs(needs)
-        self.function = function
-        self.low, self.high = low, high
         self.data_source = data_source
         self.ground_truth = ground_truth
-        self.constants = constants
-        self._missing = missing
-
-    @property
-    def missing(self) -> float:
-        """Score of a chain it does not apply to."""
-        return self._missing
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Call the function for each chain."""

@@ -16,7 +16,6 @@ import numpy as np
 from configs.derive import COLDSTART
 from rewards.catalogue import find_metric
 from rewards.pyiqa_metric import create_metric
-from rewards.pyiqa_metric import import_pyiqa as import_pyiqa
 from rewards.sizes import check_size
 from rl.errors import ConfigError
 from rl.types import Floats, Pixels

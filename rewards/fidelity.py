@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.derive import final_px
 from configs.schema import BlockConfig
 from rewards.base import Failure, Need, Reward, Score
 from rewards.catalogue import catalogue, find_metric
@@ -61,9 +62,8 @@ class FidelityReward(Reward):
 
     def check_chain(self, chain: Mapping[str, BlockConfig]) -> None:
         """Refuse a metric that has no score of pictures as small as the chain's last."""
-        sizes = [block.size_px for block in chain.values() if block.kind == "image"]
-        if sizes:
-            self._expert.check(sizes[-1])
+        if size_px := final_px(chain):
+            self._expert.check(size_px)
 
     def setup(self) -> None:
         """Load the metric."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rewards.asynchrony import finished
-from rewards.base import Missing, Reward, Score
-from rewards.columns import COLUMNS, check_bounds, parse_needs
+from rewards.base import Missing, Score
+from rewards.columns import COLUMNS
+from rewards.plain import PlainReward
 from rewards.signature import choose_arguments, names_any, takes_anything
 from rl.types import ChainView
 
@@ -17,7 +18,7 @@ TRAINER_ARGUMENTS = ("completion_ids", "trainer_state", "log_extra", "log_metric
 _OPTIONS = ("low", "high", "missing", "needs", "conversational")
 
 
-class FunctionReward(Reward):
+class FunctionReward(PlainReward):
     """A function with TRL's signature, ``def`` or ``async def``.
 
     It is called once a batch with ``rewards.columns.COLUMNS`` as keyword arguments, each a list with one entry a
@@ -60,18 +61,8 @@ class FunctionReward(Reward):
         self._arguments = choose_arguments(
             function, constants, told=tuple(COLUMNS), on_request=TRAINER_ARGUMENTS, options=_OPTIONS
         )
-        check_bounds(low, high, missing)
-        self.needs = parse_needs(needs)
-        self.function = function
-        self.low, self.high = low, high
+        super().__init__(function, constants, low=low, high=high, missing=missing, needs=needs)
         self.conversational = conversational
-        self.constants = constants
-        self._missing = missing
-
-    @property
-    def missing(self) -> float:
-        """Score of a chain it does not apply to."""
-        return self._missing
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Call the function once."""

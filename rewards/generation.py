@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.derive import final_px
 from configs.schema import BlockConfig
 from rewards.base import Failure, Need, Reward, Score
 from rewards.catalogue import catalogue
@@ -91,9 +92,9 @@ class GenerationReward(Reward):
 
     def check_chain(self, chain: Mapping[str, BlockConfig]) -> None:
         """Refuse experts that have no score of pictures as small as the chain's last."""
-        sizes = [block.size_px for block in chain.values() if block.kind == "image"]
-        for expert in self._experts.values() if sizes else ():
-            expert.check(sizes[-1])
+        size_px = final_px(chain)
+        for expert in self._experts.values() if size_px else ():
+            expert.check(size_px)
 
     def setup(self) -> None:
         """Load the experts.

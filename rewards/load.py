@@ -45,13 +45,11 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
         raise ConfigError(f"{key}.options: {error}") from error
 
 
-def judged_blocks(name: str, config: RewardConfig, chain: Mapping[str, BlockConfig]) -> tuple[str, ...]:
-    """Return the blocks the reward gives credit to: the config's, or those it declares.
-
-    Raises:
-        ConfigError: If the reward cannot be loaded or does not fit the chain, or a block is not in the chain.
-    """
-    reward, key = load_reward(name, config), f"rewards.{name}"
+def _judged_blocks(
+    reward: Reward, name: str, config: RewardConfig, chain: Mapping[str, BlockConfig]
+) -> tuple[str, ...]:
+    """Return the blocks the reward gives credit to: the config's, or those it declares."""
+    key = f"rewards.{name}"
     paints = any(block.kind == "image" for block in chain.values())
     if Need.FINAL_PICTURE in reward.needs and not paints:
         raise ConfigError(f"{key}: judges the final picture, and the chain paints none; take it out")
@@ -74,18 +72,23 @@ def reward_terms(config: Config) -> dict[str, RewardTerm]:
         ConfigError: If a reward cannot be loaded or does not fit the chain, or a gate needs a number that a
             reward does not declare.
     """
-    terms = {name: _term(name, reward, config.chain) for name, reward in config.rewards.items()}
+    terms = {name: reward_term(name, reward, config.chain) for name, reward in config.rewards.items()}
     if (gate := config.advantage.gate) in terms:
         _check_gate(gate, terms)
     return terms | overlong_terms(config)
 
 
-def _term(name: str, config: RewardConfig, chain: Mapping[str, BlockConfig]) -> RewardTerm:
+def reward_term(name: str, config: RewardConfig, chain: Mapping[str, BlockConfig]) -> RewardTerm:
+    """Return what the combination must know of one reward.
+
+    Raises:
+        ConfigError: If the reward cannot be loaded or does not fit the chain, or a block is not in the chain.
+    """
     reward = load_reward(name, config)
     sign = 1.0 if reward.larger_is_better else -1.0
     return RewardTerm(
         weight=config.weight,
-        blocks=judged_blocks(name, config, chain),
+        blocks=_judged_blocks(reward, name, config, chain),
         best=reward.high if reward.larger_is_better else -reward.low,
         missing=sign * reward.missing,
     )

@@ -39,7 +39,7 @@ def choose_arguments(
         if option not in parameters:
             near = suggest(option, [*options, *parameters])
             raise ConfigError(f"{option!r} is no parameter of {name}(){near}")
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_all = takes_anything(function)
     chosen = [word for word in told if takes_all or word in parameters]
     chosen += [word for word in on_request if word in parameters]
     try:

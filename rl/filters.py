@@ -16,7 +16,8 @@ import numpy as np
 from configs.schema import Config
 from rl.combine import RewardTerm, columns_of, rounding_of
 from rl.errors import RewardError
-from rl.types import Bools, Floats, Metrics, ScoredGroup, Scores
+from rl.scores import take
+from rl.types import Bools, Metrics, ScoredGroup, Scores
 
 
 class Fate(StrEnum):
@@ -125,19 +126,8 @@ def select(group: ScoredGroup, keep: Bools) -> ScoredGroup:
         group_id=group.group_id,
         prompt_id=group.prompt_id,
         chains=tuple(group.chains[row] for row in rows),
-        scores={name: _take(scores, rows.tolist()) for name, scores in group.scores.items()},
+        scores={name: take(scores, rows.tolist()) for name, scores in group.scores.items()},
         seconds=group.seconds,
-    )
-
-
-def _take(scores: Scores, rows: list[int]) -> Scores:
-    values: Floats = scores.values[rows]
-    return Scores(
-        name=scores.name,
-        values=values,
-        valid=scores.valid[rows],
-        missing=scores.missing[rows],
-        reasons=tuple(scores.reasons[row] for row in rows),
     )
 
 

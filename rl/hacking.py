@@ -55,16 +55,33 @@ class Judge:
 
     name: str
     """Its part of metric names: a reward's name, or ``held_out/<key>``."""
-    metric: str
-    total: str
-    """Metric of the total it is held against."""
     sign: float = 1.0
     """-1 where smaller is better."""
 
     @property
+    def is_held_out(self) -> bool:
+        """Whether it looks at held-out prompts, not at training chains."""
+        return self.name.startswith(f"{HELD_OUT}/")
+
+    @property
+    def key(self) -> str:
+        """Name of the reward or metric."""
+        return self.name.removeprefix(f"{HELD_OUT}/")
+
+    @property
+    def metric(self) -> str:
+        """What it measures."""
+        return f"eval/{self.key}/mean" if self.is_held_out else f"reward/{self.key}/present_mean"
+
+    @property
+    def total(self) -> str:
+        """Metric of the total it is held against."""
+        return f"eval/{TOTAL}/mean" if self.is_held_out else f"reward/{TOTAL}/mean"
+
+    @property
     def total_name(self) -> str:
         """The total's part of metric names."""
-        return f"{HELD_OUT}/{TOTAL}" if self.name.startswith(f"{HELD_OUT}/") else TOTAL
+        return f"{HELD_OUT}/{TOTAL}" if self.is_held_out else TOTAL
 
 
 def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
@@ -107,16 +124,12 @@ def judges_of(config: Config, lower_better: Mapping[str, bool]) -> tuple[Judge, 
         lower_better: Direction of each of ``eval.judges``. Scores of rewards are oriented already.
     """
     names = judge_names(config)
-    in_training = tuple(
-        Judge(name=name, metric=f"reward/{name}/present_mean", total="reward/total/mean") for name in names
-    )
+    in_training = tuple(Judge(name=name) for name in names)
     if not config.eval.every:
         return in_training
     held_out = tuple(
         Judge(
             name=f"{HELD_OUT}/{name}",
-            metric=f"eval/{name}/mean",
-            total="eval/total/mean",
             sign=-1.0 if lower_better.get(name, False) else 1.0,
         )
         for name in dict.fromkeys((*names, *config.eval.judges))
@@ -170,7 +183,7 @@ def started(records: Sequence[JsonDict], window: int) -> tuple[str, ...]:
 
 def describe(name: str, metrics: Mapping[str, float]) -> str:
     """Say in one line what set off a judge's alarm."""
-    total = Judge(name=name, metric="", total="").total_name
+    total = Judge(name=name).total_name
     judged, trained = (
         f"{metrics[f'trend/{key}/per_step']:+.3g} a step, t = {metrics[f'trend/{key}/t']:.1f}"
         for key in (name, total)

@@ -14,7 +14,8 @@ import numpy as np
 
 from configs.schema import Config
 from rl.combine import RewardTerm
-from rl.types import Chain, Finish, Floats, ScoredGroup, Scores
+from rl.scores import known
+from rl.types import Chain, Finish, Floats, ScoredGroup
 
 OVERLONG = "overlong"
 """Name of the pseudo-reward."""
@@ -56,7 +57,7 @@ def with_overlong(group: ScoredGroup, config: Config) -> ScoredGroup:
     }
     total: Floats = np.sum(list(parts.values()), axis=0, dtype=np.float32)
     named = {OVERLONG: total} | {_part(block): values for block, values in parts.items()}
-    scores = {name: _scores(name, values) for name, values in named.items()}
+    scores = {name: known(name, values) for name, values in named.items()}
     return replace(group, scores={**group.scores, **scores})
 
 
@@ -84,14 +85,3 @@ def _part(block: str) -> str:
 
 def _length(chain: Chain, block: str) -> int:
     return sum(segment.num_actions.get(block, 0) for segment in chain.segments)
-
-
-def _scores(name: str, values: Floats) -> Scores:
-    num = len(values)
-    return Scores(
-        name=name,
-        values=values,
-        valid=np.ones(num, dtype=np.bool_),
-        missing=np.zeros(num, dtype=np.bool_),
-        reasons=("",) * num,
-    )

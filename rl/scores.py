@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rl.types import Scores
+from rl.types import Floats, Scores
 
 
 def join(name: str, parts: Sequence[Scores]) -> Scores:
@@ -26,16 +26,31 @@ def join(name: str, parts: Sequence[Scores]) -> Scores:
 def split(scores: Scores, sizes: Sequence[int]) -> list[Scores]:
     """Cut scores into runs of ``sizes`` chains."""
     stops = list(itertools.accumulate(sizes))
-    return [
-        Scores(
-            name=scores.name,
-            values=scores.values[stop - size : stop],
-            valid=scores.valid[stop - size : stop],
-            missing=scores.missing[stop - size : stop],
-            reasons=scores.reasons[stop - size : stop],
-        )
-        for stop, size in zip(stops, sizes, strict=True)
-    ]
+    return [take(scores, range(stop - size, stop)) for stop, size in zip(stops, sizes, strict=True)]
+
+
+def take(scores: Scores, rows: Sequence[int]) -> Scores:
+    """Return the scores of some chains, in the order of ``rows``."""
+    index = np.asarray(rows, dtype=np.intp)
+    return Scores(
+        name=scores.name,
+        values=scores.values[index],
+        valid=scores.valid[index],
+        missing=scores.missing[index],
+        reasons=tuple(scores.reasons[row] for row in rows),
+    )
+
+
+def known(name: str, values: Floats) -> Scores:
+    """Return the scores of chains that all have one."""
+    num = len(values)
+    return Scores(
+        name=name,
+        values=values,
+        valid=np.ones(num, dtype=np.bool_),
+        missing=np.zeros(num, dtype=np.bool_),
+        reasons=("",) * num,
+    )
 
 
 def failed(name: str, num: int, reason: str) -> Scores:

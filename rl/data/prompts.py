@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import DataConfig
+from configs.derive import final_px
+from configs.schema import Config, DataConfig
 from rl.data import sidecar as sidecars
 from rl.data.degradation import degrade
 from rl.data.images import resize
@@ -249,6 +250,11 @@ def crop_rect(region: Rect, *, output_px: int, zoom: list[float], rng: np.random
     top = region.top + int(rng.integers(region.height - edge + 1))
     left = region.left + int(rng.integers(region.width - edge + 1))
     return Rect(top=top, left=left, bottom=top + edge, right=left + edge)
+
+
+def prompt_source(config: Config) -> PromptSource:
+    """Return the source of a run's training and held-out prompts."""
+    return PromptSource(config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed)
 
 
 def _check(data: DataConfig, *, output_px: int, scale: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -30,19 +29,7 @@ NUM_STEPS = 2
 
 def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
     """Run the command in a process of its own and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "cluster.cli", *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == expect, done.stdout
-    return done.stdout
+    return own_package.vlcot(Path(sys.executable), *words, cwd=cwd, expect=expect, timeout_s=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import rl.errors
 from configs.algorithms import ALGORITHMS
+from configs.build import schema_keys
 from configs.derive import coldstart_directory, degraded_px, derived, num_gpus
 from configs.errors import ConfigError, VlcotError
-from configs.load import digest, find_config, load_config, schema_keys, shipped_names, to_yaml
+from configs.load import digest, find_config, load_config, shipped_names, to_yaml
 from configs.methods import GSPO, PPO, DualClip, OnPolicy
 from configs.schema import BlockConfig, Config, PolicyConfig, RewardConfig
 from configs.validate import validate
@@ -184,7 +185,7 @@ def test_every_algorithm_makes_a_valid_configuration_and_survives_writing(name, 
 
 
 def test_an_algorithm_lies_under_the_file_that_names_it_and_over_one_that_does_not(tmp_path):
-    text = Path("configs/demo.yaml").read_text() + "\nalgorithm: flow_grpo_fast\n"
+    text = find_config("demo").read_text() + "\nalgorithm: flow_grpo_fast\n"
     small = PPO(clip_low=1e-4, clip_high=1e-4)
     assert load_config(file(tmp_path, text)).policies["image"].surrogate == small
     tiny = PPO(clip_low=1e-5, clip_high=1e-5)

@@ -24,9 +24,10 @@ from actors.supervised import SupervisedSpec
 from configs.schema import RewardConfig
 from rewards.base import evaluate
 from rewards.contract import check_reward
-from rewards.experts import Expert, import_pyiqa, to_tensor
+from rewards.experts import Expert, to_tensor
 from rewards.generation import GenerationReward
 from rewards.load import load_reward
+from rewards.pyiqa_metric import import_pyiqa
 from rl.errors import DivergedError
 from tests.reference.expert import ranking_loss, tiny_dataset
 from tests.reference.rewards import make_view

@@ -14,10 +14,11 @@ from configs.load import load_config
 from rewards.base import evaluate
 from rewards.catalogue import catalogue, find_metric, parse_range
 from rewards.contract import example_blocks, example_chains
-from rewards.experts import Expert, Judges, import_pyiqa
+from rewards.experts import Expert, Judges
 from rewards.fidelity import FidelityReward
 from rewards.generation import ENSEMBLES, GenerationReward
 from rewards.offline import DownloadRefusedError, refuse_downloads
+from rewards.pyiqa_metric import import_pyiqa
 from rewards.sizes import check_size, smallest_px
 from rl.errors import ConfigError
 

@@ -11,7 +11,7 @@ from configs.schema import BlockConfig, RewardConfig
 from configs.validate import validate
 from rewards.contract import example_blocks
 from rewards.generation import GenerationReward
-from rewards.load import judged_blocks, load_reward
+from rewards.load import load_reward, reward_term
 from rl.errors import ConfigError
 from tests.reference.rewards import LengthReward
 
@@ -21,7 +21,7 @@ HERE = "tests.reference.rewards"
 
 def wrong(config: RewardConfig) -> str:
     with pytest.raises(ConfigError) as caught:
-        judged_blocks("mine", config, example_blocks())
+        reward_term("mine", config, example_blocks())
     said = str(caught.value)
     assert "\n" not in said
     return said
@@ -94,8 +94,8 @@ def test_a_wrong_expert_entry_is_named(entry, message):
 def test_blocks_of_the_config_come_before_those_the_reward_declares():
     blocks = example_blocks()
     config = RewardConfig(target=f"{HERE}:LengthReward", blocks=["final_understand"], options={"factor": 2.0})
-    assert judged_blocks("mine", config, blocks) == ("final_understand",)
-    declared = judged_blocks("mine", RewardConfig(target=f"{HERE}:LengthReward"), blocks)
+    assert reward_term("mine", config, blocks).blocks == ("final_understand",)
+    declared = reward_term("mine", RewardConfig(target=f"{HERE}:LengthReward"), blocks).blocks
     assert declared == tuple(name for name, block in blocks.items() if block.kind == "text")
     reward = load_reward("mine", config)
     assert isinstance(reward, LengthReward)
@@ -111,13 +111,13 @@ def test_a_reward_of_pictures_wants_a_chain_that_paints():
     with pytest.raises(
         ConfigError, match=r"^rewards\.mine: judges the final picture, and the chain paints none"
     ):
-        judged_blocks("mine", config, text)
+        reward_term("mine", config, text)
 
 
 def test_the_shipped_rewards_fit_the_demo_and_the_learned_expert_can_be_named_by_a_word():
     config = load_config("demo", ["rewards.generation.options.experts.cnniqa={weights: coldstart}"])
     validate(config, paths=False)
-    blocks = {name: judged_blocks(name, reward, config.chain) for name, reward in config.rewards.items()}
+    blocks = {name: reward_term(name, reward, config.chain).blocks for name, reward in config.rewards.items()}
     assert blocks["degradation"] == ("degradation",)
     assert blocks["generation"] == tuple(config.chain)
     reward = load_reward("generation", config.rewards["generation"])
@@ -144,9 +144,9 @@ def test_the_word_for_the_learned_expert_wants_one_to_be_taught_or_there(tmp_pat
 
 def test_reading_declarations_loads_no_framework():
     code = (
-        "import sys\nfrom configs.load import load_config\nfrom rewards.load import judged_blocks\n"
+        "import sys\nfrom configs.load import load_config\nfrom rewards.load import reward_term\n"
         "c = load_config('demo', [])\n"
-        "[judged_blocks(n, r, c.chain) for n, r in c.rewards.items()]\n"
+        "[reward_term(n, r, c.chain) for n, r in c.rewards.items()]\n"
         "print(*sorted({'torch', 'pyiqa', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
