@@ -1,5 +1,6 @@
 # make demo    install, then train the small RealSR-R1 system on this machine (no GPU, no download of models)
 # make test    install, then every check CI makes
+# make test-hosts    a run over three network namespaces, one of them cut off (root; 15 minutes)
 # make lint    the static checks only
 # make lock    resolve the dependencies again (needs uv: pip install uv)
 # make clean   remove the environment and every cache; keeps runs/
@@ -18,7 +19,7 @@ export PATH := $(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH
 
-.PHONY: help demo test lint lock install prerequisites clean
+.PHONY: help demo test test-hosts lint lock install prerequisites clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +31,10 @@ demo: install
 test: export OMP_NUM_THREADS = 1
 test: install lint
 	$(BIN)/python -m pytest
+
+test-hosts: export OMP_NUM_THREADS = 1
+test-hosts: install
+	$(BIN)/python -m pytest tests/hosts
 
 lint: install
 	$(BIN)/ruff check

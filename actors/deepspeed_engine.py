@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actors.network import interface_towards
 from rl.errors import LearnerError
 
 SHM_OP = "deepspeed_shm_comm"
@@ -43,7 +44,7 @@ def start_process_group(
         device: What this rank computes on.
 
     Raises:
-        LearnerError: If the port is taken.
+        LearnerError: If the port is taken, or there is no way to that host.
     """
     os.environ |= {
         "RANK": str(rank),
@@ -52,6 +53,8 @@ def start_process_group(
         "MASTER_ADDR": master_addr,
         "MASTER_PORT": str(master_port),
     }
+    if device.type == "cpu" and world_size > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_towards(master_addr, master_port))
     try:
         join_process_group(device)
     except torch.distributed.DistNetworkError as error:

@@ -14,8 +14,9 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
+from cluster.lost import as_loss
 from rl.errors import CallTimeoutError, VlcotError, WorkerLostError
 from rl.types import Example, Segment
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SLOW_CALL_S = 30.0
 """A wait longer than this is written to the log."""
+LOSS_S = 5.0
+"""How long a failure waits for its cause: a rank whose peer is lost fails of a broken connection, maybe first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,13 @@ class Call:
 
 def translate(call: Call, error: BaseException) -> BaseException:
     """Turn Ray's wrapper into the error the worker raised, with the actor's name as a note."""
-    if isinstance(error, RayTaskError):
-        inner = error.cause if isinstance(error.cause, BaseException) else error
-        inner.add_note(f"actor: {call}\n{error}")
-        return inner
-    if isinstance(error, RayActorError):
-        return WorkerLostError(f"{call}: the worker process ended: {str(error).splitlines()[0]}")
-    error.add_note(f"actor: {call}")
-    return error
+    inner = (
+        error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
+    )
+    if (lost := as_loss(inner, str(call))) is not None:
+        return lost
+    inner.add_note(f"actor: {call}" + (f"\n{error}" if isinstance(error, RayTaskError) else ""))
+    return inner
 
 
 def gather(
@@ -98,9 +100,10 @@ def gather(
         for ref in done:
             try:
                 ray.get(ref)
-            except (RayTaskError, RayActorError) as error:
+            except RayError as error:
                 failures.append(translate(by_ref[ref], error))
         if failures:
+            failures += _late_losses(failures, pending, by_ref)
             break
         if done and on_done is not None:
             on_done(len(by_ref) - len(pending))
@@ -109,6 +112,33 @@ def gather(
             logger.info("still waiting for %s", ", ".join(str(by_ref[ref]) for ref in pending))
     raise_failures(failures)
     return [ray.get(call.ref) for call in calls]
+
+
+def _late_losses(
+    failures: Sequence[BaseException], pending: Sequence[Any], by_ref: Mapping[Any, Call]
+) -> list[BaseException]:
+    """Return the losses behind failures that may only follow from them; waits ``LOSS_S`` at most."""
+    if not pending or any(isinstance(f, VlcotError | BaseExceptionGroup) for f in failures):
+        return []
+    losses: list[BaseException] = []
+    for ref in ray.wait(list(pending), num_returns=len(pending), timeout=LOSS_S)[0]:
+        try:
+            ray.get(ref)
+        except RayError as error:
+            if isinstance(found := translate(by_ref[ref], error), WorkerLostError):
+                losses.append(found)
+    return losses
+
+
+def lost_among(workers: Sequence[Worker], *, deadline_s: float) -> set[str]:
+    """Return the names of the workers whose processes are gone; the others must answer in time."""
+    lost = set()
+    for call in [Call(name=w.name, method="ping", ref=w.actor.__ray_ready__.remote()) for w in workers]:
+        try:
+            gather([call], deadline_s=deadline_s)
+        except WorkerLostError:
+            lost.add(call.name)
+    return lost
 
 
 def raise_failures(failures: Sequence[BaseException]) -> None:
@@ -145,7 +175,7 @@ async def answer(call: Call, *, deadline_s: float | None) -> Any:
     try:
         async with asyncio.timeout(deadline_s):
             return await call.ref
-    except (RayTaskError, RayActorError) as error:  # first: a worker's TimeoutError is both
+    except RayError as error:  # first: a worker's TimeoutError is both
         raise translate(call, error) from None
     except TimeoutError:
         raise CallTimeoutError(f"no answer from {call} within {deadline_s or 0:g} s (deadline_s)") from None

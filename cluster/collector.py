@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.calls import Worker, gather
+from cluster.lost import losses_of
 from cluster.runner import Job
 from configs.schema import Config
 from rl.combine import RewardTerm
-from rl.errors import RewardError, RolloutError
+from rl.errors import RewardError, RolloutError, VlcotError
 from rl.filters import Fate, FilterCounts, sift, staleness_of
 from rl.metrics import reward_metrics, rollout_metrics, staleness_metrics
 from rl.overlong import with_overlong
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 8
 """Steps in a row without any group to train on after which the run stops. One is bad luck."""
+
+MOST_REPAIRS = 2
+"""Times that lost rollout workers are replaced in one round of sampling."""
 
 Observer = Callable[[Sequence[Job], Sequence[ScoredGroup]], None]
 """Sees every group as it was scored, before any filter."""
@@ -56,6 +60,8 @@ class GroupCollector:
     observe: Observer
     position: int = 0
     """Prompts drawn so far: the data position a checkpoint keeps."""
+    repair: Callable[[BaseException], None] | None = None
+    """Replaces lost rollout workers, or raises what it was given; None leaves every loss to others."""
     num_empty: int = field(default=0, init=False)
     """Steps in a row without any group to train on."""
 
@@ -120,4 +126,11 @@ class GroupCollector:
         return [with_overlong(group, self.config) for group in groups]
 
     def _sample(self, jobs: Sequence[Job]) -> list[ScoredGroup]:
+        for _ in range(MOST_REPAIRS):
+            try:
+                return run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
+            except (VlcotError, BaseExceptionGroup) as error:
+                if self.repair is None or not losses_of(error):
+                    raise
+                self.repair(error)
         return run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)

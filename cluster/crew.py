@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from actors.image_rollout import ImageRolloutWorker
 from actors.learner import LearnerRank, LearnerSpec
 from actors.text_rollout import TextRolloutWorker
 from cluster.calls import Call, RayStore, Worker, gather
+from cluster.hosts import spread
 from cluster.learners import LearnerGroup
 from cluster.runner import ChainRunner, Pools, TextContext
 from cluster.scoring import Scoring
@@ -43,9 +44,16 @@ class Crew:
     learners: Mapping[str, LearnerGroup]
 
     @property
-    def rollouts(self) -> dict[str, Sequence[Worker]]:
+    def rollouts(self) -> dict[str, list[Worker]]:
         """Rollout workers by policy."""
         return {**self.pools.text, **self.pools.image}
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Every worker but the rewards' replicas, which come and go."""
+        ranks = [rank for group in self.learners.values() for rank in group.ranks]
+        rollouts = [worker for workers in self.rollouts.values() for worker in workers]
+        return [*rollouts, *ranks, self.pools.scoring, self.judges]
 
 
 def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> Crew:
@@ -56,7 +64,10 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
         sources: Checkpoint directory by policy.
         learn: Whether learner ranks are needed.
     """
-    rollouts = {name: _spawn_rollouts(name, config, sources[name]) for name in config.policies}
+    rollouts = {
+        name: [spawn_rollout(name, i, config, sources[name]) for i in range(policy.num_rollout_workers)]
+        for name, policy in config.policies.items()
+    }
     envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
     scoring = spawn(
         Scoring,
@@ -91,7 +102,8 @@ def spawn_runners(config: Config, context: TextContext, pools: Pools) -> list[Wo
     ]
 
 
-def _spawn_rollouts(name: str, config: Config, source: Path) -> list[Worker]:
+def spawn_rollout(name: str, index: int, config: Config, source: Path) -> Worker:
+    """Start one rollout worker of a policy; it must still be set up."""
     policy = config.policies[name]
     cls = TextRolloutWorker if policy.kind == "token" else ImageRolloutWorker
     kwargs = {
@@ -101,18 +113,16 @@ def _spawn_rollouts(name: str, config: Config, source: Path) -> list[Worker]:
         "seed": config.seed,
         "deterministic": config.deterministic,
     }
-    return [
-        spawn(
-            cls,
-            f"rollout-{name}-{i}",
-            num_cpus=SHARE,
-            num_gpus=policy.num_gpus,
-            num_threads=policy.num_threads,
-            max_concurrency=CONCURRENCY,
-            kwargs=kwargs,
-        )
-        for i in range(policy.num_rollout_workers)
-    ]
+    return spawn(
+        cls,
+        f"rollout-{name}-{index}",
+        num_cpus=SHARE,
+        num_gpus=policy.num_gpus,
+        num_threads=policy.num_threads,
+        max_concurrency=CONCURRENCY,
+        where=spread(index, num_gpus=policy.num_gpus),
+        kwargs=kwargs,
+    )
 
 
 def _spawn_learners(name: str, config: Config, source: Path) -> LearnerGroup:
@@ -135,6 +145,7 @@ def _spawn_learners(name: str, config: Config, source: Path) -> LearnerGroup:
             num_cpus=SHARE,
             num_gpus=policy.num_gpus,
             num_threads=policy.num_threads,
+            where=spread(rank, num_gpus=policy.num_gpus),
             kwargs={"spec": replace(spec, rank=rank)},
         )
         for rank in range(policy.num_ranks)

@@ -18,7 +18,7 @@ from actors.reward_worker import WorkerReport
 from cluster.calls import Call, Worker, answer
 from cluster.spawn import kill
 from configs.derive import REWARD_ATTEMPTS
-from rl.errors import RewardError, WorkerLostError
+from rl.errors import LostDataError, RewardError, WorkerLostError
 from rl.scores import failed
 from rl.types import RewardRequest, Scores
 
@@ -182,6 +182,10 @@ class RewardPool:
             scores: Scores = await answer(call, deadline_s=None)
         except (WorkerLostError, RewardError) as error:  # the process ended, or its scoring thread did
             self._replace(replica, str(error))
+        except LostDataError as error:  # a picture went with its host: no fault of the reward or the chain
+            replica.jobs.pop(job, None)
+            if not job.answer.done():
+                job.answer.set_exception(error)
         except (
             Exception
         ) as error:  # it could not even be asked: a picture is lost, an argument cannot be read

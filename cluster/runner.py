@@ -57,8 +57,8 @@ class TextContext:
 class Pools:
     """Every worker a chain may need, by policy or reward."""
 
-    text: Mapping[str, Sequence[Worker]]
-    image: Mapping[str, Sequence[Worker]]
+    text: Mapping[str, list[Worker]]
+    image: Mapping[str, list[Worker]]
     scoring: Worker
     """Scores a chain with every reward (``cluster.scoring.Scoring``)."""
 
@@ -99,6 +99,10 @@ class ChainRunner:
     def __init__(self, *, config: Config, context: TextContext, pools: Pools) -> None:
         self._config, self._context, self._pools = config, context, pools
         self._turn = itertools.count()
+
+    async def use(self, pools: Pools) -> None:
+        """Take other workers from now on, some having been replaced."""
+        self._pools = pools
 
     async def run_group(self, job: Job) -> ScoredGroup:
         """Sample and score one group.

@@ -136,6 +136,7 @@ def _pool(name: str, config: Config, env: Mapping[str, Any], replica: type) -> R
         num_threads=max(1, round(reward.num_cpus)),
         max_concurrency=CONCURRENCY,
         runtime_env=env,
+        where="SPREAD",
         kwargs={"name": name, "config": reward, "deterministic": config.deterministic},
     )
     # A worker needs one batch to score and one to go on with.

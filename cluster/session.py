@@ -13,14 +13,17 @@ from cluster.collector import GroupCollector
 from cluster.crew import Crew, spawn_crew, spawn_runners
 from cluster.evaluation import Evaluator, resolve_pictures, score_of
 from cluster.failures import MonitoredCollector, ScoringMonitor
+from cluster.hosts import check_shared, locate
 from cluster.learners import LearnerGroups, WeightPublisher
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
 from cluster.recorder import ChainRecorder
+from cluster.repair import RolloutRepair
 from cluster.report import write_report
 from cluster.rundir import RunDir
 from cluster.runner import Job
 from cluster.selection import chains_to_record, most_recorded
+from cluster.survival import losses_named, surviving
 from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from cluster.watch import JudgeWatch, watch_judges
@@ -123,12 +126,27 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
 
     Raises:
         ConfigError: If there is nothing to serve.
+        WorkerLostError: If a worker or its host is lost meanwhile; names both.
     """
     run = RunDir(Path(config.output_dir) / config.name)
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
-    with ray_session(config):
-        session = assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
+    with ray_session(config), losses_named() as hosts:
+        start = find_weights(config, run, learn=learn)
+        sources = {f"policies.{name}.source": path for name, path in start.sources.items()}
+        check_shared(sources, Path(config.output_dir), deadline_s=config.deadline_s)
+        session = assemble(config, run, start, learn=learn)
+        workers = [*session.crew.workers, *session.collector.runners]
+        hosts.update(locate(workers, deadline_s=config.deadline_s))
+        if learn and config.on_lost_worker == "replace":
+            session.collector.repair = RolloutRepair(
+                config=config,
+                sources=start.sources,
+                crew=session.crew,
+                runners=session.collector.runners,
+                publisher=session.publisher,
+                hosts=hosts,
+            )
         try:
             yield session
         finally:
@@ -190,6 +208,14 @@ def train(config: Config) -> Path:
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
+    summary = surviving(config, run, lambda: _attempt(config, run))
+    CONSOLE.print(eval_table(summary))
+    CONSOLE.print(f"report: {write_report(run.path)}")
+    return run.path
+
+
+def _attempt(config: Config, run: RunDir) -> JsonDict:
+    """Go on from the newest checkpoint to the end, and return the last evaluation."""
     with open_session(config, learn=True) as session:
         run.create(resolved_yaml=to_yaml(config))
         sink = JsonlSink(run.metrics)
@@ -219,10 +245,7 @@ def train(config: Config) -> Path:
         except AlarmError:
             CONSOLE.print(f"report: {write_report(run.path)}")
             raise
-        summary = session.measure(session.step)
-    CONSOLE.print(eval_table(summary))
-    CONSOLE.print(f"report: {write_report(run.path)}")
-    return run.path
+        return session.measure(session.step)
 
 
 def evaluate(config: Config) -> JsonDict:

@@ -22,6 +22,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     num_threads: int = 1,
     max_concurrency: int = 1,
     runtime_env: Mapping[str, Any] | None = None,
+    where: Any = "DEFAULT",
     kwargs: dict[str, Any],
 ) -> Worker:
     """Start one actor around a plain worker class.
@@ -34,6 +35,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         num_threads: OpenMP threads of the process.
         max_concurrency: Calls it serves at once (asynchronous workers).
         runtime_env: An environment of its own, in Ray's form; its ``env_vars`` go above ours.
+        where: Ray's scheduling strategy (``cluster.hosts.spread``).
         kwargs: Constructor arguments.
 
     Returns:
@@ -53,6 +55,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             max_concurrency=max_concurrency,
+            scheduling_strategy=where,
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": variables, **own},

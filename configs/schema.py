@@ -274,6 +274,9 @@ class Config:
     """A running Ray cluster to join; empty starts a private one on this machine."""
     deadline_s: float = 600.0
     """Longest wait for any single remote call, seconds."""
+    on_lost_worker: Literal["replace", "stop"] = "replace"
+    """What a run does that loses a rollout worker, a learner rank or a host: it goes on with new ones on what is left
+    (a learner from the newest checkpoint), or ends and says who was lost. Reward workers are always replaced."""
     bucket_mib: int = 64
     """Size of a weight bucket, MiB."""
     chain: dict[str, BlockConfig] = field(default_factory=dict)

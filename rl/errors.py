@@ -40,7 +40,11 @@ class AlarmError(VlcotError):
 
 
 class WorkerLostError(VlcotError):
-    """A worker process ended."""
+    """A worker process ended, or its host is gone."""
+
+
+class LostDataError(VlcotError):
+    """What a lost worker or host had made is gone."""
 
 
 class CallTimeoutError(VlcotError):

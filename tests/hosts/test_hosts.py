@@ -1,0 +1,123 @@
+"""A run over two worker hosts and a head: the numbers of one machine, and what a cut cable does.
+
+Not part of ``make test``: it wants rights to make network namespaces, and minutes. ``make test-hosts`` runs it.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.tracking import read_metrics
+from tests.reference.command import numbers, vlcot
+from tests.reference.hosts import ROOT, ForbiddenError, Hosts, environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+
+SETTINGS = [
+    "num_steps=3",
+    "eval.num_prompts=2",
+    *[f"policies.{name}.num_ranks=2" for name in ("text", "image")],
+    *[f"policies.{name}.num_rollout_workers=2" for name in ("text", "image")],
+]
+DEADLINE_S = 900
+VICTIM = 2
+"""The host that is cut off."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same run on one machine, ``one``, and its cold start."""
+    folder = tmp_path_factory.mktemp("runs")
+    vlcot("train", "tiny", f"output_dir={folder}", "name=one", *SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """A head and two workers."""
+    try:
+        made = Hosts(3).__enter__()
+    except ForbiddenError as reason:
+        pytest.skip(f"no network namespaces here: {reason}")
+    yield made
+    made.__exit__()
+
+
+def start(hosts: Hosts, runs: Path, name: str, *words: str) -> subprocess.Popen[str]:
+    """Start a run whose driver is on the head."""
+    command = [sys.executable, "-P", "-m", "cluster.cli", "train", "tiny", f"ray_address={hosts.ray_address}"]
+    return subprocess.Popen(
+        hosts.inside(0, *command, f"output_dir={runs}", f"name={name}", *SETTINGS, *words),
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], *, expect: int) -> str:
+    """Wait for a run and return what it printed."""
+    try:
+        said, _ = process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == expect, said
+    return said
+
+
+def wait_for_steps(path: Path, num: int, process: subprocess.Popen[str]) -> None:
+    """Wait until some steps are recorded."""
+    end = time.monotonic() + DEADLINE_S
+    while len(read_metrics(path)) < num:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def cut_off(hosts: Hosts, runs: Path, name: str, *words: str) -> subprocess.Popen[str]:
+    """Start a run, and pull a host's cable in the middle of its second step."""
+    process = start(hosts, runs, name, *words)
+    wait_for_steps(runs / name / "metrics.jsonl", 1, process)
+    time.sleep(1.0)
+    hosts.cut(VICTIM)
+    return process
+
+
+def all_numbers(runs: Path, name: str) -> list[dict[str, object]]:
+    return [numbers(record) for record in read_metrics(runs / name / "metrics.jsonl")]
+
+
+def test_several_hosts_give_the_numbers_of_one(hosts: Hosts, runs: Path) -> None:
+    """To the last digit: two ranks add up the same two numbers wherever they are."""
+    finish(start(hosts, runs, "several"), expect=0)
+    assert all_numbers(runs, "several") == all_numbers(runs, "one")
+
+
+def test_a_cut_off_host_is_named_where_the_run_must_stop(hosts: Hosts, runs: Path) -> None:
+    begin = time.monotonic()
+    said = finish(cut_off(hosts, runs, "stopped", "on_lost_worker=stop"), expect=1)
+    assert time.monotonic() - begin < DEADLINE_S
+    last = said.strip().splitlines()[-1]
+    assert last.startswith(f"vlcot: error: host {hosts.address(VICTIM)} was lost, with ")
+    for worker in ("learner-text-", "learner-image-", "rollout-text-", "rollout-image-"):
+        assert last.count(worker) == 1, "one of two is on each host"
+    assert "resume=true" in last
+    assert "Traceback" not in said
+    vlcot("train", str(runs / "stopped"), "ray_address=")
+    assert all_numbers(runs, "stopped") == all_numbers(runs, "one")
+
+
+def test_a_run_goes_on_without_the_host_to_the_same_numbers(hosts: Hosts, runs: Path) -> None:
+    said = finish(cut_off(hosts, runs, "replaced", "on_lost_worker=replace"), expect=0)
+    assert f"host {hosts.address(VICTIM)} was lost, with " in said
+    assert all_numbers(runs, "replaced") == all_numbers(runs, "one")

@@ -1,0 +1,35 @@
+"""The command line as a user has it, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rl.types import JsonDict
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 420
+
+
+def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
+    """Run the command and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "cluster.cli", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout
+    return done.stdout
+
+
+def numbers(record: JsonDict) -> JsonDict:
+    """What does not depend on the clock."""
+    return {name: value for name, value in record.items() if not name.startswith(("time/", "wall_time"))}
