@@ -129,5 +129,3 @@ def _who(bundle: Bundle) -> str:
         kind = f"{process.role} {process.key}".strip()
         kinds[kind] = kinds.get(kind, 0) + 1
     return ", ".join(f"{kind} x {count}" if count > 1 else kind for kind, count in kinds.items())
-
-

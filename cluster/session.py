@@ -24,6 +24,7 @@ from cluster.runner import Job
 from cluster.selection import chains_to_record, most_recorded
 from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
+from cluster.turns import Turns
 from cluster.watch import JudgeWatch, watch_judges
 from configs.load import to_yaml
 from configs.schema import Config
@@ -48,6 +49,7 @@ class Session:
     publisher: WeightPublisher
     evaluator: Evaluator
     monitor: ScoringMonitor
+    turns: Turns
     watch: JudgeWatch | None = None
     """None where nothing is trained."""
     step: int = 0
@@ -57,6 +59,7 @@ class Session:
         checkpoint = self.run.newest_checkpoint()
         if checkpoint is None:
             return
+        self.turns.give_all("learner")
         for group in self.crew.learners.values():
             group.wait_all("load", checkpoint.path / group.policy, "learner")
             group.version = checkpoint.versions[group.policy]
@@ -68,9 +71,11 @@ class Session:
         It counts only when all of it is on disk.
         """
         path = self.run.checkpoint_path(self.step)
+        self.turns.give_all("learner")
         for group in self.crew.learners.values():
             group.wait_all("save", path / group.policy, "learner")
             group.wait_all("export", path / group.policy / MODEL)
+        self.turns.give_all("rollout")
         versions = {name: group.version for name, group in self.crew.learners.items()}
         self.run.finish_checkpoint(
             self.step, self.collector.position, versions, keep=self.config.keep_checkpoints
@@ -128,7 +133,7 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     run = RunDir(Path(config.output_dir) / config.name)
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
-    with ray_session(config):
+    with ray_session(config, learn=learn):
         session = assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
         try:
             yield session
@@ -155,7 +160,7 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
     source = prompt_source(config)
     with stage("start the workers"):
         crew = spawn_crew(start.with_experts(config), start.sources, learn=learn)
-        runners = spawn_runners(config, text_context(config, start.sources), crew.pools)
+        runners = spawn_runners(config, text_context(config, start.sources), crew)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     evaluator = Evaluator(
         config=config,
@@ -177,7 +182,10 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         run=run,
         crew=crew,
         collector=collector,
-        publisher=WeightPublisher(config=config, learners=crew.learners, rollouts=crew.rollouts),
+        publisher=WeightPublisher(
+            config=config, learners=crew.learners, rollouts=crew.rollouts, turns=(turns := crew.turns(config))
+        ),
+        turns=turns,
         evaluator=evaluator,
         monitor=ScoringMonitor(crew.pools.scoring, run.path),
     )
@@ -205,7 +213,9 @@ def train(config: Config) -> Path:
         session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
         ports = Ports(
             collector=MonitoredCollector(session.collector, session.monitor),
-            learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
+            learners=LearnerGroups(
+                groups=session.crew.learners, deadline_s=config.deadline_s, turns=session.turns
+            ),
             publisher=session.publisher,
             sink=session.watch,
         )

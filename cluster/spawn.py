@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.calls import Worker
 
@@ -22,6 +23,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     num_threads: int = 1,
     max_concurrency: int = 1,
     runtime_env: Mapping[str, Any] | None = None,
+    where: PlacementGroupSchedulingStrategy | None = None,
     kwargs: dict[str, Any],
 ) -> Worker:
     """Start one actor around a plain worker class.
@@ -34,6 +36,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         num_threads: OpenMP threads of the process.
         max_concurrency: Calls it serves at once (asynchronous workers).
         runtime_env: An environment of its own, in Ray's form; its ``env_vars`` go above ours.
+        where: The bundle it goes in; None leaves the choice to Ray.
         kwargs: Constructor arguments.
 
     Returns:
@@ -55,6 +58,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
             max_concurrency=max_concurrency,
             max_restarts=0,
             max_task_retries=0,
+            scheduling_strategy=where,
             runtime_env={"env_vars": variables, **own},
         )
         .remote(**kwargs)

@@ -96,7 +96,9 @@ def rollout_memory(config: Config, policy: str, model: Model) -> Memory:
 def reward_memory(reward: RewardConfig) -> Memory:
     """Return what a reward actor holds: its experts, as far as their names tell."""
     return Memory(
-        experts=sum(4 * EXPERT_PARAMETERS.get(name, UNKNOWN_EXPERT_PARAMETERS) for name in experts_of(reward)),
+        experts=sum(
+            4 * EXPERT_PARAMETERS.get(name, UNKNOWN_EXPERT_PARAMETERS) for name in experts_of(reward)
+        ),
         activations=EXPERT_ACTIVATION_BYTES if experts_of(reward) else 0,
         fixed=FIXED_GPU_BYTES if reward.num_gpus else FIXED_CPU_BYTES["reward"],
     )

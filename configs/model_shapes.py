@@ -130,7 +130,9 @@ def _unet_layer_parameters(layer: UnetLayer, time: int, text: int, blocks: int) 
         return 2 * source + (9 * source + 1) * out
     if layer.kind == "resnet":
         shortcut = (source + 1) * out if source != out else 0
-        return 2 * source + (9 * source + 1) * out + (time + 1) * out + 2 * out + (9 * out + 1) * out + shortcut
+        return (
+            2 * source + (9 * source + 1) * out + (time + 1) * out + 2 * out + (9 * out + 1) * out + shortcut
+        )
     block = 6 * out + 6 * out * out + 2 * text * out + 2 * out  # norms, attentions, biases of their outputs
     block += (out + 1) * 8 * out + (4 * out + 1) * out  # gated MLP
     return 2 * out + 2 * (out + 1) * out + blocks * block

@@ -147,7 +147,9 @@ def _gpu_findings(config: Config, plan: Plan) -> Iterator[Finding]:
             said.add(kinds)
             yield Finding(
                 what=f"a GPU with {' and '.join(kinds)} needs {taken / GIB:.1f} GiB of {room / GIB:.0f}",
-                remedy="; ".join(dict.fromkeys(_remedy(config, process, plan) for process in bundle.processes)),
+                remedy="; ".join(
+                    dict.fromkeys(_remedy(config, process, plan) for process in bundle.processes)
+                ),
             )
 
 
@@ -180,7 +182,7 @@ def _cache_findings(
         room = held.cache // chain
         if room < 1:
             yield Finding(
-                what=f"rollout {name}: {held.cache / GIB:.1f} GiB of cache do not hold one chain ({chain / GIB:.2f} GiB)",
+                what=f"rollout {name}: {held.cache / GIB:.1f} GiB of cache, a chain needs {chain / GIB:.2f}",
                 remedy=f"raise gpu_gib or policies.{name}.num_gpus, or shorten the chain (chain.*.max_tokens)",
             )
         elif room < wanted:
@@ -199,7 +201,5 @@ def _host_findings(plan: Plan, host_bytes: int | None) -> Iterator[Finding]:
     if taken > host_bytes:
         yield Finding(
             what=f"the processes need {taken / GIB:.1f} GiB, this machine has {host_bytes / GIB:.1f}",
-            remedy="lower policies.*.micro_batch_size, num_ranks or num_rollout_workers, or join a cluster (ray_address)",
+            remedy="lower policies.*.micro_batch_size, num_ranks or num_rollout_workers, or set ray_address",
         )
-
-

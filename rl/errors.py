@@ -47,5 +47,5 @@ class CallTimeoutError(VlcotError):
     """A remote call outlived its deadline."""
 
 
-class ImportOriginError(VlcotError):
+class ImportOriginError(ConfigError):
     """A package of ours was imported from somewhere else on a node."""
