@@ -15,6 +15,7 @@ from cluster.crew import Crew, spawn_crew, spawn_runners
 from cluster.evaluation import Evaluator, resolve_pictures, score_of
 from cluster.failures import MonitoredCollector, ScoringMonitor
 from cluster.learners import LearnerGroups, WeightPublisher
+from cluster.mirror import Mirror, open_mirror
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
 from cluster.recorder import ChainRecorder
@@ -50,6 +51,8 @@ class Session:
     evaluator: Evaluator
     monitor: ScoringMonitor
     turns: Turns
+    mirror: Mirror | None = None
+    """Where a training run is copied to."""
     watch: JudgeWatch | None = None
     """None where nothing is trained."""
     step: int = 0
@@ -80,6 +83,8 @@ class Session:
         self.run.finish_checkpoint(
             self.step, self.collector.position, versions, keep=self.config.keep_checkpoints
         )
+        if self.mirror is not None:
+            self.mirror.push()
 
     def after_step(self, step: int) -> None:
         """Checkpoint and evaluate when due, and stop where an alarm says so."""
@@ -196,11 +201,14 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
 def train(config: Config) -> Path:
     """Run the whole of it and return the run directory."""
     run = RunDir(Path(config.output_dir) / config.name)
+    mirror = open_mirror(config, run)
+    mirror.fetch()
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
     with open_session(config, learn=True) as session:
         run.create(resolved_yaml=to_yaml(config))
+        session.mirror = mirror
         sink = JsonlSink(run.metrics)
         session.restore()
         sink.truncate_after(session.step - 1)
@@ -229,10 +237,12 @@ def train(config: Config) -> Path:
             )
         except AlarmError:
             CONSOLE.print(f"report: {write_report(run.path)}")
+            mirror.push()
             raise
         summary = session.measure(session.step)
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(f"report: {write_report(run.path)}")
+    mirror.push()
     return run.path
 
 

@@ -43,6 +43,10 @@ class WorkerLostError(VlcotError):
     """A worker process ended."""
 
 
+class StorageError(VlcotError):
+    """What is copied to ``storage_path`` did not arrive, or cannot be fetched."""
+
+
 class CallTimeoutError(VlcotError):
     """A remote call outlived its deadline."""
 
