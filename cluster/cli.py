@@ -123,6 +123,15 @@ def _takes_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _takes_config_and_address(parser: argparse.ArgumentParser) -> None:
+    _takes_config(parser)
+    parser.add_argument(
+        "--address",
+        metavar="RAY",
+        help="a running Ray cluster to join, e.g. auto or ray://head:10001 (the same as ray_address=)",
+    )
+
+
 def _takes_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", metavar="CONFIG-or-RUN", help="a run directory (its newest weights), or a configuration"
@@ -142,7 +151,9 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
 
 def _on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Namespace], None]:
     def run(arguments: argparse.Namespace) -> None:
-        config = _load(arguments.config, arguments.overrides)
+        address = getattr(arguments, "address", None)
+        joined = [f"ray_address={address}"] if address else []
+        config = _load(arguments.config, [*arguments.overrides, *joined])
         if announce:
             _say_derived(config)
         _resolve(target)(config)
@@ -174,7 +185,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(
         "run GRPO; makes the cold start first where there is none",
         "vlcot train demo num_steps=50 name=longer",
-        _takes_config,
+        _takes_config_and_address,
         _on_config("cluster.session:train"),
     ),
     "eval": Command(
@@ -200,6 +211,12 @@ COMMANDS: Mapping[str, Command] = {
         "vlcot check demo policies.text.num_ranks=2",
         _takes_config,
         _on_config("cluster.check:check", announce=False),
+    ),
+    "plan": Command(
+        "print where every process of a run goes, what it holds, and what does not fit; starts nothing",
+        "vlcot plan qwen2_5_vl_8gpu policies.text.zero_stage=2",
+        _takes_config,
+        _on_config("cluster.plan_table:plan", announce=False),
     ),
     "rewards": Command(
         rewards_cli.SUMMARY,

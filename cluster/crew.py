@@ -14,19 +14,19 @@ from actors.image_rollout import ImageRolloutWorker
 from actors.learner import LearnerRank, LearnerSpec
 from actors.text_rollout import TextRolloutWorker
 from cluster.calls import Call, RayStore, Worker, gather
-from cluster.hosts import spread
 from cluster.learners import LearnerGroup
+from cluster.reserve import Reserved, reserve
 from cluster.runner import ChainRunner, Pools, TextContext
 from cluster.scoring import Scoring
 from cluster.spawn import spawn
+from cluster.turns import Turns, switch
 from configs.check_rewards import runtime_env
+from configs.placement import SHARE, place
 from configs.schema import Config
 from rewards.experts import Judges
 
 CONCURRENCY = 1024
 """Calls an asynchronous worker takes at once: batches form inside it, not in front of it."""
-SHARE = 0.05
-"""Logical CPUs an actor reserves: rollout, reward and learner take turns, Ray must not keep them apart."""
 
 POLICY_CLASSES = {
     "token": "actors.policies.token:TokenPolicy",
@@ -42,6 +42,8 @@ class Crew:
     pools: Pools
     judges: Worker
     learners: Mapping[str, LearnerGroup]
+    reserved: Reserved
+    """The bundles all of them are in; ``release`` ends them."""
 
     @property
     def rollouts(self) -> dict[str, list[Worker]]:
@@ -55,34 +57,43 @@ class Crew:
         rollouts = [worker for workers in self.rollouts.values() for worker in workers]
         return [*rollouts, *ranks, self.pools.scoring, self.judges]
 
+    def turns(self, config: Config) -> Turns:
+        """Return who takes turns with whom on shared GPUs."""
+        return Turns(
+            learners={name: group.ranks for name, group in self.learners.items()},
+            rollouts=self.rollouts,
+            deadline_s=config.deadline_s,
+            is_shared=config.colocate and bool(self.learners),
+        )
+
 
 def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> Crew:
-    """Start every worker and wait until all are ready.
+    """Start every worker in its bundle and wait until all are ready.
+
+    Colocated learners come first and go to sleep: an engine takes what memory it finds.
 
     Args:
         config: The run.
         sources: Checkpoint directory by policy.
         learn: Whether learner ranks are needed.
     """
+    reserved = reserve(place(config, learn=learn), deadline_s=config.deadline_s)
+    learners = {
+        name: _spawn_learners(name, config, sources[name], reserved) for name in config.policies if learn
+    }
+    if config.colocate:
+        gather(_learner_setups(learners, config), deadline_s=config.deadline_s)
+        switch([r for g in learners.values() for r in g.ranks], "sleep", deadline_s=config.deadline_s)
     rollouts = {
-        name: [spawn_rollout(name, i, config, sources[name]) for i in range(policy.num_rollout_workers)]
+        name: [
+            spawn_rollout(name, i, config, sources[name], reserved) for i in range(policy.num_rollout_workers)
+        ]
         for name, policy in config.policies.items()
     }
-    envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
-    scoring = spawn(
-        Scoring,
-        "scoring-0",
-        num_cpus=SHARE,
-        max_concurrency=CONCURRENCY,
-        kwargs={"config": config, "envs": envs},
-    )
-    judges = spawn(Judges, "judges-0", num_cpus=SHARE, kwargs={"names": list(config.eval.judges)})
-    learners = {name: _spawn_learners(name, config, sources[name]) for name in config.policies if learn}
+    scoring, judges = _spawn_scoring(config, reserved)
     calls = [w.call("setup") for group in (*rollouts.values(), [scoring, judges]) for w in group]
-    for group in learners.values():
-        store = RayStore(deadline_s=config.deadline_s)
-        address, port = rendezvous(group.ranks[0], deadline_s=config.deadline_s)
-        calls += [rank.call("setup", address, port, store) for rank in group.ranks]
+    if not config.colocate:
+        calls += _learner_setups(learners, config)
     gather(calls, deadline_s=config.deadline_s)
     kinds = {name: policy.kind for name, policy in config.policies.items()}
     pools = Pools(
@@ -90,20 +101,54 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
         image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
         scoring=scoring,
     )
-    return Crew(pools=pools, judges=judges, learners=learners)
+    return Crew(pools=pools, judges=judges, learners=learners, reserved=reserved)
 
 
-def spawn_runners(config: Config, context: TextContext, pools: Pools) -> list[Worker]:
+def spawn_runners(config: Config, context: TextContext, crew: Crew) -> list[Worker]:
     """Start the chain runners."""
-    kwargs = {"config": config, "context": context, "pools": pools}
+    kwargs = {"config": config, "context": context, "pools": crew.pools}
     return [
-        spawn(ChainRunner, f"runner-{i}", num_cpus=SHARE, max_concurrency=CONCURRENCY, kwargs=kwargs)
-        for i in range(config.num_runners)
+        spawn(
+            ChainRunner,
+            name,
+            num_cpus=SHARE,
+            max_concurrency=CONCURRENCY,
+            where=crew.reserved.where(name),
+            kwargs=kwargs,
+        )
+        for name in (f"runner-{i}" for i in range(config.num_runners))
     ]
 
 
-def spawn_rollout(name: str, index: int, config: Config, source: Path) -> Worker:
+def _spawn_scoring(config: Config, reserved: Reserved) -> tuple[Worker, Worker]:
+    """Start the scoring actor, which starts the rewards', and the judges."""
+    envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
+    scoring = spawn(
+        Scoring,
+        "scoring-0",
+        num_cpus=SHARE,
+        max_concurrency=CONCURRENCY,
+        where=reserved.where("scoring-0"),
+        kwargs={"config": config, "envs": envs, "reserved": reserved},
+    )
+    names = list(config.eval.judges)
+    where = reserved.where("judges-0")
+    return scoring, spawn(Judges, "judges-0", num_cpus=SHARE, where=where, kwargs={"names": names})
+
+
+def _learner_setups(learners: Mapping[str, LearnerGroup], config: Config) -> list[Call]:
+    """Have every rank meet the others of its policy."""
+    calls: list[Call] = []
+    for group in learners.values():
+        store = RayStore(deadline_s=config.deadline_s)
+        address, port = rendezvous(group.ranks[0], deadline_s=config.deadline_s)
+        calls += [rank.call("setup", address, port, store) for rank in group.ranks]
+    return calls
+
+
+def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved: Reserved) -> Worker:
     """Start one rollout worker of a policy; it must still be set up."""
+    worker = f"rollout-{name}-{index}"
     policy = config.policies[name]
     cls = TextRolloutWorker if policy.kind == "token" else ImageRolloutWorker
     kwargs = {
@@ -115,17 +160,17 @@ def spawn_rollout(name: str, index: int, config: Config, source: Path) -> Worker
     }
     return spawn(
         cls,
-        f"rollout-{name}-{index}",
+        worker,
         num_cpus=SHARE,
-        num_gpus=policy.num_gpus,
+        num_gpus=reserved.num_gpus(worker),
         num_threads=policy.num_threads,
         max_concurrency=CONCURRENCY,
-        where=spread(index, num_gpus=policy.num_gpus),
+        where=reserved.where(worker),
         kwargs=kwargs,
     )
 
 
-def _spawn_learners(name: str, config: Config, source: Path) -> LearnerGroup:
+def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved) -> LearnerGroup:
     policy = config.policies[name]
     spec = LearnerSpec(
         policy_name=name,
@@ -143,9 +188,9 @@ def _spawn_learners(name: str, config: Config, source: Path) -> LearnerGroup:
             LearnerRank,
             f"learner-{name}-{rank}",
             num_cpus=SHARE,
-            num_gpus=policy.num_gpus,
+            num_gpus=reserved.num_gpus(f"learner-{name}-{rank}"),
             num_threads=policy.num_threads,
-            where=spread(rank, num_gpus=policy.num_gpus),
+            where=reserved.where(f"learner-{name}-{rank}"),
             kwargs={"spec": replace(spec, rank=rank)},
         )
         for rank in range(policy.num_ranks)

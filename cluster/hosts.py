@@ -17,22 +17,6 @@ from cluster.calls import Call, Worker, gather
 from rl.errors import ConfigError
 
 
-def spread(index: int, *, num_gpus: float = 0.0) -> Any:
-    """Return a scheduling strategy by which like workers go to as many hosts as there are, in turn.
-
-    Args:
-        index: Number of the worker among its like.
-        num_gpus: GPUs it needs; hosts without any are then left out.
-    """
-    wanted = "GPU" if num_gpus else "CPU"
-    nodes = [node for node in _alive() if node["Resources"].get(wanted, 0) > 0]
-    if len(nodes) < 2:
-        return "DEFAULT"
-    return NodeAffinitySchedulingStrategy(
-        node_id=nodes[index % len(nodes)]["NodeID"], soft=True, _spill_on_unavailable=True
-    )
-
-
 def has_room(num_gpus: float) -> bool:
     """Whether so many GPUs are free; there is always room for what needs none."""
     return num_gpus <= float(ray.available_resources().get("GPU", 0.0))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster.calls import Call, Worker, gather, put, stream
+from cluster.turns import Turns
 from configs.schema import Config
 from rl.errors import WeightSyncError
 from rl.metrics import merge, to_metrics
@@ -53,10 +54,13 @@ class LearnerGroups:
 
     groups: Mapping[str, LearnerGroup]
     deadline_s: float
+    turns: Turns = field(default_factory=Turns)
 
     def update_all(self, batches: Mapping[str, Sequence[TrainBatch]]) -> Metrics:
         """Update all policies at once; a policy without a batch keeps its version."""
         calls, owner = [], []
+        for policy in batches:
+            self.turns.give(policy, "learner")
         for policy, steps in batches.items():
             calls += (mine := self.groups[policy].call_all("update", steps))
             owner += [policy] * len(mine)
@@ -73,6 +77,7 @@ class WeightPublisher:
     config: Config
     learners: Mapping[str, LearnerGroup]
     rollouts: Mapping[str, Sequence[Worker]]
+    turns: Turns = field(default_factory=Turns)
     published: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """What each policy's rollout workers have: the version, and whether it is the moving average of it."""
 
@@ -97,10 +102,14 @@ class WeightPublisher:
 
     def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
         deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
+        self.turns.give(policy, "learner")
         manifest, buckets = group.publish(averaged=averaged)
+        self.turns.give(policy, "rollout")
         gather([w.call("load_weights", manifest, *buckets) for w in workers], deadline_s=deadline_s)
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
+        self.turns.give(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]
+        self.turns.give(policy, "rollout")
         tolerance = self.config.policies[policy].canary_tolerance_nats
         gaps: Metrics = {}
         for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):

@@ -56,7 +56,9 @@ class RolloutRepair:
     def _replace(self, places: Sequence[tuple[str, int]]) -> None:
         deadline_s, rollouts = self.config.deadline_s, self.crew.rollouts
         for policy, index in places:
-            rollouts[policy][index] = spawn_rollout(policy, index, self.config, self.sources[policy])
+            rollouts[policy][index] = spawn_rollout(
+                policy, index, self.config, self.sources[policy], self.crew.reserved
+            )
             self.publisher.published.pop(policy, None)
         new = [rollouts[policy][index] for policy, index in places]
         gather([worker.call("setup") for worker in new], deadline_s=deadline_s)

@@ -72,6 +72,8 @@ class _Replica:
     """One actor of the pool."""
 
     worker: Worker
+    place: int
+    """Which of the pool's places it has; a replacement takes it over."""
     jobs: dict[_Job, asyncio.Task[None]] = field(default_factory=dict)
     """What it was sent and has not answered."""
     heard: float = 0.0
@@ -91,7 +93,7 @@ class RewardPool:
 
     def __init__(
         self, name: str, *, num_replicas: int, room: int, deadline_s: float, setup_s: float,
-        start: Callable[[str], Worker],
+        start: Callable[[str, int], Worker],
     ) -> None:  # fmt: skip
         """Note what to do; nothing is started.
 
@@ -101,7 +103,7 @@ class RewardPool:
             room: Most chains an actor is sent ahead; the others wait here.
             deadline_s: Longest an actor that has work may be silent before it is replaced.
             setup_s: Longest its ``setup`` may take.
-            start: Starts an actor of the given name.
+            start: Starts an actor of the given name in the given place, ``0 .. num_replicas - 1``.
         """
         self._name, self._num_replicas, self._room = name, num_replicas, room
         self._deadline_s, self._setup_s, self._start = deadline_s, setup_s, start
@@ -123,7 +125,7 @@ class RewardPool:
 
     async def setup(self) -> None:
         """Start all replicas and wait until they are ready; errors are the first replica's."""
-        self._replicas = [_Replica(self._spawn()) for _ in range(self._num_replicas)]
+        self._replicas = [_Replica(self._spawn(place), place) for place in range(self._num_replicas)]
         calls = [replica.worker.call("setup") for replica in self._replicas]
         await asyncio.gather(*(answer(call, deadline_s=self._setup_s) for call in calls))
         self._keep(self._watch())
@@ -230,12 +232,12 @@ class RewardPool:
         kill(replica.worker)
         self._count(num_replaced=1)
         self._num_starting += 1
-        self._keep(self._start_another())
+        self._keep(self._start_another(replica.place))
         self._again(jobs, reason)
 
-    async def _start_another(self) -> None:
+    async def _start_another(self, place: int) -> None:
         for _ in range(STARTS):
-            replica = _Replica(self._spawn())
+            replica = _Replica(self._spawn(place), place)
             try:
                 await answer(replica.worker.call("setup"), deadline_s=self._setup_s)
             except Exception as error:
@@ -273,8 +275,8 @@ class RewardPool:
 
     # ------------------------------------------------------------------ small things
 
-    def _spawn(self) -> Worker:
-        worker = self._start(f"reward-{self._name}-{self._num_started}")
+    def _spawn(self, place: int) -> Worker:
+        worker = self._start(f"reward-{self._name}-{self._num_started}", place)
         self._num_started += 1
         return worker
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.reward_worker import RewardWorker
 from cluster.calls import Worker
+from cluster.reserve import Reserved
 from cluster.reward_pool import PoolCounts, RewardPool
 from cluster.spawn import spawn
 from configs.derive import reward_deadline_s
+from configs.placement import SHARE
 from configs.schema import Config
 from rewards.tracebacks import fault_of
 from rl.types import RewardRequest, Scores
 
-SHARE = 0.05
-"""Logical CPUs a reward actor reserves: actors take turns, Ray must not keep them apart."""
 CONCURRENCY = 1024
 """Calls a reward actor takes at once: batches form inside it, not in front of it."""
 EXAMPLES = 2
@@ -80,7 +80,12 @@ class Scoring:
     """Scores finished chains with every reward of a run at once."""
 
     def __init__(
-        self, *, config: Config, envs: Mapping[str, Mapping[str, Any]], replica: type = RewardWorker
+        self,
+        *,
+        config: Config,
+        envs: Mapping[str, Mapping[str, Any]],
+        replica: type = RewardWorker,
+        reserved: Reserved | None = None,
     ) -> None:
         """Lay out the pools; nothing is started.
 
@@ -88,8 +93,10 @@ class Scoring:
             config: The run.
             envs: ``runtime_env`` of each reward's actors.
             replica: Class of the actors.
+            reserved: Their bundles; None leaves their places to Ray.
         """
-        self._pools = {name: _pool(name, config, envs.get(name, {}), replica) for name in config.rewards}
+        start = functools.partial(_start, config, envs, replica, reserved)
+        self._pools = {name: _pool(name, config, functools.partial(start, name)) for name in config.rewards}
         self._examples = _Examples()
 
     async def setup(self) -> None:
@@ -126,24 +133,36 @@ class Scoring:
         return {name: pool.workers for name, pool in self._pools.items()}
 
 
-def _pool(name: str, config: Config, env: Mapping[str, Any], replica: type) -> RewardPool:
-    reward = config.rewards[name]
-    start = functools.partial(
-        spawn,
+def _start(  # the pool gives the last two
+    config: Config,
+    envs: Mapping[str, Mapping[str, Any]],
+    replica: type,
+    reserved: Reserved | None,
+    reward_name: str,
+    name: str,
+    place: int,
+) -> Worker:
+    """Start a replica of a reward, in the bundle that the plan has for the place."""
+    reward = config.rewards[reward_name]
+    return spawn(
         replica,
+        name,
         num_cpus=SHARE,
         num_gpus=reward.num_gpus,
         num_threads=max(1, round(reward.num_cpus)),
         max_concurrency=CONCURRENCY,
-        runtime_env=env,
-        where="SPREAD",
-        kwargs={"name": name, "config": reward, "deterministic": config.deterministic},
+        runtime_env=envs.get(reward_name, {}),
+        where=reserved.where(f"reward-{reward_name}-{place}") if reserved else None,
+        kwargs={"name": reward_name, "config": reward, "deterministic": config.deterministic},
     )
+
+
+def _pool(name: str, config: Config, start: Callable[[str, int], Worker]) -> RewardPool:
     # A worker needs one batch to score and one to go on with.
-    room = 2 * (1 if config.deterministic else reward.batch_size)
+    room = 2 * (1 if config.deterministic else config.rewards[name].batch_size)
     return RewardPool(
         name,
-        num_replicas=reward.num_workers,
+        num_replicas=config.rewards[name].num_workers,
         room=max(room, 4),
         deadline_s=reward_deadline_s(config, name),
         setup_s=config.deadline_s,

@@ -15,6 +15,7 @@ from cluster.evaluation import Evaluator, resolve_pictures, score_of
 from cluster.failures import MonitoredCollector, ScoringMonitor
 from cluster.hosts import check_shared, locate
 from cluster.learners import LearnerGroups, WeightPublisher
+from cluster.mirror import Mirror, open_mirror
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
 from cluster.recorder import ChainRecorder
@@ -26,6 +27,7 @@ from cluster.selection import chains_to_record, most_recorded
 from cluster.survival import losses_named, surviving
 from cluster.tables import eval_table
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
+from cluster.turns import Turns
 from cluster.watch import JudgeWatch, watch_judges
 from configs.load import to_yaml
 from configs.schema import Config
@@ -51,6 +53,9 @@ class Session:
     publisher: WeightPublisher
     evaluator: Evaluator
     monitor: ScoringMonitor
+    turns: Turns
+    mirror: Mirror | None = None
+    """Where a training run is copied to."""
     watch: JudgeWatch | None = None
     """None where nothing is trained."""
     step: int = 0
@@ -60,6 +65,7 @@ class Session:
         checkpoint = self.run.newest_checkpoint()
         if checkpoint is None:
             return
+        self.turns.give_all("learner")
         for group in self.crew.learners.values():
             group.wait_all("load", checkpoint.path / group.policy, "learner")
             group.version = checkpoint.versions[group.policy]
@@ -71,13 +77,17 @@ class Session:
         It counts only when all of it is on disk.
         """
         path = self.run.checkpoint_path(self.step)
+        self.turns.give_all("learner")
         for group in self.crew.learners.values():
             group.wait_all("save", path / group.policy, "learner")
             group.wait_all("export", path / group.policy / MODEL)
+        self.turns.give_all("rollout")
         versions = {name: group.version for name, group in self.crew.learners.items()}
         self.run.finish_checkpoint(
             self.step, self.collector.position, versions, keep=self.config.keep_checkpoints
         )
+        if self.mirror is not None:
+            self.mirror.push()
 
     def after_step(self, step: int) -> None:
         """Checkpoint and evaluate when due, and stop where an alarm says so."""
@@ -131,7 +141,7 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     run = RunDir(Path(config.output_dir) / config.name)
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
-    with ray_session(config), losses_named() as hosts:
+    with ray_session(config, learn=learn), losses_named() as hosts:
         start = find_weights(config, run, learn=learn)
         sources = {f"policies.{name}.source": path for name, path in start.sources.items()}
         check_shared(sources, Path(config.output_dir), deadline_s=config.deadline_s)
@@ -172,7 +182,7 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
     source = prompt_source(config)
     with stage("start the workers"):
         crew = spawn_crew(start.with_experts(config), start.sources, learn=learn)
-        runners = spawn_runners(config, text_context(config, start.sources), crew.pools)
+        runners = spawn_runners(config, text_context(config, start.sources), crew)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     evaluator = Evaluator(
         config=config,
@@ -194,7 +204,10 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         run=run,
         crew=crew,
         collector=collector,
-        publisher=WeightPublisher(config=config, learners=crew.learners, rollouts=crew.rollouts),
+        publisher=WeightPublisher(
+            config=config, learners=crew.learners, rollouts=crew.rollouts, turns=(turns := crew.turns(config))
+        ),
+        turns=turns,
         evaluator=evaluator,
         monitor=ScoringMonitor(crew.pools.scoring, run.path),
     )
@@ -205,19 +218,23 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
 def train(config: Config) -> Path:
     """Run the whole of it and return the run directory."""
     run = RunDir(Path(config.output_dir) / config.name)
+    mirror = open_mirror(config, run)
+    mirror.fetch()
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
-    summary = surviving(config, run, lambda: _attempt(config, run))
+    summary = surviving(config, run, lambda: _attempt(config, run, mirror))
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(f"report: {write_report(run.path)}")
+    mirror.push()
     return run.path
 
 
-def _attempt(config: Config, run: RunDir) -> JsonDict:
+def _attempt(config: Config, run: RunDir, mirror: Mirror) -> JsonDict:
     """Go on from the newest checkpoint to the end, and return the last evaluation."""
     with open_session(config, learn=True) as session:
         run.create(resolved_yaml=to_yaml(config))
+        session.mirror = mirror
         sink = JsonlSink(run.metrics)
         session.restore()
         sink.truncate_after(session.step - 1)
@@ -230,7 +247,9 @@ def _attempt(config: Config, run: RunDir) -> JsonDict:
         session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
         ports = Ports(
             collector=MonitoredCollector(session.collector, session.monitor),
-            learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
+            learners=LearnerGroups(
+                groups=session.crew.learners, deadline_s=config.deadline_s, turns=session.turns
+            ),
             publisher=session.publisher,
             sink=session.watch,
         )
@@ -244,6 +263,7 @@ def _attempt(config: Config, run: RunDir) -> JsonDict:
             )
         except AlarmError:
             CONSOLE.print(f"report: {write_report(run.path)}")
+            mirror.push()
             raise
         return session.measure(session.step)
 

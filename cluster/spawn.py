@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.calls import Worker
 
@@ -22,7 +23,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     num_threads: int = 1,
     max_concurrency: int = 1,
     runtime_env: Mapping[str, Any] | None = None,
-    where: Any = "DEFAULT",
+    where: PlacementGroupSchedulingStrategy | None = None,
     kwargs: dict[str, Any],
 ) -> Worker:
     """Start one actor around a plain worker class.
@@ -35,7 +36,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         num_threads: OpenMP threads of the process.
         max_concurrency: Calls it serves at once (asynchronous workers).
         runtime_env: An environment of its own, in Ray's form; its ``env_vars`` go above ours.
-        where: Ray's scheduling strategy (``cluster.hosts.spread``).
+        where: The bundle it goes in; None leaves the choice to Ray.
         kwargs: Constructor arguments.
 
     Returns:

@@ -29,6 +29,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "num_runners": (1, _INF),
     "deadline_s": (_TINY, _INF),
     "bucket_mib": (1, 4096),
+    "gpus_per_node": (1, 1024),
+    "gpu_gib": (1, 4096),
     "policies.*.num_rollout_workers": (1, _INF),
     "policies.*.num_ranks": (1, _INF),
     "policies.*.num_threads": (1, 1024),

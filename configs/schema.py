@@ -272,6 +272,17 @@ class Config:
     """Folders of your own modules, importable here and on all nodes; a folder that is a package is one module."""
     ray_address: str = ""
     """A running Ray cluster to join; empty starts a private one on this machine."""
+    colocate: bool = False
+    """Learner rank i and rollout worker i of a policy share ``num_gpus`` and take turns: the worker sleeps while
+    the rank learns, and the rank's state is on the host while the worker samples. Fewer GPUs, more waiting."""
+    gpus_per_node: int = 8
+    """GPUs of a machine: a plan's bundles of GPUs are laid out over machines of this size."""
+    gpu_gib: float = 80.0
+    """Memory of a GPU, GiB: what the plan measures its estimates against."""
+    storage_path: str = ""
+    """Where the run directory and the cold start are copied to after each checkpoint and at the end, and resumed
+    from where they are not here: a folder or any URI that pyarrow opens (``s3://``, ``gs://``, ``hdfs://``,
+    ``file://``). Empty copies nothing."""
     deadline_s: float = 600.0
     """Longest wait for any single remote call, seconds."""
     on_lost_worker: Literal["replace", "stop"] = "replace"

@@ -17,6 +17,7 @@ from configs.check_advantage import check_advantage
 from configs.check_denoising import check_denoising
 from configs.check_judges import check_judges
 from configs.check_losses import check_losses
+from configs.check_placement import check_placement
 from configs.check_rewards import check_plugins, check_reward_actors
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
@@ -55,6 +56,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_rewards(config)
     check_advantage(config)
     check_reward_actors(config, paths=paths)
+    check_placement(config)
     _check_data(config)
     _check_coldstart(config)
     _check_eval(config)

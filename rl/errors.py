@@ -47,9 +47,13 @@ class LostDataError(VlcotError):
     """What a lost worker or host had made is gone."""
 
 
+class StorageError(VlcotError):
+    """What is copied to ``storage_path`` did not arrive, or cannot be fetched."""
+
+
 class CallTimeoutError(VlcotError):
     """A remote call outlived its deadline."""
 
 
-class ImportOriginError(VlcotError):
+class ImportOriginError(ConfigError):
     """A package of ours was imported from somewhere else on a node."""

@@ -93,7 +93,7 @@ def test_a_folder_that_shadows_a_package_is_named(runs: Path, tmp_path: Path) ->
     """Ray's workers look into the working directory first; the driver does not."""
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "__init__.py").touch()
-    said = vlcot("eval", str(runs / "whole"), expect=1, cwd=tmp_path)
+    said = vlcot("eval", str(runs / "whole"), expect=2, cwd=tmp_path)
     assert f"package 'rewards' is imported from {tmp_path / 'rewards'}" in said
 
 

@@ -112,7 +112,7 @@ def test_good_photographs_pass(photos: Path, tmp_path: Path, capsys: pytest.Capt
 def test_too_few_cores_are_named() -> None:
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(ConfigError, match=rf"policies\.text\.num_threads={cores + 1}: .* {cores} cores"):
-        check_machine(load_config("tiny", [f"policies.text.num_threads={cores + 1}"]))
+        check_machine(load_config("tiny", [f"policies.text.num_threads={cores + 1}"]), 1 << 20)
 
 
 @pytest.mark.parametrize(

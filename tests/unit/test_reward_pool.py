@@ -88,7 +88,7 @@ class Stage:
     beside: dict[int, int] = field(default_factory=dict)
     killed: list[str] = field(default_factory=list)
 
-    def start(self, name: str) -> Any:
+    def start(self, name: str, place: int) -> Any:
         self.replicas.append(Replica(name, self))
         return self.replicas[-1]
 

@@ -1,0 +1,105 @@
+"""What a node says of itself at the start of a run. Sent to nodes by value: there, ours may not be importable.
+
+Standard library only, and plain dictionaries out: nothing of this file exists on the node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+GPU_QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits")
+QUERY_S = 20.0
+"""Longest wait for the GPU driver."""
+
+
+class NodeProbe:
+    """One node's side."""
+
+    def __init__(self) -> None:
+        self._listener = socket.socket()
+
+    def facts(self, packages: Sequence[str], distributions: Sequence[str]) -> dict[str, Any]:
+        """Return what is installed and what is free.
+
+        Args:
+            packages: Import names whose folders are looked up.
+            distributions: Installed packages whose versions are wanted.
+
+        Returns:
+            ``origins`` (folder and files by package), ``python``, ``versions`` ('' where not installed), ``cores``,
+            ``memory_bytes`` and ``shm_bytes`` free (None where unknown), ``gpus`` (total and used MiB of each).
+        """
+        return {
+            "origins": {package: _origin(package) for package in packages},
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in distributions},
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": _free_memory(),
+            "shm_bytes": shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None,
+            "gpus": _gpus(),
+        }
+
+    def listen(self) -> int:
+        """Open a port that takes connections for as long as the probe lives; return it."""
+        self._listener.bind(("", 0))
+        self._listener.listen(512)
+        threading.Thread(target=self._accept, daemon=True).start()
+        return int(self._listener.getsockname()[1])
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the probe ends
+            while True:
+                self._listener.accept()[0].close()
+
+    def reach(self, targets: Mapping[str, tuple[str, int]], timeout_s: float) -> dict[str, str]:
+        """Try to connect to other nodes; return what is wrong by target, '' where it answered."""
+        found = {}
+        for name, address in targets.items():
+            try:
+                socket.create_connection(address, timeout=timeout_s).close()
+                found[name] = ""
+            except OSError as error:
+                found[name] = str(error) or type(error).__name__
+        return found
+
+
+def _origin(package: str) -> tuple[str, list[str]]:
+    spec = importlib.util.find_spec(package)
+    folder = next(iter(spec.submodule_search_locations or []), "") if spec else ""
+    return folder or "nowhere", os.listdir(folder) if folder else []
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _free_memory() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        return None
+    return None
+
+
+def _gpus() -> list[tuple[int, int]]:
+    if shutil.which(GPU_QUERY[0]) is None:
+        return []
+    done = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=QUERY_S, check=False)
+    rows = [line.split(",") for line in done.stdout.splitlines() if done.returncode == 0 and line.strip()]
+    return [(int(total), int(used)) for total, used in rows]

@@ -1,0 +1,131 @@
+"""``vlcot plan``: the plan of a run as tables, before anything starts."""
+
+from __future__ import annotations
+
+import psutil
+from rich.table import Table
+
+from cluster.progress import CONSOLE
+from configs.memory import PARTS, Memory
+from configs.placement import Bundle, Process
+from configs.plan import Plan, is_shared_in_turns, make_plan
+from configs.schema import Config
+from configs.validate import validate
+from rl.errors import ConfigError
+
+UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def plan(config: Config) -> None:
+    """Print the plan of a configuration.
+
+    Raises:
+        ConfigError: If something does not fit; the tables say what, and what to change.
+    """
+    validate(config)
+    is_here = not config.ray_address
+    made = make_plan(config, host_bytes=psutil.virtual_memory().total if is_here else None)
+    CONSOLE.print(placement_table(config, made))
+    CONSOLE.print(memory_table(config, made))
+    CONSOLE.print(step_table(config, made))
+    if made.findings:
+        CONSOLE.print(findings_table(made))
+    fatal = [finding for finding in made.findings if finding.is_fatal]
+    if fatal:
+        raise ConfigError(f"{config.name} does not fit: {fatal[0].what}; {fatal[0].remedy}")
+
+
+def placement_table(config: Config, made: Plan) -> Table:
+    """Lay out bundles by machine, equal ones in one row."""
+    table = Table(title=f"{config.name}: placement", title_justify="left")
+    for heading in ("node", "bundles", "GPUs", "who", "turns", "memory", "of"):
+        table.add_column(heading, overflow="fold")
+    for number, node in enumerate(made.placement.nodes):
+        rows: dict[tuple[str, float], list[Bundle]] = {}
+        for bundle in node.bundles:
+            rows.setdefault((_who(bundle), bundle.num_gpus), []).append(bundle)
+        for (who, gpus), bundles in rows.items():
+            taken = made.bundle_bytes(bundles[0])
+            table.add_row(
+                str(number),
+                str(len(bundles)),
+                f"{gpus:g}" if gpus else "-",
+                who,
+                "yes" if is_shared_in_turns(bundles[0]) else "",
+                size(taken) if taken else "-",
+                f"{gpus * config.gpu_gib:g} GiB" if gpus else "host",
+            )
+    gpus = sum(node.num_gpus for node in made.placement.nodes)
+    nodes = len(made.placement.nodes)
+    table.caption = (
+        f"{gpus:g} GPUs on {nodes} machine{'s' if nodes > 1 else ''}; every bundle is reserved before a worker starts"
+        if gpus
+        else "no GPU; the bundles are spread over the machines there are"
+    )
+    return table
+
+
+def memory_table(config: Config, made: Plan) -> Table:
+    """One row a kind of process: what one of them holds, by part."""
+    parts = [part for part in PARTS if any(getattr(m, part) for m in made.memory.values())]
+    table = Table(title="memory of one process", title_justify="left")
+    for heading in ("process", "number", *parts, "total"):
+        table.add_column(heading, justify="left" if heading == "process" else "right")
+    kinds: dict[tuple[str, str], list[Process]] = {}
+    for process in made.placement.processes():
+        if process.name in made.memory:
+            kinds.setdefault((process.role, process.key), []).append(process)
+    for (role, key), processes in kinds.items():
+        memory: Memory = made.memory[processes[0].name]
+        cells = [size(getattr(memory, part)) if getattr(memory, part) else "" for part in parts]
+        table.add_row(f"{role} {key}", str(len(processes)), *cells, size(memory.total))
+    known = [
+        f"{name}: {model.num_trained / 1e6:,.1f} M parameters, {model.origin} ({model.name})"
+        for name, model in made.models.items()
+        if model is not None
+    ]
+    table.caption = "\n".join(known)
+    table.caption_justify = "left"
+    return table
+
+
+def step_table(config: Config, made: Plan) -> Table:
+    """What one step moves."""
+    table = Table(title="a step, at most", show_header=False, title_justify="left")
+    work = made.work
+    table.add_row("chains", f"{work.num_chains:,}")
+    table.add_row("sampled tokens", f"{work.num_tokens:,}")
+    table.add_row("denoising steps", f"{work.num_denoising_steps:,}")
+    table.add_row("latents and pictures in the object store", size(work.latent_bytes))
+    for name, num_bytes in made.published_bytes.items():
+        workers = config.policies[name].num_rollout_workers
+        table.add_row(f"weights published, policy {name}", f"{size(num_bytes)} to {workers} workers")
+    table.add_row("object store", size(made.store_bytes))
+    return table
+
+
+def findings_table(made: Plan) -> Table:
+    """What does not fit, and what to change."""
+    table = Table(title="what to change", title_justify="left")
+    for heading in ("", "what", "remedy"):
+        table.add_column(heading, overflow="fold")
+    for finding in made.findings:
+        table.add_row("does not fit" if finding.is_fatal else "note", finding.what, finding.remedy)
+    return table
+
+
+def size(num_bytes: float) -> str:
+    """Write bytes for a person."""
+    for unit, name in UNITS:
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.1f} {name}"
+    return f"{num_bytes:.0f} B"
+
+
+def _who(bundle: Bundle) -> str:
+    """Name a bundle's processes without their numbers."""
+    kinds: dict[str, int] = {}
+    for process in bundle.processes:
+        kind = f"{process.role} {process.key}".strip()
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return ", ".join(f"{kind} x {count}" if count > 1 else kind for kind, count in kinds.items())

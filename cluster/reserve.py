@@ -1,0 +1,109 @@
+"""Reserves a plan's bundles as Ray placement groups, and says in which of them a worker goes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from configs.placement import Bundle, Placement
+from rl.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """A placement whose bundles are held."""
+
+    placement: Placement
+    groups: tuple[PlacementGroup, ...]
+    """One a node of the placement."""
+
+    def where(self, name: str) -> PlacementGroupSchedulingStrategy:
+        """Return the scheduling strategy of a process of the plan."""
+        node, bundle = self.placement.where(name)
+        return PlacementGroupSchedulingStrategy(
+            placement_group=self.groups[node], placement_group_bundle_index=bundle
+        )
+
+    def num_gpus(self, name: str) -> float:
+        """Return what a process of the plan reserves of its bundle's GPUs."""
+        return next(process.num_gpus for process in self.placement.processes() if process.name == name)
+
+    def release(self) -> None:
+        """Give the bundles back; the workers in them end."""
+        for group in self.groups:
+            remove_placement_group(group)
+
+
+def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
+    """Hold all bundles of a placement.
+
+    Args:
+        placement: From ``configs.placement.place``.
+        deadline_s: Longest wait, seconds.
+
+    Raises:
+        ConfigError: If the cluster does not have them in that time; names the machines that are missing.
+    """
+    groups = tuple(
+        placement_group([_resources(bundle) for bundle in node.bundles], strategy=placement.strategy)
+        for node in placement.nodes
+    )
+    reserved = Reserved(placement=placement, groups=groups)
+    end = time.monotonic() + deadline_s
+    missing = [i for i, group in enumerate(groups) if not group.wait(max(0.1, end - time.monotonic()))]
+    if missing:
+        reserved.release()
+        node = placement.nodes[missing[0]]
+        raise ConfigError(
+            f"the cluster has no room for {len(missing)} of the plan's {len(groups)} machines (each {node.num_gpus:g} "
+            f"GPUs and {node.num_cpus:g} CPUs) within {deadline_s:g} s; add machines, free them, or change "
+            "gpus_per_node (vlcot plan shows the bundles)"
+        )
+    logger.debug("reserved %d bundles", sum(len(node.bundles) for node in placement.nodes))
+    return reserved
+
+
+def check_nodes(placement: Placement) -> None:
+    """Refuse a cluster whose machines cannot hold the plan's, before anything waits for them.
+
+    Raises:
+        ConfigError: If there are too few GPUs, or they are laid out otherwise.
+    """
+    wanted = sorted((node.num_gpus for node in placement.nodes), reverse=True)
+    alive: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]
+    there = sorted((float(node["Resources"].get("GPU", 0.0)) for node in alive), reverse=True)
+    if sum(wanted) > sum(there):
+        raise ConfigError(
+            f"policies.*.num_gpus and rewards.*.num_gpus add up to {sum(wanted):g} GPUs, the cluster has {sum(there):g}"
+        )
+    if not _fits(wanted, there):
+        raise ConfigError(
+            f"the plan wants machines of {', '.join(f'{n:g}' for n in wanted)} GPUs, the cluster has machines of "
+            f"{', '.join(f'{n:g}' for n in there)}; set gpus_per_node to what a machine has"
+        )
+
+
+def _fits(wanted: list[float], there: list[float]) -> bool:
+    """Whether each of the wanted machines has room on some machine, largest first."""
+    free = list(there)
+    for need in wanted:
+        best = max(range(len(free)), key=free.__getitem__, default=None)
+        if best is None or free[best] < need:
+            return False
+        free[best] -= need
+    return True
+
+
+def _resources(bundle: Bundle) -> dict[str, float]:
+    resources = {"CPU": bundle.num_cpus}
+    if bundle.num_gpus:
+        resources["GPU"] = bundle.num_gpus
+    return resources

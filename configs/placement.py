@@ -1,0 +1,212 @@
+"""Which processes a run has, and which of them share a bundle of resources on which machine: a pure function.
+
+A bundle is what Ray reserves in one piece: one GPU (or several, of a process that wants several) with everything
+that shares it, or a process that needs none. Bundles of one machine are one placement group, so the table that
+``vlcot plan`` prints is where the processes will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.schema import Config
+
+SHARE = 0.05
+"""Logical CPUs a process reserves: rollout, reward and learner take turns, Ray must not keep them apart."""
+GPU_DIGITS = 4
+"""Ray counts GPUs in ten-thousandths."""
+
+Role = Literal["rollout", "learner", "reward", "scoring", "judges", "runner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One worker process."""
+
+    name: str
+    """Role, key, index: ``rollout-text-0``."""
+    role: Role
+    key: str = ""
+    """The policy or reward it belongs to."""
+    num_gpus: float = 0.0
+    """GPUs it reserves of its bundle."""
+    num_threads: int = 1
+    """CPU threads it computes with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Resources reserved in one piece, and who is in them."""
+
+    processes: tuple[Process, ...]
+    num_gpus: float = 0.0
+    """GPUs; a fraction only where the run's last GPU is not filled."""
+
+    @property
+    def num_cpus(self) -> float:
+        """Logical CPUs of all its processes."""
+        return round(SHARE * len(self.processes), GPU_DIGITS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The bundles of one machine."""
+
+    bundles: tuple[Bundle, ...]
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of all bundles."""
+        return round(sum(bundle.num_gpus for bundle in self.bundles), GPU_DIGITS)
+
+    @property
+    def num_cpus(self) -> float:
+        """Logical CPUs of all bundles."""
+        return round(sum(bundle.num_cpus for bundle in self.bundles), GPU_DIGITS)
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of all processes: what the machine's cores are shared by."""
+        return sum(process.num_threads for bundle in self.bundles for process in bundle.processes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where every process of a run goes."""
+
+    nodes: tuple[Node, ...]
+    strategy: Literal["STRICT_PACK", "SPREAD"]
+    """Ray's word for how the bundles of one node's group lie: on one machine, or (without GPUs) as widely as the
+    cluster allows."""
+
+    def processes(self) -> Iterator[Process]:
+        """Yield all processes, machine by machine."""
+        for node in self.nodes:
+            for bundle in node.bundles:
+                yield from bundle.processes
+
+    def where(self, name: str) -> tuple[int, int]:
+        """Return the indexes of a process's node and of its bundle there.
+
+        Raises:
+            KeyError: If no process has the name.
+        """
+        for index, node in enumerate(self.nodes):
+            for number, bundle in enumerate(node.bundles):
+                if any(process.name == name for process in bundle.processes):
+                    return index, number
+        raise KeyError(name)
+
+
+def place(config: Config, *, learn: bool = True) -> Placement:
+    """Lay out the processes of a valid configuration.
+
+    Whole GPUs come first, in the order rollouts, learners, rewards; processes that want a part of one fill a GPU
+    each, the largest first. What needs no GPU goes round the machines. A run without GPUs is one group whose
+    bundles Ray spreads over the machines there are.
+
+    Args:
+        config: The run.
+        learn: Whether it has learners.
+
+    Returns:
+        The same placement for the same configuration, always.
+    """
+    policies = [unit for name in config.policies for unit in _policy_units(config, name, learn=learn)]
+    rewards = [(process,) for name in config.rewards for process in _reward_processes(config, name)]
+    units = [*policies, *rewards]
+    on_gpu = [unit for unit in units if _gpus(unit)]
+    free = [Bundle(processes=unit) for unit in units if not _gpus(unit)]
+    free.append(Bundle(processes=tuple(_guides(config))))
+    if not on_gpu:
+        return Placement(nodes=(Node(bundles=tuple(free)),), strategy="SPREAD")
+    nodes = _fill_nodes(_gpu_bundles(on_gpu), config.gpus_per_node)
+    for index, bundle in enumerate(free):
+        nodes[index % len(nodes)].append(bundle)
+    return Placement(nodes=tuple(Node(bundles=tuple(node)) for node in nodes), strategy="STRICT_PACK")
+
+
+# --------------------------------------------------------------------------------- processes
+
+
+def _policy_units(config: Config, name: str, *, learn: bool) -> list[tuple[Process, ...]]:
+    """Return a policy's processes; those that must be together (colocated) are one unit."""
+    policy = config.policies[name]
+    is_shared = config.colocate and learn
+    share = policy.num_gpus / 2 if is_shared else policy.num_gpus
+
+    def made(role: Role, count: int) -> list[Process]:
+        return [
+            Process(
+                name=f"{role}-{name}-{index}",
+                role=role,
+                key=name,
+                num_gpus=share,
+                num_threads=policy.num_threads,
+            )
+            for index in range(count)
+        ]
+
+    rollouts = made("rollout", policy.num_rollout_workers)
+    learners = made("learner", policy.num_ranks if learn else 0)
+    if is_shared:
+        return list(zip(rollouts, learners, strict=True))
+    return [(process,) for process in (*rollouts, *learners)]
+
+
+def _reward_processes(config: Config, name: str) -> list[Process]:
+    reward = config.rewards[name]
+    return [
+        Process(
+            name=f"reward-{name}-{index}",
+            role="reward",
+            key=name,
+            num_gpus=reward.num_gpus,
+            num_threads=max(1, round(reward.num_cpus)),
+        )
+        for index in range(reward.num_workers)
+    ]
+
+
+def _guides(config: Config) -> Iterator[Process]:
+    """Yield the processes that move references about."""
+    yield Process(name="scoring-0", role="scoring")
+    yield Process(name="judges-0", role="judges")
+    for index in range(config.num_runners):
+        yield Process(name=f"runner-{index}", role="runner")
+
+
+# --------------------------------------------------------------------------------- bundles, machines
+
+
+def _gpus(unit: Sequence[Process]) -> float:
+    return round(sum(process.num_gpus for process in unit), GPU_DIGITS)
+
+
+def _gpu_bundles(units: Sequence[tuple[Process, ...]]) -> list[Bundle]:
+    """Give whole GPUs to who wants them; let parts of a GPU share one, first fit, largest first."""
+    whole = [unit for unit in units if _gpus(unit) >= 1]
+    shared: list[list[Process]] = []
+    for unit in sorted((unit for unit in units if _gpus(unit) < 1), key=_gpus, reverse=True):
+        home = next((gpu for gpu in shared if _gpus([*gpu, *unit]) <= 1), None)
+        if home is None:
+            shared.append(list(unit))
+        else:
+            home.extend(unit)
+    return [Bundle(processes=tuple(unit), num_gpus=_gpus(unit)) for unit in (*whole, *shared)]
+
+
+def _fill_nodes(bundles: Sequence[Bundle], gpus_per_node: int) -> list[list[Bundle]]:
+    """Lay bundles on machines of equal size, first fit in order."""
+    nodes: list[list[Bundle]] = []
+    for bundle in bundles:
+        home = next(
+            (node for node in nodes if sum(b.num_gpus for b in node) + bundle.num_gpus <= gpus_per_node), None
+        )
+        if home is None:
+            nodes.append([bundle])
+        else:
+            home.append(bundle)
+    return nodes
