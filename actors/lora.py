@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from configs.methods import Adapter
 from rl.errors import ConfigError, WeightSyncError
+from rl.torchvision_compat import ensure_torchvision
 
 FAMILY_TARGETS: Mapping[str, Sequence[str]] = {
     "token": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -51,6 +52,7 @@ def add_adapter(net: nn.Module, lora: Adapter, *, kind: str, key: str, seed: int
     Raises:
         ConfigError: If a target is no linear layer, or there is none of its name.
     """
+    ensure_torchvision()
     from peft import inject_adapter_in_model
 
     targets = list(lora.targets or FAMILY_TARGETS[kind])
