@@ -238,6 +238,16 @@ def refresh_weights(engine: Any, *, zero_stage: int) -> None:
     optimizer.checkpoint_event_epilogue()
 
 
+def offload(engine: Any) -> None:
+    """Move weights, gradients and optimizer states to the host, until ``reload``. Only between steps."""
+    engine.offload_states(pin_memory=False)
+
+
+def reload(engine: Any) -> None:
+    """Move back what ``offload`` moved."""
+    engine.reload_states()
+
+
 def save_checkpoint(engine: Any, directory: Path, tag: str, state: dict[str, Any]) -> None:
     """Write weights, optimizer state and ``state``; all ranks call it and return when all have written."""
     engine.save_checkpoint(str(directory), tag=tag, client_state=state)

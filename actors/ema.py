@@ -46,16 +46,17 @@ class WeightAverage:
 
     def __init__(self, masters: Sequence[Tensor], decay: float, refresh: Callable[[], None]) -> None:
         self.num_updates = 0
-        self._masters = [master.detach() for master in masters]
+        # The very tensors: an alias would miss it when a sleeping learner moves them.
+        self._masters = list(masters)
         self._decay = decay
         self._refresh = refresh
-        self._shards = [master.clone() for master in self._masters]
+        self._shards = [master.detach().clone() for master in self._masters]
 
     def update(self) -> None:
         """Move towards the masters: ``average = d * average + (1 - d) * masters``. Call it after every step."""
         weight = 1 - decay_at(self.num_updates, self._decay)
         for shard, master in zip(self._shards, self._masters, strict=True):
-            shard.lerp_(master, weight)
+            shard.lerp_(master.detach(), weight)
         self.num_updates += 1
 
     @contextmanager
@@ -74,7 +75,11 @@ class WeightAverage:
         """Begin again at the present masters."""
         self.num_updates = 0
         for shard, master in zip(self._shards, self._masters, strict=True):
-            shard.copy_(master)
+            shard.copy_(master.detach())
+
+    def move(self, device: torch.device) -> None:
+        """Move the average; the masters are the optimizer's."""
+        self._shards = [shard.to(device) for shard in self._shards]
 
     def save(self, path: Path) -> None:
         """Write this rank's shards to one file."""
@@ -95,7 +100,7 @@ class WeightAverage:
     def _exchange(self) -> None:
         """Let masters and average change places: what DeepSpeed holds are the masters' very buffers."""
         for shard, master in zip(self._shards, self._masters, strict=True):
-            parts = zip(shard.split(EXCHANGE_ELEMENTS), master.split(EXCHANGE_ELEMENTS), strict=True)
+            parts = zip(shard.split(EXCHANGE_ELEMENTS), master.detach().split(EXCHANGE_ELEMENTS), strict=True)
             for mine, trained in parts:
                 kept = mine.clone()
                 mine.copy_(trained)

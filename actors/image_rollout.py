@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
+from actors.gpu import freed
+from actors.lora import adapted_names, merged, scale_of
 from actors.policies.denoising import NET
 from actors.policies.image_sampler import Painted, PaintJob, load_pipeline, paint
-from actors.weights import unpack
-from configs.methods import Guard
+from actors.transports.inbox import LoadTimes, WeightInbox
+from actors.weights import CPU, Received, unpack
+from configs.methods import Adapter, Guard
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
 from rl.step_selection import sampler_spec
@@ -44,7 +47,7 @@ class _Waiting:
     future: Future[tuple[Painted, int]] = field(default_factory=Future)
 
 
-class ImageRolloutWorker:
+class ImageRolloutWorker(WeightInbox):
     """Paints pictures, takes new weights, proves them.
 
     Args:
@@ -71,6 +74,8 @@ class ImageRolloutWorker:
         self._deterministic = deterministic
         self._version = 0
         self._pipeline: Any = None
+        self._start: dict[str, Tensor] = {}
+        """The starting weights that adapters change, kept once they do."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="image-rollout")
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
@@ -88,10 +93,9 @@ class ImageRolloutWorker:
         torch.set_num_threads(self._config.num_threads)
         if self._deterministic:
             torch.use_deterministic_algorithms(True)
-        device = torch.device("cuda", 0) if self._config.num_gpus > 0 else torch.device("cpu")
         dtype = getattr(torch, self._config.dtype)
         try:
-            self._pipeline = load_pipeline(self._directory, dtype, device)
+            self._pipeline = load_pipeline(self._directory, dtype, self._device)
         except (OSError, ValueError) as error:
             raise RolloutError(f"{self._directory} holds no picture policy: {error}") from error
 
@@ -182,33 +186,50 @@ class ImageRolloutWorker:
 
     # ------------------------------------------------------------------------ weights
 
-    async def load_weights(self, manifest: Manifest, *buckets: NDArray[np.uint8]) -> None:
+    async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:
         """Take a publication, after all that was asked for before it.
 
         Raises:
             WeightSyncError: If a bucket is damaged, or names or shapes are not the net's. Nothing has changed then.
         """
-        await asyncio.wrap_future(self._executor.submit(self._load, manifest, buckets))
+        return await asyncio.wrap_future(self._executor.submit(self._load, manifest, buckets))
 
-    def _load(self, manifest: Manifest, buckets: Sequence[NDArray[np.uint8]]) -> None:
-        own = {f"{NET}.{name}": parameter for name, parameter in self._pipeline.unet.named_parameters()}
+    def _load(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
+        begin = time.perf_counter()
         new = dict(unpack(manifest, buckets))
-        if own.keys() != new.keys():
-            odd = sorted(own.keys() ^ new.keys())
-            raise WeightSyncError(
-                f"policy {manifest.policy} version {manifest.version}: {len(odd)} tensors are on one side only, "
-                f"e.g. {odd[0]}; do learner and rollout worker have the same checkpoint?"
-            )
-        for name, parameter in own.items():
-            if parameter.shape != new[name].shape:
-                raise WeightSyncError(
-                    f"policy {manifest.policy} version {manifest.version}: {name} is {list(new[name].shape)}, "
-                    f"the net has {list(parameter.shape)}"
-                )
+        checked = time.perf_counter()
+        own = {f"{NET}.{name}": parameter for name, parameter in self._pipeline.unet.named_parameters()}
+        if isinstance(self._config.lora, Adapter):
+            new = self._merged(own, new, scale_of(self._config.lora))
+            own = {name: parameter for name, parameter in own.items() if name in new}
+        _check_shapes(manifest, own, new)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(new[name])
         self._version = manifest.version
+        return LoadTimes(check_s=checked - begin, load_s=time.perf_counter() - checked)
+
+    def _merged(
+        self, own: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float
+    ) -> dict[str, Tensor]:
+        """Add adapters to the starting weights of their layers."""
+        for name in adapted_names(adapters):
+            if name not in self._start and name in own:
+                self._start[name] = own[name].detach().clone()
+        return dict(merged(self._start.items(), adapters, scale))
+
+    async def sleep(self) -> int:
+        """Leave the GPU to others, after all that was asked for before.
+
+        Returns:
+            Bytes of GPU memory given back; 0 on the CPU, where nothing is done.
+        """
+        job = self._executor.submit(freed, self._device, lambda: self._pipeline.to(CPU))
+        return await asyncio.wrap_future(job)
+
+    async def wake(self) -> None:
+        """Come back to the GPU with the weights as they were."""
+        await asyncio.wrap_future(self._executor.submit(self._pipeline.to, self._device))
 
     async def canary(self) -> Example:
         """Paint the same fixed picture by the configured sampler, with one before it, for the learner to score."""
@@ -233,6 +254,21 @@ class ImageRolloutWorker:
         )
         job = PaintJob(request=request, degraded=degraded, previous=previous)
         return Example(segment=self._painted([job])[0].segment, pictures=(degraded, previous))
+
+
+def _check_shapes(manifest: Manifest, own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+    what = f"policy {manifest.policy} version {manifest.version}"
+    if own.keys() != new.keys():
+        odd = sorted(own.keys() ^ new.keys())
+        raise WeightSyncError(
+            f"{what}: {len(odd)} tensors are on one side only, e.g. {odd[0]}; do learner and rollout worker have "
+            "the same checkpoint?"
+        )
+    for name, parameter in own.items():
+        if parameter.shape != new[name].shape:
+            raise WeightSyncError(
+                f"{what}: {name} is {list(new[name].shape)}, the net has {list(parameter.shape)}"
+            )
 
 
 def _job(request: ImageRequest, pictures: Sequence[Pixels]) -> PaintJob:

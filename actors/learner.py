@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,11 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from actors import deepspeed_engine as ds
+from actors import gpu, lora
 from actors.ema import WeightAverage
 from actors.micro_batches import inputs_on, make_actions
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
-from actors.weights import Bucket, Bytes, pack
-from configs.methods import NoCorrection
+from actors.transports.group import Backend
+from actors.transports.outbox import WeightOutbox
+from actors.transports.shared import SharedWeights
+from actors.weights import CPU, Bucket, BufferPool, Bytes, pack
+from configs.methods import Adapter, NoCorrection
 from configs.schema import PolicyConfig
 from rl.aggregation import divisor
 from rl.errors import DivergedError, LearnerError
@@ -34,6 +38,9 @@ from rl.metrics import merge
 from rl.ports import Store
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Example, Floats, Manifest, MicroBatch, TrainBatch, UpdateStats
+
+ADAPTER = "adapter"
+"""Folder of an exported adapter, beside that of the merged model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,8 @@ class LearnerSpec:
     world_size: int = 1
     seed: int = 0
     deterministic: bool = False
+    deadline_s: float = 600.0
+    """Longest wait for the receivers of a broadcast, seconds."""
 
 
 class _Scorer(nn.Module):
@@ -79,6 +88,8 @@ class LearnerRank:
         self._reference: TrainablePolicy | None = None
         self._average: WeightAverage | None = None
         self._device = torch.device("cuda", 0) if spec.config.num_gpus > 0 else torch.device("cpu")
+        self._outbox = WeightOutbox(self._device)
+        self._buffers = BufferPool()
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix=f"learner-{spec.policy_name}-prefetch")
 
     # ------------------------------------------------------------------------ life
@@ -104,7 +115,11 @@ class LearnerRank:
             device=self._device,
         )
         self._policy = self.load_policy()
-        if config.kl_weight > 0:
+        if isinstance(config.lora, Adapter):
+            key, net = f"policies.{spec.policy_name}.lora", self._policy.trained_net
+            lora.add_adapter(net, config.lora, kind=config.kind, key=key, seed=spec.seed)
+            self._policy.to(self._device).eval()
+        elif config.kl_weight > 0:
             self._reference = self.load_policy().requires_grad_(False)
         self._engine: Any = ds.make_engine(
             _Scorer(self._policy),
@@ -128,6 +143,27 @@ class LearnerRank:
         """Leave the process group."""
         self._prefetcher.shutdown(cancel_futures=True)
         ds.stop_process_group()
+
+    def sleep(self) -> int:
+        """Leave the GPU to others: everything this rank holds goes to the host. Only between steps.
+
+        Returns:
+            Bytes of GPU memory given back; 0 on the CPU, where there is nothing to give.
+        """
+        return gpu.freed(self._device, partial(self._move, is_asleep=True))
+
+    def wake(self) -> None:
+        """Come back to the GPU; the rank goes on as if it had not slept."""
+        if self._device.type == "cuda":
+            self._move(is_asleep=False)
+
+    def _move(self, *, is_asleep: bool) -> None:
+        device = CPU if is_asleep else self._device
+        (ds.offload if is_asleep else ds.reload)(self._engine)
+        if self._reference is not None:
+            self._reference.to(device)
+        if self._average is not None:
+            self._average.move(device)
 
     def load_policy(self) -> TrainablePolicy:
         """Read the starting weights.
@@ -204,10 +240,7 @@ class LearnerRank:
         self, micro: MicroBatch, batch: PolicyBatch, proximal: ActionScores | None, max_actions: int
     ) -> LossSums:
         inputs = inputs_on(self._device, batch)
-        reference = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference = self._reference(inputs)
+        reference = self._reference_scores(inputs)
         return policy_loss(
             self.spec.config,
             self._scores(inputs),
@@ -216,6 +249,18 @@ class LearnerRank:
             reference=reference,
             proximal=None if proximal is None else proximal.detached(self._device),
         )
+
+    def _reference_scores(self, inputs: Mapping[str, Tensor]) -> ActionScores | None:
+        """Score under the starting weights: a frozen copy, or with adapters the policy without them."""
+        config = self.spec.config
+        if config.kl_weight == 0:
+            return None
+        with torch.no_grad():
+            if self._reference is not None:
+                found: ActionScores = self._reference(inputs)
+                return found
+            with lora.switched_off(self._policy.trained_net):
+                return self._scores(inputs)
 
     def _proximal(self, batches: Sequence[TrainBatch]) -> list[list[ActionScores | None]]:
         """Score, before the first update, what a correction compares later steps with.
@@ -294,15 +339,64 @@ class LearnerRank:
         Yields:
             On rank 0 the buckets, then the manifest; on the others nothing.
         """
+        for part in self._parts(averaged=averaged):
+            yield part.data if isinstance(part, Bucket) else part
+
+    def open_group(self, backend: Backend, *, size: int, address: str, port: int) -> None:
+        """Become the sender of a process group of ``size`` members; rank 0 only."""
+        self._outbox.open_group(
+            backend, size=size, address=address, port=port, deadline_s=self.spec.deadline_s
+        )
+
+    def broadcast(self, *, averaged: bool = False) -> Manifest | None:
+        """Send the current weights through the process group; collective over the ranks, as ``publish``.
+
+        Returns:
+            On rank 0 the manifest.
+
+        Raises:
+            WeightSyncError: If a receiver is gone or late.
+        """
+        device = self._device if self.spec.config.transport == "nccl" else CPU
+        parts = self._parts(averaged=averaged, device=device)
+        if self.spec.rank == 0:
+            return self._outbox.broadcast(parts)
+        for _ in parts:
+            pass
+        return None
+
+    def share(self, *, averaged: bool = False) -> SharedWeights:
+        """Keep the current weights on this rank's GPU for the workers on it, until ``release``."""
+        return self._outbox.share(self._parts(averaged=averaged, device=self._device, every_rank=True))
+
+    def release(self) -> None:
+        """Give back what was shared."""
+        self._outbox.release()
+
+    def _parts(
+        self, *, averaged: bool, device: torch.device = CPU, every_rank: bool = False
+    ) -> Iterator[Bucket | Manifest]:
+        """Gather and pack what is published; on ranks that only help to gather, yield nothing."""
         spec = self.spec
         with self._shown(averaged=averaged):
-            tensors = self._whole_weights()
-            if spec.rank == 0:
-                for part in pack(spec.policy_name, self.version, tensors, spec.bucket_bytes):
-                    yield part.data if isinstance(part, Bucket) else part
+            tensors = self._whole_weights(self._published())
+            if spec.rank == 0 or every_rank:
+                yield from pack(
+                    spec.policy_name,
+                    self.version,
+                    tensors,
+                    spec.bucket_bytes,
+                    device=device,
+                    pool=self._buffers,
+                )
             else:
                 for _ in tensors:
                     pass
+
+    def _published(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is trained: all of the net, or its adapters."""
+        named = self._policy.published()
+        return lora.adapters_only(named) if isinstance(self.spec.config.lora, Adapter) else named
 
     def _shown(self, *, averaged: bool) -> AbstractContextManager[None]:
         """Return a context in which the model computes with the average, or as it is."""
@@ -312,9 +406,9 @@ class LearnerRank:
             raise LearnerError(f"policies.{self.spec.policy_name}.ema_decay is 0: no average is kept")
         return self._average.in_place()
 
-    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def _whole_weights(self, named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
         return ds.stream_whole(
-            self._policy.published(),
+            named,
             zero_stage=self.spec.config.zero_stage,
             max_bytes=self.spec.bucket_bytes,
         )
@@ -345,15 +439,30 @@ class LearnerRank:
     def export(self, directory: Path) -> None:
         """Write the policy as its plain library loads it; rank 0 writes, all return when it has.
 
-        The weights are those of the moving average where there is one: what was evaluated.
+        The weights are those of the moving average where there is one: what was evaluated. Adapters are merged
+        into them, and written by themselves to the folder ``adapter`` beside it, as peft loads them.
         """
         with self._shown(averaged=self._average is not None):
             weights = {
-                name: tensor.cpu().clone() for name, tensor in self._whole_weights() if self.spec.rank == 0
+                name: tensor.cpu().clone()
+                for name, tensor in self._whole_weights(self._policy.published())
+                if self.spec.rank == 0
             }
+        if isinstance(self.spec.config.lora, Adapter) and self.spec.rank == 0:
+            weights = self._export_adapter(directory.with_name(ADAPTER), self.spec.config.lora, weights)
         published = {id(parameter) for _, parameter in self._policy.published()}
         others = [parameter for parameter in self._policy.parameters() if id(parameter) not in published]
         with ds.whole(others, zero_stage=self.spec.config.zero_stage):
             if self.spec.rank == 0:
                 self._policy.export(directory, weights)
         torch.distributed.barrier()
+
+    def _export_adapter(
+        self, directory: Path, config: Adapter, weights: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Write the adapter by itself; return the plain weights it is merged into."""
+        plain, adapters = lora.split(weights)
+        prefix = self._policy.net_prefix
+        named = {name.removeprefix(prefix): tensor for name, tensor in adapters.items()}
+        lora.write_adapter(directory, config, self.spec.config.kind, named)
+        return dict(lora.merged(plain.items(), adapters, lora.scale_of(config)))

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from actors.lora import scale_of
 from actors.policies.guidance import without_content
 from actors.text_pairs import UNCONDITIONAL, Pair, PairDesk, Room
-from actors.weights import Bytes
+from actors.transports.inbox import LoadTimes
+from actors.weights import Received
+from configs.methods import Adapter
 from configs.schema import PolicyConfig
 from rl.errors import WeightSyncError
 from rl.types import Manifest, Pixels, TextReply, TextRequest
@@ -63,6 +66,7 @@ class TextEngine:
             # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
             logprobs_mode="processed_logprobs",
             worker_extension_cls=RECEIVER,
+            enable_sleep_mode=can_sleep(config),
             logits_processors=[GUIDANCE] if is_guided else None,
             # What a step wrote must be known before the next begins, to prove that pairs kept in step.
             async_scheduling=False if is_guided else None,
@@ -71,6 +75,7 @@ class TextEngine:
                 gpu_memory_frac=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
             ),
         )
+        self._base = _base_of(directory, config)
         self._engine: Any = LLMEngine.from_engine_args(arguments)
         self._num_ids = int(self._engine.model_config.get_vocab_size())
         self._pairs = PairDesk(self._room()) if is_guided else None
@@ -156,13 +161,25 @@ class TextEngine:
         """Forget unfinished requests."""
         self._engine.abort_request(list(keys) if self._pairs is None else self._pairs.forget(keys))
 
-    def load_weights(self, manifest: Manifest, buckets: Sequence[Bytes]) -> None:
+    def load_weights(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
         """Load a publication; only while idle.
 
         Raises:
             WeightSyncError: If a bucket is damaged; nothing has changed then.
         """
-        self._engine.collective_rpc("receive_weights", args=(manifest, list(buckets)))
+        times: list[LoadTimes] = self._engine.collective_rpc(
+            "receive_weights", args=(manifest, list(buckets), self._base)
+        )
+        return max(times, key=lambda one: one["check_s"] + one["load_s"])
+
+    def sleep(self) -> None:
+        """Move the weights to the host and forget the caches; only while idle, on a GPU."""
+        self.drop_caches()
+        self._engine.sleep(level=1)
+
+    def wake(self) -> None:
+        """Come back with the weights as they were and empty caches."""
+        self._engine.wake_up()
 
     def drop_caches(self) -> None:
         """Forget everything that was computed with the present weights; only while idle.
@@ -182,6 +199,20 @@ class TextEngine:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.engine_core.shutdown()
+
+
+def can_sleep(config: PolicyConfig) -> bool:
+    """Whether the engine must be able to give its memory back: it shares its GPU."""
+    return 0 < config.num_gpus < 1
+
+
+def _base_of(directory: Path, config: PolicyConfig) -> Any:
+    """Describe what published adapters are added to; None where whole weights are published."""
+    if not isinstance(config.lora, Adapter):
+        return None
+    from actors.vllm_extension import Base
+
+    return Base(directory=Path(directory), scale=scale_of(config.lora))
 
 
 def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:

@@ -23,8 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from actors.gpu import freed
 from actors.policies.tokenizer import TextVocabulary, load_vocabulary
 from actors.text_engine import TextEngine, make_reply
+from actors.transports.inbox import LoadTimes, WeightInbox
+from actors.weights import Received
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, VlcotError
 from rl.types import (
@@ -65,7 +68,7 @@ class _Errand:
     answer: Future[Any] = field(default_factory=Future)
 
 
-class TextRolloutWorker:
+class TextRolloutWorker(WeightInbox):
     """Writes text, takes new weights, proves them.
 
     Args:
@@ -140,13 +143,28 @@ class TextRolloutWorker:
         replies: list[TextReply] = await self._ask(_Call(requests=requests, pictures=pictures))
         return replies
 
-    async def load_weights(self, manifest: Manifest, *buckets: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:
         """Take a publication, after all that was asked for before it, and drop every cache.
 
         Raises:
             WeightSyncError: If a bucket is damaged (nothing has changed then), or a cache was not dropped.
         """
-        await self._ask(_Errand(run=lambda: self._load(manifest, buckets)))
+        times: LoadTimes = await self._ask(_Errand(run=lambda: self._load(manifest, buckets)))
+        return times
+
+    async def sleep(self) -> int:
+        """Leave the GPU to others, after all that was asked for before.
+
+        Returns:
+            Bytes of GPU memory given back; 0 on the CPU, where nothing is done.
+        """
+        num_bytes: int = await self._ask(_Errand(run=lambda: freed(self._device, self._engine.sleep)))
+        return num_bytes
+
+    async def wake(self) -> None:
+        """Come back to the GPU with the weights as they were."""
+        if self._device.type == "cuda":
+            await self._ask(_Errand(run=self._engine.wake))
 
     async def canary(self) -> Example:
         """Write on after a fixed prompt with two pictures, for the learner to score.
@@ -254,10 +272,11 @@ class TextRolloutWorker:
             if len(call.replies) == len(call.requests):
                 call.answer.set_result([call.replies[i] for i in range(len(call.requests))])
 
-    def _load(self, manifest: Manifest, buckets: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
-        self._engine.load_weights(manifest, buckets)
+    def _load(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
+        times = self._engine.load_weights(manifest, buckets)
         self._drop_caches()
         self._version = manifest.version
+        return times
 
     def _drop_caches(self) -> None:
         self._engine.drop_caches()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import ray
-import ray.util
 
 from actors.image_rollout import ImageRolloutWorker
 from actors.learner import LearnerRank, LearnerSpec
 from actors.text_rollout import TextRolloutWorker
 from cluster.calls import Call, RayStore, Worker, gather
 from cluster.learners import LearnerGroup
+from cluster.rendezvous import rendezvous
 from cluster.reserve import Reserved, reserve
 from cluster.runner import ChainRunner, Pools, TextContext
 from cluster.scoring import Scoring
@@ -182,6 +179,7 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
         world_size=policy.num_ranks,
         seed=config.seed,
         deterministic=config.deterministic,
+        deadline_s=config.deadline_s,
     )
     ranks = [
         spawn(
@@ -196,18 +194,3 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
         for rank in range(policy.num_ranks)
     ]
     return LearnerGroup(policy=name, ranks=ranks, deadline_s=config.deadline_s)
-
-
-def rendezvous(rank: Worker, *, deadline_s: float) -> tuple[str, int]:
-    """Return an address of a rank's machine, and a TCP port that is free there now."""
-    # Ray runs it inside the actor's process; the actor itself is not used.
-    ref = rank.actor.__ray_call__.remote(_address)
-    (found,) = gather([Call(name=rank.name, method="rendezvous", ref=ref)], deadline_s=deadline_s)
-    address, port = found
-    return str(address), int(port)
-
-
-def _address(_: object) -> tuple[str, int]:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return ray.util.get_node_ip_address(), listener.getsockname()[1]

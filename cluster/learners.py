@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster.calls import Call, Worker, gather, put, stream
+from cluster.transports import Transport, make_transport
 from cluster.turns import Turns
 from configs.schema import Config
 from rl.errors import WeightSyncError
@@ -80,6 +81,8 @@ class WeightPublisher:
     turns: Turns = field(default_factory=Turns)
     published: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """What each policy's rollout workers have: the version, and whether it is the moving average of it."""
+    transports: dict[str, Transport] = field(default_factory=dict)
+    """By policy, made when first used."""
 
     def publish_and_prove(self, *, averaged: bool = False) -> Metrics:
         """Publish every policy whose workers have something else, then compare canaries.
@@ -102,10 +105,12 @@ class WeightPublisher:
 
     def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
         deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
+        if policy not in self.transports:
+            self.transports[policy] = make_transport(self.config.policies[policy].transport, group)
         self.turns.give(policy, "learner")
-        manifest, buckets = group.publish(averaged=averaged)
-        self.turns.give(policy, "rollout")
-        gather([w.call("load_weights", manifest, *buckets) for w in workers], deadline_s=deadline_s)
+        publication = self.transports[policy].publish(
+            workers, averaged=averaged, hand_over=lambda: self.turns.give(policy, "rollout")
+        )
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
         self.turns.give(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]
@@ -116,14 +121,14 @@ class WeightPublisher:
             gap = canary_gap(example.segment, logprobs)
             if not gap <= tolerance:
                 raise WeightSyncError(
-                    f"{worker.name}: after weight version {manifest.version} its log-probs differ from the "
+                    f"{worker.name}: after weight version {publication.manifest.version} its log-probs differ from the "
                     f"learner's by {gap:.2e} nats (policies.{policy}.canary_tolerance_nats={tolerance:g})"
                 )
             gaps[f"weights/{policy}/canary_nats/{index}"] = gap
         return {
             **gaps,
             f"weights/{policy}/canary_nats/max": max(gaps.values()),
-            f"weights/{policy}/published_bytes": float(sum(manifest.bucket_bytes)),
+            **publication.metrics(policy),
         }
 
 

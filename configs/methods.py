@@ -6,7 +6,7 @@ a method's constants exist only with that method. The papers and equations stand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # --------------------------------------------------------------------------------- ratio and surrogate
@@ -206,3 +206,31 @@ class RandomSteps:
 
 
 TrainedSteps = AllSteps | RandomShare | SlidingWindow | RandomSteps
+
+# --------------------------------------------------------------------------------- low-rank adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullWeights:
+    """Every weight is trained and published."""
+
+    kind: Literal["none"] = "none"
+    """Name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Two thin matrices beside each chosen linear layer are trained and published, nothing else (LoRA)."""
+
+    kind: Literal["adapter"] = "adapter"
+    """Name."""
+    rank: int = 16
+    """Width r of the thin matrices. Larger can learn more, and sends more."""
+    alpha: float = 32.0
+    """The product of the two counts ``alpha / rank`` times."""
+    targets: list[str] = field(default_factory=list)
+    """Last parts of the linear layers' names, e.g. ``[q_proj, v_proj]``; empty takes the model family's attention
+    and MLP layers."""
+
+
+Lora = FullWeights | Adapter

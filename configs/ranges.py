@@ -47,6 +47,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "policies.*.correction.low": (_TINY, 1),
     "policies.*.correction.high": (1, _INF),
     "policies.*.ema_decay": (0, 1),
+    "policies.*.lora.rank": (1, 4096),
+    "policies.*.lora.alpha": (_TINY, 1e6),
     "policies.*.guidance_scale": (0, 100),
     "policies.*.entropy_weight": (0, 100),
     "policies.*.trained_steps.share": (_TINY, 1),

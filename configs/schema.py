@@ -14,6 +14,8 @@ from configs.methods import (
     PPO,
     AllSteps,
     Correction,
+    FullWeights,
+    Lora,
     NoCorrection,
     Surrogate,
     TrainedSteps,
@@ -74,6 +76,12 @@ class PolicyConfig:
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
     The first steps count for more: the decay rises to it (``actors.ema``)."""
+    lora: Lora = field(default_factory=FullWeights)
+    """Train low-rank adapters instead of the weights: a name or a mapping. The reference of ``kl_weight`` is then the
+    policy without them."""
+    transport: Literal["object_store", "gloo", "nccl", "ipc"] = "object_store"
+    """How new weights reach the rollout workers: through Ray's object store, by broadcast (gloo on CPUs, NCCL between
+    GPUs), or as shared memory of one GPU (``docs/weights.md``)."""
     guidance_scale: float = 1.0
     """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
     kl_weight: float = 0.0

@@ -19,6 +19,7 @@ from configs.check_judges import check_judges
 from configs.check_losses import check_losses
 from configs.check_placement import check_placement
 from configs.check_rewards import check_plugins, check_reward_actors
+from configs.check_weights import check_weights
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
@@ -52,6 +53,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_policies(config)
     check_losses(config)
     check_denoising(config)
+    check_weights(config)
     _check_batches(config)
     _check_rewards(config)
     check_advantage(config)

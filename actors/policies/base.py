@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,14 @@ class PolicyBatch:
 
 class TrainablePolicy(nn.Module, ABC):
     """A policy inside a learner rank."""
+
+    net_prefix: ClassVar[str] = ""
+    """What ``published`` puts before the names of ``trained_net``."""
+
+    @property
+    def trained_net(self) -> nn.Module:
+        """The module that is published, and that adapters are put into."""
+        return self
 
     @classmethod
     @abstractmethod

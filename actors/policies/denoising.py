@@ -48,6 +48,8 @@ class DenoisingPolicy(TrainablePolicy):
         block_names: The chain's blocks in order.
     """
 
+    net_prefix = f"{NET}."
+
     def __init__(
         self, directory: Path, pipeline: Any, config: PolicyConfig, block_names: Sequence[str]
     ) -> None:
@@ -195,6 +197,11 @@ class DenoisingPolicy(TrainablePolicy):
             step_mean=empty[:, :, None].repeat(1, 1, means.shape[1]).index_put((row, step), means),
             step_std=torch.ones_like(empty).index_put((row, step), std),
         )
+
+    @property
+    def trained_net(self) -> nn.Module:
+        """The net; the text encoder is frozen."""
+        return self.unet
 
     def published(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the net's parameters as ``unet.<name>``."""

@@ -79,6 +79,18 @@ def build_text_policy(
     _processor(tokenizer, -(-degraded_px // cell) * cell).save_pretrained(directory)
 
 
+def published_name(stored: str) -> str:
+    """Return the name in transformers' module tree of a weight in a checkpoint's file.
+
+    Files keep the names of the first release: ``visual.*`` and ``model.layers.*``.
+    """
+    if stored.startswith("visual."):
+        return f"model.{stored}"
+    if stored.startswith("model.") and not stored.startswith(("model.language_model.", "model.visual.")):
+        return f"model.language_model.{stored.removeprefix('model.')}"
+    return stored
+
+
 def _config(tokenizer: Any) -> Any:
     """Describe the small model."""
     from transformers import Qwen2_5_VLConfig

@@ -269,6 +269,12 @@ class TokenPolicy(TrainablePolicy):
 
     # ------------------------------------------------------------------ weights
 
+    @property
+    def trained_net(self) -> nn.Module:
+        """The whole model."""
+        model: nn.Module = self.model
+        return model
+
     def published(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every parameter under its transformers name, which vLLM's loader takes as well."""
         yield from self.model.named_parameters()

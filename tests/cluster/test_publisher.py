@@ -10,12 +10,14 @@ import pytest
 import ray
 import torch
 
+from actors.transports.inbox import LoadTimes
 from actors.weights import Bucket, pack, unpack
 from cluster.calls import Worker, gather
 from cluster.learners import LearnerGroup, WeightPublisher
 from cluster.spawn import spawn
 from configs.load import load_config
 from rl.errors import WeightSyncError
+from rl.metrics import check_name
 from rl.types import Example, Floats, Manifest, TextSampling, TokenStream
 
 pytestmark = pytest.mark.ray
@@ -60,12 +62,15 @@ class Rollout:
     async def misbehave(self, *, keeps_cache: bool = False, flips_bit: bool = False) -> None:
         self.keeps_cache, self.flips_bit = keeps_cache, flips_bit
 
-    async def load_weights(self, manifest: Manifest, *buckets: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    async def load_weights(
+        self, manifest: Manifest, *buckets: np.ndarray[Any, np.dtype[np.uint8]]
+    ) -> LoadTimes:
         arrived = [bucket.copy() for bucket in buckets]
         arrived[-1][0] ^= int(self.flips_bit)
         weights = dict(unpack(manifest, arrived))
         if not self.keeps_cache:
             self.weight = float(weights["a"][0])
+        return LoadTimes(check_s=0.25, load_s=0.5)
 
     async def shown(self) -> float:
         return self.weight
@@ -118,6 +123,9 @@ def test_every_worker_gets_the_weights_and_proves_them(
     assert metrics["weights/text/version"] == 1
     assert metrics["weights/text/canary_nats/0"] == metrics["weights/text/canary_nats/1"] == 0
     assert metrics["weights/text/published_bytes"] >= 4 * 205
+    assert metrics["time/weights/text/send_s"] > 0
+    assert (metrics["time/weights/text/check_s"], metrics["time/weights/text/load_s"]) == (0.25, 0.5)
+    assert all(check_name(name) for name in metrics)
     assert publisher.publish_and_prove() == {"weights/text/version": 1}
 
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from actors.deepspeed_engine import stop_process_group
 from actors.learner import LearnerRank, LearnerSpec
+from actors.lora import add_adapter
 from actors.weights import pack, unpack
-from configs.methods import CISPO, GSPO, PPO, TruncatedImportance
+from configs.methods import CISPO, GSPO, PPO, Adapter, TruncatedImportance
 from configs.schema import PolicyConfig
 from rl.batching import lay_out
 from rl.errors import DivergedError
@@ -26,6 +27,7 @@ from tests.reference.plain_losses import PlainSequence, step_loss
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, make_examples
 
 MAX_ACTIONS = 20
+SEED = 3
 ADVANTAGES = ({0: 0.7, 1: -1.1}, {0: -0.4, 1: 0.9}, {0: 0.0, 1: 1.5})
 
 
@@ -76,9 +78,10 @@ def plain_training(
     policy = TinyPolicy.load(start, config, block_names=BLOCKS)
     frozen = TinyPolicy.load(start, config, block_names=BLOCKS)
     examples = start_examples(start, config)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    if isinstance(config.lora, Adapter):
+        add_adapter(policy, config.lora, kind="token", key="", seed=SEED)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     losses = []
     proximal = [plain_scores(policy, example) for example in examples]
     for step, indexes in enumerate(steps):
@@ -108,7 +111,7 @@ def plain_training(
         loss = step_loss(config, sequences, MAX_ACTIONS)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -140,7 +143,7 @@ def make_learner(
         bucket_bytes=300,
         rank=rank,
         world_size=world_size,
-        seed=3,
+        seed=SEED,
         deterministic=True,
     )
     learner = LearnerRank(spec)

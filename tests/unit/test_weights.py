@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.weights import ALIGNMENT, Bucket, pack, unpack
+from actors.weights import ALIGNMENT, Bucket, BufferPool, pack, unpack
 from rl.errors import WeightSyncError
 from rl.types import Manifest
 
@@ -133,3 +133,27 @@ def test_cut_and_missing_buckets_are_found():
 def test_bucket_size_must_be_positive():
     with pytest.raises(ValueError, match="bucket_bytes=0"):
         list(pack("text", 0, [], 0))
+
+
+def test_a_buffer_is_used_again_only_when_nobody_holds_a_view_of_it():
+    pool = BufferPool()
+    first = pool.take(100)
+    place = first.ctypes.data
+    view = torch.from_numpy(first[:10])
+    del first
+    assert pool.take(100).ctypes.data != place
+    part = view[2:4].numpy()
+    del view
+    assert pool.take(50).ctypes.data != place
+    del part
+    assert pool.take(50).ctypes.data == place
+
+
+def test_used_buffers_leave_nothing_in_the_gaps():
+    tensors = [("a", torch.ones(3)), ("b", torch.ones(5))]
+    pool = BufferPool()
+    pool.take(1000)[:] = 255
+    *_, fresh = pack("text", 0, tensors, 1000)
+    *buckets, used = pack("text", 0, tensors, 1000, pool=pool)
+    assert used == fresh
+    assert dict(unpack(used, [bucket.data for bucket in buckets]))["b"].tolist() == [1.0] * 5
