@@ -16,6 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
+from cluster.outstanding import OUTSTANDING
 from rl.errors import CallTimeoutError, VlcotError, WorkerLostError
 from rl.types import Example, Segment
 
@@ -86,7 +87,19 @@ def gather(
         WorkerLostError: If a worker process ended.
         ExceptionGroup: If several calls failed; a single failure is raised as itself.
     """
+    with OUTSTANDING.noted([(call.name, call.method) for call in calls]) as strike:
+        return _gather(calls, deadline_s, on_done, strike)
+
+
+def _gather(
+    calls: Sequence[Call],
+    deadline_s: float,
+    on_done: Callable[[int], None] | None,
+    strike: Callable[[int], None],
+) -> list[Any]:
+    """Do the work of :func:`gather`; ``strike`` is told the index of each call that has been answered."""
     by_ref = {call.ref: call for call in calls}
+    index_of = {call.ref: index for index, call in enumerate(calls)}
     pending, failures = list(by_ref), list[BaseException]()
     end, warned = time.monotonic() + deadline_s, False
     while pending:
@@ -96,6 +109,7 @@ def gather(
             raise CallTimeoutError(f"no answer from {names} within {deadline_s:g} s (deadline_s)")
         done, pending = ray.wait(pending, timeout=min(left, SLOW_CALL_S))
         for ref in done:
+            strike(index_of[ref])
             try:
                 ray.get(ref)
             except (RayTaskError, RayActorError) as error:
@@ -125,6 +139,11 @@ def stream(worker: Worker, method: str, *args: object, deadline_s: float, **kwar
     """Run a generator method to its end and return a reference a value, never the values."""
     call = Call(name=worker.name, method=method, ref=None)
     generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args, **kwargs)
+    with OUTSTANDING.noted([(call.name, call.method)]):
+        return _stream(call, generator, deadline_s)
+
+
+def _stream(call: Call, generator: Any, deadline_s: float) -> list[Any]:
     refs: list[Any] = []
     while True:
         done, _ = ray.wait([generator], timeout=deadline_s, fetch_local=False)
@@ -143,8 +162,9 @@ async def answer(call: Call, *, deadline_s: float | None) -> Any:
     A deadline of None is for those who watch the actor themselves, and kill it when it is silent.
     """
     try:
-        async with asyncio.timeout(deadline_s):
-            return await call.ref
+        with OUTSTANDING.noted([(call.name, call.method)]):
+            async with asyncio.timeout(deadline_s):
+                return await call.ref
     except (RayTaskError, RayActorError) as error:  # first: a worker's TimeoutError is both
         raise translate(call, error) from None
     except TimeoutError:
