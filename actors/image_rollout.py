@@ -27,6 +27,7 @@ from actors.weights import unpack
 from configs.methods import Guard
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
+from rl.spans import PoolMeter, span
 from rl.step_selection import sampler_spec
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
@@ -74,6 +75,7 @@ class ImageRolloutWorker:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="image-rollout")
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
+        self._meter = PoolMeter(version=0)
         self._counts = {"num_batches": 0.0, "num_pictures": 0.0, "busy_s": 0.0}
 
     # ------------------------------------------------------------------------ life
@@ -104,6 +106,10 @@ class ImageRolloutWorker:
         for waiting in left:
             waiting.future.set_exception(RolloutError("the image rollout worker was closed"))
 
+    def meters(self) -> list[PoolMeter]:
+        """Return what the worker has in hand and has done, in pictures."""
+        return [self._meter]
+
     def stats(self) -> Metrics:
         """Return batches, pictures and busy seconds so far, pictures waiting, and the weight version."""
         return {**self._counts, "num_waiting": float(len(self._waiting)), "version": float(self._version)}
@@ -133,7 +139,8 @@ class ImageRolloutWorker:
                 self._waiting.extend(waiting)
             for _ in waiting:  # each wakes the thread once; those that find nothing left do nothing
                 self._submit(None)
-        done = await asyncio.gather(*[asyncio.wrap_future(item.future) for item in waiting])
+        with self._meter.taking(len(requests)):
+            done = await asyncio.gather(*[asyncio.wrap_future(item.future) for item in waiting])
         replies = [
             ImageReply(
                 request_id=request.request_id,
@@ -171,7 +178,8 @@ class ImageRolloutWorker:
         if not jobs:
             return []
         start = time.perf_counter()
-        painted = self._painted(jobs)
+        with span("paint", num_pictures=len(jobs), px=jobs[0].request.size_px, version=self._version):
+            painted = self._painted(jobs)
         self._counts["num_batches"] += 1
         self._counts["num_pictures"] += len(jobs)
         self._counts["busy_s"] += time.perf_counter() - start
@@ -190,6 +198,7 @@ class ImageRolloutWorker:
         """
         await asyncio.wrap_future(self._executor.submit(self._load, manifest, buckets))
 
+    @span("load weights")
     def _load(self, manifest: Manifest, buckets: Sequence[NDArray[np.uint8]]) -> None:
         own = {f"{NET}.{name}": parameter for name, parameter in self._pipeline.unet.named_parameters()}
         new = dict(unpack(manifest, buckets))
@@ -208,12 +217,13 @@ class ImageRolloutWorker:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(new[name])
-        self._version = manifest.version
+        self._version = self._meter.version = manifest.version
 
     async def canary(self) -> Example:
         """Paint the same fixed picture by the configured sampler, with one before it, for the learner to score."""
         return await asyncio.wrap_future(self._executor.submit(self._canary))
 
+    @span("canary")
     def _canary(self) -> Example:
         small, middle, large = CANARY_SIZES_PX
         rng = np.random.default_rng(self._seed)

@@ -27,6 +27,7 @@ from actors.policies.tokenizer import TextVocabulary, load_vocabulary
 from actors.text_engine import TextEngine, make_reply
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, VlcotError
+from rl.spans import PoolMeter, span
 from rl.types import (
     DEGRADED,
     Example,
@@ -97,6 +98,7 @@ class TextRolloutWorker:
         self._keys = itertools.count()
         self._thread = threading.Thread(target=self._work, name="text-rollout", daemon=True)
         self._ready: Future[None] = Future()
+        self._meter = PoolMeter(version=0)
         self._counts = {"num_requests": 0.0, "num_tokens": 0.0, "num_cached_tokens": 0.0, "busy_s": 0.0}
 
     # ------------------------------------------------------------------------ life
@@ -118,6 +120,10 @@ class TextRolloutWorker:
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
+    def meters(self) -> list[PoolMeter]:
+        """Return what the worker has in hand and has done, in text blocks."""
+        return [self._meter]
+
     def stats(self) -> Metrics:
         """Return requests, sampled and cached tokens and busy seconds so far, and the weight version."""
         return {**self._counts, "version": float(self._version)}
@@ -137,7 +143,8 @@ class TextRolloutWorker:
         Raises:
             RolloutError: If vLLM refused a request, or failed.
         """
-        replies: list[TextReply] = await self._ask(_Call(requests=requests, pictures=pictures))
+        with self._meter.taking(len(requests)):
+            replies: list[TextReply] = await self._ask(_Call(requests=requests, pictures=pictures))
         return replies
 
     async def load_weights(self, manifest: Manifest, *buckets: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
@@ -184,9 +191,19 @@ class TextRolloutWorker:
         self._ready.set_result(None)
         while self._take_in():
             begin = time.perf_counter()
-            self._advance()
+            self._write()
             self._counts["busy_s"] += time.perf_counter() - begin
         self._engine.close()
+
+    def _write(self) -> None:
+        """Decode until the engine is idle, or something has come that may join."""
+        before = self._counts["num_tokens"]
+        with span("write", num_blocks=len(self._writing), version=self._version) as said:
+            self._advance()
+            # What waits already may start when the engine is idle, and holds back what comes.
+            while self._writing and (self._waiting or self._incoming.empty()):
+                self._advance()
+            said["num_tokens_of_finished_blocks"] = int(self._counts["num_tokens"] - before)
 
     def _take_in(self) -> bool:
         """Start what may start now; wait where there is nothing to do. False ends the thread."""
@@ -254,16 +271,18 @@ class TextRolloutWorker:
             if len(call.replies) == len(call.requests):
                 call.answer.set_result([call.replies[i] for i in range(len(call.requests))])
 
+    @span("load weights")
     def _load(self, manifest: Manifest, buckets: Sequence[np.ndarray[Any, np.dtype[np.uint8]]]) -> None:
         self._engine.load_weights(manifest, buckets)
         self._drop_caches()
-        self._version = manifest.version
+        self._version = self._meter.version = manifest.version
 
     def _drop_caches(self) -> None:
         self._engine.drop_caches()
 
     # ------------------------------------------------------------------------ canary
 
+    @span("canary")
     def _canary(self) -> Example:
         request, pictures = self._canary_request()
         self._engine.add("canary", request, pictures)

@@ -110,7 +110,9 @@ class Observer:
             try:
                 self._look()
             except Exception:
-                logger.exception("timeline.json and status.json are not kept up from here on; the run goes on")
+                logger.exception(
+                    "timeline.json and status.json are not kept up from here on; the run goes on"
+                )
                 return
 
     def _look(self) -> None:

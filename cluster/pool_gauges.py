@@ -41,6 +41,7 @@ class PoolGauges:
     """Sets the gauges of one worker's pools. Units: requests (chains to score, text blocks, pictures)."""
 
     def __init__(self, *, worker: str, run: str) -> None:
+        self._pool = worker.rpartition("-")[0] or worker
         self._tags = {"worker": worker, "run": run}
         self._before: dict[str, tuple[float, int]] = {}
         self._depth: Gauge | None = None
@@ -77,7 +78,7 @@ class PoolGauges:
         self._before[meter.pool] = (now, done)
         rate = (done - before) / (now - then) if now > then else 0.0
         return PoolState(
-            pool=meter.pool,
+            pool=meter.pool or self._pool,
             num_in_hand=meter.num_in_hand,
             num_done=done,
             done_per_s=rate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from cluster.crew import Crew, spawn_crew, spawn_runners
 from cluster.evaluation import Evaluator, resolve_pictures, score_of
 from cluster.failures import MonitoredCollector, ScoringMonitor
 from cluster.learners import LearnerGroups, WeightPublisher
+from cluster.observer import Observer
+from cluster.pool_gauges import RunGauges
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
 from cluster.recorder import ChainRecorder
@@ -23,6 +25,7 @@ from cluster.rundir import RunDir
 from cluster.runner import Job
 from cluster.selection import chains_to_record, most_recorded
 from cluster.tables import eval_table
+from cluster.trackers import Trackers, tracking
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from cluster.watch import JudgeWatch, watch_judges
 from configs.load import to_yaml
@@ -31,6 +34,7 @@ from rewards.load import reward_terms
 from rl.errors import AlarmError, ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
+from rl.spans import span
 from rl.types import JsonDict, ScoredGroup
 
 MODEL = "model"
@@ -50,6 +54,8 @@ class Session:
     monitor: ScoringMonitor
     watch: JudgeWatch | None = None
     """None where nothing is trained."""
+    trackers: Trackers | None = None
+    """As ``watch``."""
     step: int = 0
 
     def restore(self) -> None:
@@ -62,6 +68,7 @@ class Session:
             group.version = checkpoint.versions[group.policy]
         self.step, self.collector.position = checkpoint.step, checkpoint.position
 
+    @span("save")
     def save(self) -> None:
         """Write a checkpoint: the learners' state, and both policies as their plain libraries load them.
 
@@ -90,6 +97,7 @@ class Session:
                 self.save()
             self.watch.stop()
 
+    @span("evaluate")
     def measure(self, step: int) -> JsonDict:
         """Evaluate the trained policies, with their moving averages where they keep one, and write it down.
 
@@ -105,22 +113,27 @@ class Session:
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Say what rewards failed, and record some chains of the step as they were scored, before any filter."""
         self.monitor.listen()
+        folders = []
         for number, index in chains_to_record(groups, tuple(self.config.rewards)):
             job, group = jobs[number], groups[number]
             pictures = resolve_pictures(group.chains[index], self.config)
             scores = {name: score_of(group, name, index) for name in self.config.rewards}
-            self.evaluator.recorder.record(
+            folder = self.evaluator.recorder.record(
                 self.step, "train", "train", group.chains[index], pictures, job.prompt, scores
             )
+            folders += [] if folder is None else [folder]
+        if self.trackers is not None:
+            self.trackers.chains(self.step, folders)
 
 
 @contextmanager
-def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
+def open_session(config: Config, *, learn: bool, observer: Observer | None = None) -> Iterator[Session]:
     """Start Ray, make or reuse the starting point, spawn everything; end it all on the way out.
 
     Args:
         config: The run.
         learn: Whether to start learners. Without them the workers serve the run's newest weights.
+        observer: Whom the workers send their signs of life.
 
     Raises:
         ConfigError: If there is nothing to serve.
@@ -129,11 +142,13 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
     with ray_session(config):
-        session = assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
-        try:
-            yield session
-        finally:
-            session.monitor.listen()
+        start = find_weights(config, run, learn=learn)
+        with nullcontext() if observer is None else observer.listening():
+            session = assemble(config, run, start, learn=learn)
+            try:
+                yield session
+            finally:
+                session.monitor.listen()
 
 
 def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
@@ -191,18 +206,29 @@ def train(config: Config) -> Path:
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
-    with open_session(config, learn=True) as session:
+    observer = Observer(config, run)
+    with (
+        observer.watching(),
+        tracking(config, run) as trackers,
+        open_session(config, learn=True, observer=observer) as session,
+    ):
         run.create(resolved_yaml=to_yaml(config))
         sink = JsonlSink(run.metrics)
         session.restore()
         sink.truncate_after(session.step - 1)
+        observer.resumed_at(session.step)
+        trackers.begin(session.step)
+        session.trackers = trackers
         session.evaluator.read(run)
         if session.step == 0:
             session.evaluator.bicubic()
             session.evaluator.policies("coldstart", step=0)
             session.evaluator.write(run)
-        steps = MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)])
-        session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
+        gauges = RunGauges(run=config.name)
+        steps = MultiSink([sink], [observer, trackers, gauges, ConsoleSink(CONSOLE, config.num_steps)])
+        session.watch = watch_judges(
+            config, session.crew.judges, run, steps=steps, evaluations=MultiSink([sink], [trackers])
+        )
         ports = Ports(
             collector=MonitoredCollector(session.collector, session.monitor),
             learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),

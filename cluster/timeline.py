@@ -87,7 +87,7 @@ class TimelineWriter:
         """Return a row of a lane that is free then: spans of one row must not overlap in a trace."""
         rows = self._busy.setdefault((worker, lane), [])
         index = next((i for i, free in enumerate(rows) if free <= begin), len(rows))
-        rows[index:index + 1] = [float(end)]
+        rows[index : index + 1] = [float(end)]
         return f"{lane} {index}"
 
     def _remember(self, event: Mapping[str, JsonDict | str | int]) -> None:

@@ -79,7 +79,7 @@ class SpanLog:
     @contextmanager
     def span(
         self, name: str, *, lane: str = "", overlaps: bool = False, **details: Detail
-    ) -> Iterator[None]:
+    ) -> Iterator[dict[str, Detail]]:
         """Note what the block does, also where it raises.
 
         Args:
@@ -87,12 +87,15 @@ class SpanLog:
             lane: See :class:`Span`.
             overlaps: See :class:`Span`.
             details: Numbers and words that tell this span from others of its name.
+
+        Yields:
+            The details, for what is known at the end only.
         """
         key = next(self._keys)
         begun = _Open(name, lane, overlaps, time.time(), time.perf_counter(), details)
         self._open[key] = begun
         try:
-            yield
+            yield details
         finally:
             del self._open[key]
             self.add(begun.until_now())
@@ -125,8 +128,8 @@ span = SPANS.span
 class PoolMeter:
     """Counts what a pool has in hand and has done; used on one event loop, read from any thread."""
 
-    pool: str
-    """Policy or reward."""
+    pool: str = ""
+    """``reward-<name>``; '' is the pool after which the worker is named, ``rollout-<policy>``."""
     num_in_hand: int = 0
     """Requests (text blocks, pictures, chains to score) that were asked for and are not answered."""
     num_done: int = 0
