@@ -125,6 +125,12 @@ def _gather(
     return [ray.get(call.ref) for call in calls]
 
 
+def is_answered(call: Call, *, within_s: float = 0.0) -> bool:
+    """Whether a call has its result, or has failed; waits for it no longer than ``within_s`` seconds."""
+    done, _ = ray.wait([call.ref], timeout=within_s)
+    return bool(done)
+
+
 def raise_failures(failures: Sequence[BaseException]) -> None:
     """Raise one failure as itself, several as a group; our own kind comes before a lost worker."""
     if not failures:

@@ -20,7 +20,7 @@ from typing import Literal
 import psutil
 
 from cluster.beats import BEAT_S, Bulletin, News, beating_to
-from cluster.calls import Worker, gather
+from cluster.calls import Call, Worker, gather, is_answered
 from cluster.outstanding import OUTSTANDING, Wait
 from cluster.rundir import RunDir, write_atomically
 from cluster.spawn import kill, spawn
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0
 """Seconds between two refreshes of ``status.json``."""
 ANSWER_S = 10.0
-"""Longest wait for the bulletin; it is asked again a second later."""
+"""Longest wait for the bulletin's last answer, and for this thread, at the end."""
 State = Literal["running", "finished", "failed", "alarm", "interrupted"]
 _NO_NEWS = News(beats={}, silent_s={}, done={})
 
@@ -56,7 +56,9 @@ class Observer:
         self._config, self._run = config, run
         self._timeline = TimelineWriter(run.timeline)
         self._bulletin: Worker | None = None
-        self._news = _NO_NEWS
+        self._asked: Call | None = None
+        """The bulletin is being read."""
+        self._news, self._news_s = _NO_NEWS, time.monotonic()
         self._progress = Progress()
         self._state: State = "running"
         self._error = ""
@@ -84,7 +86,8 @@ class Observer:
                 yield
                 self._hear_the_last()
         finally:
-            self._bulletin = None
+            with self._lock:
+                self._bulletin = self._asked = None
             kill(bulletin)
 
     @contextmanager
@@ -123,17 +126,21 @@ class Observer:
             self._num += 1
             write_atomically(self._run.status, json.dumps(self._describe(), indent=1, default=str))
 
-    def _hear(self) -> None:
-        """Take the workers' news; their timeline is appended."""
+    def _hear(self, within_s: float = 0.0) -> None:
+        """Take the workers' news where there are any, and ask for the next; their timeline is appended."""
         bulletin = self._bulletin
         if bulletin is None:
             return
+        self._asked = self._asked or bulletin.call("read")
+        if not is_answered(self._asked, within_s=within_s):
+            return
+        asked, self._asked = self._asked, bulletin.call("read")
         try:
-            (news,) = gather([bulletin.call("read")], deadline_s=ANSWER_S)
+            (news,) = gather([asked], deadline_s=ANSWER_S)
         except VlcotError as error:
             logger.debug("no news of the workers: %s", error)
             return
-        self._news = news
+        self._news, self._news_s = news, time.monotonic()
         for worker, spans in news.done.items():
             self._timeline.write(worker, spans)
 
@@ -143,8 +150,8 @@ class Observer:
         before = {name: beat.num for name, beat in self._news.beats.items()}
         while time.monotonic() < end:
             with self._lock:
-                self._hear()
-            if all(beat.num > before.get(name, 0) for name, beat in self._news.beats.items()):
+                self._hear(within_s=BEAT_S / 2)
+            if all(beat.num > before.get(name, 0) + 1 for name, beat in self._news.beats.items()):
                 return
             time.sleep(BEAT_S / 10)
 
@@ -152,6 +159,7 @@ class Observer:
 
     def _describe(self) -> JsonDict:
         news, progress = self._news, self._progress
+        news_age = time.monotonic() - self._news_s
         waits = {DRIVER: OUTSTANDING.waits()} | {name: beat.waits for name, beat in news.beats.items()}
         asked = _asked(waits)
         return {
@@ -169,7 +177,7 @@ class Observer:
             "metrics": dict(progress.metrics or {}),
             "doing": [_span(one) for one in SPANS.under_way()],
             "workers": [
-                _worker(name, news, asked.get(name, ()))
+                _worker(name, news, news_age, asked.get(name, ()))
                 for name in sorted({*news.beats, *asked} - {"bulletin-0"})
             ],
         }
@@ -192,13 +200,13 @@ def _asked(waits: Mapping[str, Sequence[Wait]]) -> dict[str, list[tuple[str, Wai
     return found
 
 
-def _worker(name: str, news: News, asked: Sequence[tuple[str, Wait]]) -> JsonDict:
+def _worker(name: str, news: News, news_age: float, asked: Sequence[tuple[str, Wait]]) -> JsonDict:
     beat = news.beats.get(name)
     return {
         "name": name,
         "host": beat.host if beat else "",
         "pid": beat.pid if beat else 0,
-        "silent_s": round(news.silent_s[name], 2) if beat else None,
+        "silent_s": round(news.silent_s[name] + news_age, 2) if beat else None,
         "doing": [_span(one) for one in beat.doing] if beat else [],
         "asked": [
             {"by": by, "method": one.method, "num": one.num, "seconds": round(one.seconds, 2)}

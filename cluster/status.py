@@ -28,7 +28,7 @@ from rl.types import JsonDict
 
 STALE_S = 10.0
 """A driver that has not refreshed the file for longer does not live, or cannot."""
-SILENT_S = 5.0
+SILENT_S = 10.0
 """A worker without a sign of life for longer hangs as a whole, is stopped, or has lost the network."""
 LOOK_AGAIN_S = 2.5
 """How long a stale file is watched before the run is called dead: clocks of two machines may differ."""
@@ -103,7 +103,7 @@ def judge(run_dir: Path, read: JsonDict) -> Verdict:
         if read_status(run_dir)["num_updates"] == read["num_updates"]:
             where = f"process {read['pid']} on {read['host']}"
             return Verdict(f"dead or stopped: its driver ({where}) says nothing since {_long(age)}", DEAD)
-    silent = [worker["name"] for worker in read["workers"] if is_silent(worker)]
+    silent = [_name_silent(worker) for worker in read["workers"] if is_silent(worker)]
     if silent:
         return Verdict(f"running, but no sign of life from {', '.join(silent)}", SILENT, lives=True)
     return Verdict("running", RUNS, lives=True)
@@ -112,6 +112,17 @@ def judge(run_dir: Path, read: JsonDict) -> Verdict:
 def is_silent(worker: JsonDict) -> bool:
     """Whether a worker that gave signs of life gives none now."""
     return worker["silent_s"] is not None and worker["silent_s"] > SILENT_S
+
+
+def _name_silent(worker: JsonDict) -> str:
+    """Return a worker's name, with what the system says of its process where it is one of this machine."""
+    if worker["host"] != gethostname():
+        return f"{worker['name']} on {worker['host']}"
+    try:
+        state: str = psutil.Process(worker["pid"]).status()
+    except psutil.NoSuchProcess:
+        state = "gone"
+    return f"{worker['name']} (process {worker['pid']}: {state})"
 
 
 def page(run_dir: Path, read: JsonDict, verdict: Verdict) -> Group:
