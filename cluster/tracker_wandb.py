@@ -37,6 +37,9 @@ class WandbTracker(Tracker):
 
     def begin(self, run: RunFacts, kept: JsonDict) -> JsonDict:
         """Open the run, or go on with the one of an earlier attempt."""
+        # The pictures of tables wait there to be sent; an offline run needs them until `wandb sync`.
+        os.environ.setdefault("WANDB_DATA_DIR", str(run.run_dir / "wandb"))
+        os.environ.setdefault("WANDB_CACHE_DIR", str(run.run_dir / "wandb"))
         import wandb
 
         self._wandb: Any = wandb
@@ -53,7 +56,7 @@ class WandbTracker(Tracker):
         # Held-out means come after their step's metrics, and a resumed run does steps again: the x axis is ours.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        return {"id": run_id, "url": self._run.url or str(self._run.dir)}
+        return {"id": run_id, "url": str(self._run.dir) if self._run.offline else self._run.url}
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Log the scalars."""
