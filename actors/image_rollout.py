@@ -30,6 +30,7 @@ from actors.weights import CPU, Received, unpack
 from configs.methods import Adapter, Guard
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
+from rl.spans import PoolMeter, span
 from rl.step_selection import sampler_spec
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
@@ -79,6 +80,7 @@ class ImageRolloutWorker(WeightInbox):
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="image-rollout")
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
+        self._meter = PoolMeter(version=0)
         self._counts = {"num_batches": 0.0, "num_pictures": 0.0, "busy_s": 0.0}
 
     # ------------------------------------------------------------------------ life
@@ -107,6 +109,10 @@ class ImageRolloutWorker(WeightInbox):
         self._executor.shutdown(cancel_futures=True)
         for waiting in left:
             waiting.future.set_exception(RolloutError("the image rollout worker was closed"))
+
+    def meters(self) -> list[PoolMeter]:
+        """Return what the worker has in hand and has done, in pictures."""
+        return [self._meter]
 
     def stats(self) -> Metrics:
         """Return batches, pictures and busy seconds so far, pictures waiting, and the weight version."""
@@ -137,7 +143,8 @@ class ImageRolloutWorker(WeightInbox):
                 self._waiting.extend(waiting)
             for _ in waiting:  # each wakes the thread once; those that find nothing left do nothing
                 self._submit(None)
-        done = await asyncio.gather(*[asyncio.wrap_future(item.future) for item in waiting])
+        with self._meter.taking(len(requests)):
+            done = await asyncio.gather(*[asyncio.wrap_future(item.future) for item in waiting])
         replies = [
             ImageReply(
                 request_id=request.request_id,
@@ -175,7 +182,8 @@ class ImageRolloutWorker(WeightInbox):
         if not jobs:
             return []
         start = time.perf_counter()
-        painted = self._painted(jobs)
+        with span("paint", num_pictures=len(jobs), px=jobs[0].request.size_px, version=self._version):
+            painted = self._painted(jobs)
         self._counts["num_batches"] += 1
         self._counts["num_pictures"] += len(jobs)
         self._counts["busy_s"] += time.perf_counter() - start
@@ -194,6 +202,7 @@ class ImageRolloutWorker(WeightInbox):
         """
         return await asyncio.wrap_future(self._executor.submit(self._load, manifest, buckets))
 
+    @span("load weights")
     def _load(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
         begin = time.perf_counter()
         new = dict(unpack(manifest, buckets))
@@ -206,7 +215,7 @@ class ImageRolloutWorker(WeightInbox):
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(new[name])
-        self._version = manifest.version
+        self._version = self._meter.version = manifest.version
         return LoadTimes(check_s=checked - begin, load_s=time.perf_counter() - checked)
 
     def _merged(
@@ -235,6 +244,7 @@ class ImageRolloutWorker(WeightInbox):
         """Paint the same fixed picture by the configured sampler, with one before it, for the learner to score."""
         return await asyncio.wrap_future(self._executor.submit(self._canary))
 
+    @span("canary")
     def _canary(self) -> Example:
         small, middle, large = CANARY_SIZES_PX
         rng = np.random.default_rng(self._seed)

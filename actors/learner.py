@@ -36,6 +36,7 @@ from rl.errors import DivergedError, LearnerError
 from rl.loss import LossSums, policy_loss
 from rl.metrics import merge
 from rl.ports import Store
+from rl.spans import span
 from rl.torchvision_compat import ensure_torchvision
 from rl.types import Example, Floats, Manifest, MicroBatch, TrainBatch, UpdateStats
 
@@ -185,6 +186,7 @@ class LearnerRank:
 
     # ------------------------------------------------------------------------ learning
 
+    @span("update")
     def update(self, batches: Sequence[TrainBatch]) -> list[UpdateStats]:
         """Make one optimizer step for each batch.
 
@@ -199,7 +201,8 @@ class LearnerRank:
             DivergedError: On all ranks, if loss or gradient is not finite on any. No weight was changed by
                 that step; the rank must not be used on.
         """
-        proximal = self._proximal(batches)
+        with span("score before the update"):
+            proximal = self._proximal(batches)
         stats = [
             self._optimizer_step(batch, proximal[index], is_first=index == 0)
             for index, batch in enumerate(batches)
@@ -207,6 +210,7 @@ class LearnerRank:
         self.version += bool(batches)
         return stats
 
+    @span("optimizer step")
     def _optimizer_step(
         self, batch: TrainBatch, proximal: Sequence[ActionScores | None], *, is_first: bool
     ) -> UpdateStats:
@@ -313,6 +317,7 @@ class LearnerRank:
 
     # ------------------------------------------------------------------------ weights
 
+    @span("score the canary")
     def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
         """Return each example's log-probs, ``[L]`` or ``[K]``, nats.
 
@@ -378,7 +383,7 @@ class LearnerRank:
     ) -> Iterator[Bucket | Manifest]:
         """Gather and pack what is published; on ranks that only help to gather, yield nothing."""
         spec = self.spec
-        with self._shown(averaged=averaged):
+        with span("publish", version=self.version), self._shown(averaged=averaged):
             tensors = self._whole_weights(self._published())
             if spec.rank == 0 or every_rank:
                 yield from pack(
@@ -413,6 +418,7 @@ class LearnerRank:
             max_bytes=self.spec.bucket_bytes,
         )
 
+    @span("save")
     def save(self, directory: Path, tag: str) -> None:
         """Write a checkpoint from which ``load`` goes on to the last bit."""
         state = {"version": self.version, "num_steps": self._num_steps, "averaged": self._average is not None}
@@ -421,6 +427,7 @@ class LearnerRank:
             self._average.save(self._average_file(directory, tag))
         ds.save_checkpoint(self._engine, directory, tag, state)
 
+    @span("load")
     def load(self, directory: Path, tag: str) -> None:
         """Read a checkpoint of a learner with as many ranks.
 
@@ -436,6 +443,7 @@ class LearnerRank:
     def _average_file(self, directory: Path, tag: str) -> Path:
         return directory / tag / f"average_rank_{self.spec.rank:02d}.safetensors"
 
+    @span("export")
     def export(self, directory: Path) -> None:
         """Write the policy as its plain library loads it; rank 0 writes, all return when it has.
 

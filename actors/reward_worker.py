@@ -21,6 +21,7 @@ from rewards.load import load_reward
 from rewards.tracebacks import RAISED
 from rl.errors import ConfigError, RewardError
 from rl.scores import join, split
+from rl.spans import span
 from rl.types import ChainView, Pixels, RewardRequest, Scores
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,9 @@ class RewardWorker:
         begin = time.perf_counter()
         self._wait_s += sum(begin - call.since for call in batch if not call.alone)
         try:
-            together = self._evaluate([view for call in batch for view in call.views], retry=len(batch) == 1)
+            views = [view for call in batch for view in call.views]
+            with span("score", num_chains=len(views), first=views[0].chain_id if views else ""):
+                together = self._evaluate(views, retry=len(batch) == 1)
         except Exception as error:
             logger.exception("reward %s: scoring thread", self._name)
             self._refuse(batch, error)

@@ -30,6 +30,7 @@ from actors.transports.inbox import LoadTimes, WeightInbox
 from actors.weights import Received
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, VlcotError
+from rl.spans import PoolMeter, span
 from rl.types import (
     DEGRADED,
     Example,
@@ -100,6 +101,7 @@ class TextRolloutWorker(WeightInbox):
         self._keys = itertools.count()
         self._thread = threading.Thread(target=self._work, name="text-rollout", daemon=True)
         self._ready: Future[None] = Future()
+        self._meter = PoolMeter(version=0)
         self._counts = {"num_requests": 0.0, "num_tokens": 0.0, "num_cached_tokens": 0.0, "busy_s": 0.0}
 
     # ------------------------------------------------------------------------ life
@@ -121,6 +123,10 @@ class TextRolloutWorker(WeightInbox):
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
+    def meters(self) -> list[PoolMeter]:
+        """Return what the worker has in hand and has done, in text blocks."""
+        return [self._meter]
+
     def stats(self) -> Metrics:
         """Return requests, sampled and cached tokens and busy seconds so far, and the weight version."""
         return {**self._counts, "version": float(self._version)}
@@ -140,7 +146,8 @@ class TextRolloutWorker(WeightInbox):
         Raises:
             RolloutError: If vLLM refused a request, or failed.
         """
-        replies: list[TextReply] = await self._ask(_Call(requests=requests, pictures=pictures))
+        with self._meter.taking(len(requests)):
+            replies: list[TextReply] = await self._ask(_Call(requests=requests, pictures=pictures))
         return replies
 
     async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:
@@ -202,9 +209,19 @@ class TextRolloutWorker(WeightInbox):
         self._ready.set_result(None)
         while self._take_in():
             begin = time.perf_counter()
-            self._advance()
+            self._write()
             self._counts["busy_s"] += time.perf_counter() - begin
         self._engine.close()
+
+    def _write(self) -> None:
+        """Decode until the engine is idle, or something has come that may join."""
+        before = self._counts["num_tokens"]
+        with span("write", num_blocks=len(self._writing), version=self._version) as said:
+            self._advance()
+            # What waits already may start when the engine is idle, and holds back what comes.
+            while self._writing and (self._waiting or self._incoming.empty()):
+                self._advance()
+            said["num_tokens_of_finished_blocks"] = int(self._counts["num_tokens"] - before)
 
     def _take_in(self) -> bool:
         """Start what may start now; wait where there is nothing to do. False ends the thread."""
@@ -272,10 +289,11 @@ class TextRolloutWorker(WeightInbox):
             if len(call.replies) == len(call.requests):
                 call.answer.set_result([call.replies[i] for i in range(len(call.requests))])
 
+    @span("load weights")
     def _load(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
         times = self._engine.load_weights(manifest, buckets)
         self._drop_caches()
-        self._version = manifest.version
+        self._version = self._meter.version = manifest.version
         return times
 
     def _drop_caches(self) -> None:
@@ -283,6 +301,7 @@ class TextRolloutWorker(WeightInbox):
 
     # ------------------------------------------------------------------------ canary
 
+    @span("canary")
     def _canary(self) -> Example:
         request, pictures = self._canary_request()
         self._engine.add("canary", request, pictures)

@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.lost import as_loss
+from cluster.outstanding import OUTSTANDING
 from rl.errors import CallTimeoutError, VlcotError, WorkerLostError
 from rl.types import Example, Segment
 
@@ -88,7 +89,19 @@ def gather(
         WorkerLostError: If a worker process ended.
         ExceptionGroup: If several calls failed; a single failure is raised as itself.
     """
+    with OUTSTANDING.noted([(call.name, call.method) for call in calls]) as strike:
+        return _gather(calls, deadline_s, on_done, strike)
+
+
+def _gather(
+    calls: Sequence[Call],
+    deadline_s: float,
+    on_done: Callable[[int], None] | None,
+    strike: Callable[[int], None],
+) -> list[Any]:
+    """Do the work of :func:`gather`; ``strike`` is told the index of each call that has been answered."""
     by_ref = {call.ref: call for call in calls}
+    index_of = {call.ref: index for index, call in enumerate(calls)}
     pending, failures = list(by_ref), list[BaseException]()
     end, warned = time.monotonic() + deadline_s, False
     while pending:
@@ -98,6 +111,7 @@ def gather(
             raise CallTimeoutError(f"no answer from {names} within {deadline_s:g} s (deadline_s)")
         done, pending = ray.wait(pending, timeout=min(left, SLOW_CALL_S))
         for ref in done:
+            strike(index_of[ref])
             try:
                 ray.get(ref)
             except RayError as error:
@@ -141,6 +155,12 @@ def lost_among(workers: Sequence[Worker], *, deadline_s: float) -> set[str]:
     return lost
 
 
+def is_answered(call: Call, *, within_s: float = 0.0) -> bool:
+    """Whether a call has its result, or has failed; waits for it no longer than ``within_s`` seconds."""
+    done, _ = ray.wait([call.ref], timeout=within_s)
+    return bool(done)
+
+
 def raise_failures(failures: Sequence[BaseException]) -> None:
     """Raise one failure as itself, several as a group; our own kind comes before a lost worker."""
     if not failures:
@@ -155,6 +175,11 @@ def stream(worker: Worker, method: str, *args: object, deadline_s: float, **kwar
     """Run a generator method to its end and return a reference a value, never the values."""
     call = Call(name=worker.name, method=method, ref=None)
     generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args, **kwargs)
+    with OUTSTANDING.noted([(call.name, call.method)]):
+        return _stream(call, generator, deadline_s)
+
+
+def _stream(call: Call, generator: Any, deadline_s: float) -> list[Any]:
     refs: list[Any] = []
     while True:
         done, _ = ray.wait([generator], timeout=deadline_s, fetch_local=False)
@@ -173,8 +198,9 @@ async def answer(call: Call, *, deadline_s: float | None) -> Any:
     A deadline of None is for those who watch the actor themselves, and kill it when it is silent.
     """
     try:
-        async with asyncio.timeout(deadline_s):
-            return await call.ref
+        with OUTSTANDING.noted([(call.name, call.method)]):
+            async with asyncio.timeout(deadline_s):
+                return await call.ref
     except RayError as error:  # first: a worker's TimeoutError is both
         raise translate(call, error) from None
     except TimeoutError:

@@ -10,6 +10,7 @@ from rich.table import Table
 from actors.policies.checkpoint import check_architecture
 from cluster.plugins import use_plugins
 from cluster.progress import CONSOLE
+from cluster.trackers import check_trackers
 from configs.derive import derived, final_px
 from configs.schema import Config
 from configs.validate import validate
@@ -47,6 +48,7 @@ def preflight(config: Config) -> PromptSource:
             raise ConfigError(f"rewards.{name}.options: {error}") from error
         if reward.cache and not loaded.deterministic:
             raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
+    check_trackers(config.trackers)
     Judges(config.eval.judges).check(final_px(config.chain) or None)
     source = prompt_source(config)
     files = source.files()

@@ -146,6 +146,15 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run directory, e.g. runs/demo")
 
 
+def _takes_run_to_watch(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--watch", action="store_true", help="refresh each second until the run ends")
+    parser.epilog = (
+        f"{parser.epilog}\n\nexit codes:\n  0 it runs or has finished   1 it failed, or its driver is dead"
+        "\n  3 an alarm stopped it       4 it runs, but a worker gives no sign of life"
+    )
+
+
 # --------------------------------------------------------------------------------- commands
 
 
@@ -173,6 +182,11 @@ def _report_run(arguments: argparse.Namespace) -> None:
     if not (arguments.run_dir / "metrics.jsonl").is_file():
         raise ConfigError(f"{arguments.run_dir}: no run here (no metrics.jsonl); give a run directory")
     _resolve("cluster.report:write_report")(arguments.run_dir)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    if code := _resolve("cluster.status:status")(arguments.run_dir, watch=arguments.watch):
+        sys.exit(code)
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -205,6 +219,12 @@ COMMANDS: Mapping[str, Command] = {
         "vlcot report runs/demo",
         _takes_run,
         _report_run,
+    ),
+    "status": Command(
+        "show what a run does now: step, rewards, and every worker's activity and last sign of life",
+        "vlcot status runs/demo --watch",
+        _takes_run_to_watch,
+        _status,
     ),
     "check": Command(
         "check a configuration and its photographs, and print what follows; starts nothing",
@@ -253,9 +273,9 @@ def _say_derived(config: Any) -> None:
     sys.stdout.flush()
 
 
-def _resolve(target: str) -> Callable[..., None]:
+def _resolve(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
-    found: Callable[..., None] = getattr(importlib.import_module(module), name)
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
 
 

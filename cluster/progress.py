@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rl.spans import span
+
 CONSOLE = Console(highlight=False)
 """The terminal, shared by everything that prints."""
 
@@ -17,7 +19,7 @@ CONSOLE = Console(highlight=False)
 def stage(what: str) -> Iterator[None]:
     """Show a spinner, then say how long it took."""
     begin = time.perf_counter()
-    with CONSOLE.status(what):
+    with CONSOLE.status(what), span(what):
         yield
     CONSOLE.print(f"[dim]{what}: {time.perf_counter() - begin:.0f} s[/dim]")
 
@@ -31,6 +33,6 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=CONSOLE) as progress:
+    with span(what, num=total), Progress(*columns, console=CONSOLE) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)

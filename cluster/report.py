@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from cluster import report_alarm, report_chains, report_components, report_extremes, tables
+from cluster import report_alarm, report_chains, report_components, report_extremes, report_gantt, tables
 from cluster.report_charts import Series, line_chart, stack_chart
 from cluster.report_components import Chart
 from cluster.report_data import Run, load_run, mean
@@ -132,6 +132,8 @@ def _content(run: Run) -> dict[str, Any]:
         "group": report_chains.group_strip(run),
         "health": _health_charts(run),
         "time": _time_chart(run),
+        "steps": report_gantt.step_charts(run),
+        "faults": report_gantt.tracker_faults(run),
         "config": run.config_text,
     }
 

@@ -20,6 +20,7 @@ from cluster.spawn import kill
 from configs.derive import REWARD_ATTEMPTS
 from rl.errors import LostDataError, RewardError, WorkerLostError
 from rl.scores import failed
+from rl.spans import PoolMeter
 from rl.types import RewardRequest, Scores
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class RewardPool:
         self._num_given_up = 0
         self._broken = "no replica was started"
         self._counts = PoolCounts()
+        self.meter = PoolMeter(f"reward-{name}")
         self.tracebacks: dict[str, str] = {}
         """By fault, of all replicas that ever were."""
 
@@ -141,7 +143,8 @@ class RewardPool:
         job = _Job(request, pictures, loop.create_future(), since=time.perf_counter())
         self._waiting.append(job)
         self._dispatch()
-        return await job.answer
+        with self.meter.taking(1):
+            return await job.answer
 
     async def counts(self) -> PoolCounts:
         """Return what was done since the last call, and collect the replicas' tracebacks."""

@@ -39,6 +39,21 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def timeline(self) -> Path:
+        """What every worker did when (``cluster.timeline``)."""
+        return self.path / "timeline.json"
+
+    @property
+    def status(self) -> Path:
+        """What the run does now, refreshed each second (``cluster.observer``)."""
+        return self.path / "status.json"
+
+    @property
+    def tracking(self) -> Path:
+        """Which trackers the run has, where each keeps it, and what became of them (``cluster.trackers``)."""
+        return self.path / "tracking.json"
+
+    @property
     def resolved(self) -> Path:
         """The configuration as it ran."""
         return self.path / "resolved.yaml"

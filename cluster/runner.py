@@ -20,6 +20,7 @@ from rl.chain import ChainGrammar, ChainState, Decode, Done, PaintImage, WriteTe
 from rl.errors import RolloutError
 from rl.scores import join
 from rl.seeding import derive_seed
+from rl.spans import span
 from rl.step_selection import picture_draws, sampler_spec
 from rl.types import (
     DEGRADED,
@@ -111,6 +112,10 @@ class ChainRunner:
             RolloutError: If a rollout worker failed.
             CallTimeoutError: If a worker did not answer within ``deadline_s``.
         """
+        with span("group", lane="group", overlaps=True, group=job.group_id, num_chains=job.num_chains):
+            return await self._run_group(job)
+
+    async def _run_group(self, job: Job) -> ScoredGroup:
         begin, turn = time.perf_counter(), next(self._turn)
         prompt = {DEGRADED: put(job.prompt.degraded)}
         truth = None if job.prompt.reference.photo is None else put(job.prompt.reference.photo)

@@ -22,6 +22,7 @@ from configs.derive import reward_deadline_s
 from configs.placement import SHARE
 from configs.schema import Config
 from rewards.tracebacks import fault_of
+from rl.spans import PoolMeter
 from rl.types import RewardRequest, Scores
 
 CONCURRENCY = 1024
@@ -127,6 +128,10 @@ class Scoring:
             failed=told,
             tracebacks={name: dict(pool.tracebacks) for name, pool in self._pools.items()},
         )
+
+    def meters(self) -> list[PoolMeter]:
+        """Return what every pool has in hand and has done, in chains."""
+        return [pool.meter for pool in self._pools.values()]
 
     async def replicas(self) -> dict[str, list[Worker]]:
         """Return the present reward actors by reward."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from cluster.failures import MonitoredCollector, ScoringMonitor
 from cluster.hosts import check_shared, locate
 from cluster.learners import LearnerGroups, WeightPublisher
 from cluster.mirror import Mirror, open_mirror
+from cluster.observer import Observer
+from cluster.pool_gauges import RunGauges
 from cluster.progress import CONSOLE, stage
 from cluster.raysession import ray_session
 from cluster.recorder import ChainRecorder
@@ -26,6 +28,7 @@ from cluster.runner import Job
 from cluster.selection import chains_to_record, most_recorded
 from cluster.survival import losses_named, surviving
 from cluster.tables import eval_table
+from cluster.trackers import Trackers, tracking
 from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
 from cluster.turns import Turns
 from cluster.watch import JudgeWatch, watch_judges
@@ -36,6 +39,7 @@ from rl.data.prompts import prompt_source
 from rl.errors import AlarmError, ConfigError
 from rl.loop import train as train_loop
 from rl.ports import Ports
+from rl.spans import span
 from rl.types import JsonDict, ScoredGroup
 
 MODEL = "model"
@@ -58,6 +62,8 @@ class Session:
     """Where a training run is copied to."""
     watch: JudgeWatch | None = None
     """None where nothing is trained."""
+    trackers: Trackers | None = None
+    """As ``watch``."""
     step: int = 0
 
     def restore(self) -> None:
@@ -71,6 +77,7 @@ class Session:
             group.version = checkpoint.versions[group.policy]
         self.step, self.collector.position = checkpoint.step, checkpoint.position
 
+    @span("save")
     def save(self) -> None:
         """Write a checkpoint: the learners' state, and both policies as their plain libraries load them.
 
@@ -103,6 +110,7 @@ class Session:
                 self.save()
             self.watch.stop()
 
+    @span("evaluate")
     def measure(self, step: int) -> JsonDict:
         """Evaluate the trained policies, with their moving averages where they keep one, and write it down.
 
@@ -117,22 +125,27 @@ class Session:
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Record some chains of the step as they were scored, before any filter."""
+        folders = []
         for number, index in chains_to_record(groups, tuple(self.config.rewards)):
             job, group = jobs[number], groups[number]
             pictures = resolve_pictures(group.chains[index], self.config)
             scores = {name: score_of(group, name, index) for name in self.config.rewards}
-            self.evaluator.recorder.record(
+            folder = self.evaluator.recorder.record(
                 self.step, "train", "train", group.chains[index], pictures, job.prompt, scores
             )
+            folders += [] if folder is None else [folder]
+        if self.trackers is not None:
+            self.trackers.chains(self.step, folders)
 
 
 @contextmanager
-def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
+def open_session(config: Config, *, learn: bool, observer: Observer | None = None) -> Iterator[Session]:
     """Start Ray, make or reuse the starting point, spawn everything; end it all on the way out.
 
     Args:
         config: The run.
         learn: Whether to start learners. Without them the workers serve the run's newest weights.
+        observer: Whom the workers send their signs of life.
 
     Raises:
         ConfigError: If there is nothing to serve.
@@ -145,22 +158,23 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
         start = find_weights(config, run, learn=learn)
         sources = {f"policies.{name}.source": path for name, path in start.sources.items()}
         check_shared(sources, Path(config.output_dir), deadline_s=config.deadline_s)
-        session = assemble(config, run, start, learn=learn)
-        workers = [*session.crew.workers, *session.collector.runners]
-        hosts.update(locate(workers, deadline_s=config.deadline_s))
-        if learn and config.on_lost_worker == "replace":
-            session.collector.repair = RolloutRepair(
-                config=config,
-                sources=start.sources,
-                crew=session.crew,
-                runners=session.collector.runners,
-                publisher=session.publisher,
-                hosts=hosts,
-            )
-        try:
-            yield session
-        finally:
-            session.monitor.listen()
+        with nullcontext() if observer is None else observer.listening():
+            session = assemble(config, run, start, learn=learn)
+            workers = [*session.crew.workers, *session.collector.runners]
+            hosts.update(locate(workers, deadline_s=config.deadline_s))
+            if learn and config.on_lost_worker == "replace":
+                session.collector.repair = RolloutRepair(
+                    config=config,
+                    sources=start.sources,
+                    crew=session.crew,
+                    runners=session.collector.runners,
+                    publisher=session.publisher,
+                    hosts=hosts,
+                )
+            try:
+                yield session
+            finally:
+                session.monitor.listen()
 
 
 def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
@@ -223,28 +237,36 @@ def train(config: Config) -> Path:
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
-    summary = surviving(config, run, lambda: _attempt(config, run, mirror))
+    observer = Observer(config, run)
+    with observer.watching(), tracking(config, run) as trackers:
+        summary = surviving(config, run, lambda: _attempt(config, run, mirror, observer, trackers))
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(f"report: {write_report(run.path)}")
     mirror.push()
     return run.path
 
 
-def _attempt(config: Config, run: RunDir, mirror: Mirror) -> JsonDict:
+def _attempt(config: Config, run: RunDir, mirror: Mirror, observer: Observer, trackers: Trackers) -> JsonDict:
     """Go on from the newest checkpoint to the end, and return the last evaluation."""
-    with open_session(config, learn=True) as session:
+    with open_session(config, learn=True, observer=observer) as session:
         run.create(resolved_yaml=to_yaml(config))
         session.mirror = mirror
         sink = JsonlSink(run.metrics)
         session.restore()
         sink.truncate_after(session.step - 1)
+        observer.resumed_at(session.step)
+        trackers.begin(session.step)
+        session.trackers = trackers
         session.evaluator.read(run)
         if session.step == 0:
             session.evaluator.bicubic()
             session.evaluator.policies("coldstart", step=0)
             session.evaluator.write(run)
-        steps = MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)])
-        session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
+        gauges = RunGauges(run=config.name)
+        steps = MultiSink([sink], [observer, trackers, gauges, ConsoleSink(CONSOLE, config.num_steps)])
+        session.watch = watch_judges(
+            config, session.crew.judges, run, steps=steps, evaluations=MultiSink([sink], [trackers])
+        )
         ports = Ports(
             collector=MonitoredCollector(session.collector, session.monitor),
             learners=LearnerGroups(

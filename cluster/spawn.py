@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.beats import begin_beating, end_beating
 from cluster.calls import Worker
 
 logger = logging.getLogger(__name__)
@@ -64,9 +65,12 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         .remote(**kwargs)
     )
     logger.debug("spawned %s", name)
-    return Worker(name=name, actor=actor)
+    worker = Worker(name=name, actor=actor)
+    begin_beating(worker)
+    return worker
 
 
 def kill(worker: Worker) -> None:
     """End an actor's process at once; what it was asked is never answered."""
+    end_beating(worker)
     ray.kill(worker.actor, no_restart=True)

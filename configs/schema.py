@@ -272,6 +272,9 @@ class Config:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
+    trackers: list[str] = field(default_factory=list)
+    """Where metrics, chains and configuration go beside the run directory: ``tensorboard``, ``wandb``, ``mlflow``, or
+    ``package.module:Class``; each is set up by its own environment variables (``docs/observing.md``)."""
     scale: int = 4
     """Output size over the degraded photo's size."""
     num_runners: int = 1

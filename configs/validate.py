@@ -19,6 +19,7 @@ from configs.check_judges import check_judges
 from configs.check_losses import check_losses
 from configs.check_placement import check_placement
 from configs.check_rewards import check_plugins, check_reward_actors
+from configs.check_trackers import check_trackers
 from configs.check_weights import check_weights
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
@@ -63,6 +64,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_coldstart(config)
     _check_eval(config)
     check_judges(config)
+    check_trackers(config.trackers)
     if paths:
         check_plugins(config.plugins)
         _check_paths(config)

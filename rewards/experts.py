@@ -18,6 +18,7 @@ from rewards.catalogue import find_metric
 from rewards.pyiqa_metric import create_metric
 from rewards.sizes import check_size
 from rl.errors import ConfigError
+from rl.spans import span
 from rl.types import Floats, Pixels
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class Judges:
         """Return the direction of each metric."""
         return {name: expert.lower_better for name, expert in self._experts.items()}
 
+    @span("judge")
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> dict[str, Floats]:
         """Measure pictures against their truths; each metric's own values, ``[n]``, by name."""
         return {name: expert.score(pictures, truths) for name, expert in self._experts.items()}

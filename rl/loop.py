@@ -15,6 +15,7 @@ from rl.batching import build_train_batches
 from rl.combine import RewardTerm
 from rl.metrics import advantage_metrics
 from rl.ports import Ports
+from rl.spans import span
 from rl.types import Metrics
 
 
@@ -40,17 +41,21 @@ def train(
     ports.publisher.publish_and_prove()
     for step in range(start, config.num_steps):
         metrics: Metrics = {}
-        with stopwatch(metrics, "time/step_s"):
-            with stopwatch(metrics, "time/collect_s"):
-                groups, collected = ports.collector.next(config.prompts_per_step)
-            advantages = assign_advantages(groups, terms, tuple(config.chain), config.advantage)
-            batches = build_train_batches(groups, advantages, config)
-            with stopwatch(metrics, "time/update_s"):
-                metrics |= ports.learners.update_all(batches)
-            with stopwatch(metrics, "time/publish_s"):
-                metrics |= ports.publisher.publish_and_prove()
-        ports.sink.log(step, metrics | collected | advantage_metrics(advantages))
-        after_step(step + 1)
+        with span("step", step=step):
+            with stopwatch(metrics, "time/step_s"):
+                with stopwatch(metrics, "time/collect_s"), span("collect"):
+                    groups, collected = ports.collector.next(config.prompts_per_step)
+                with span("build batches"):
+                    advantages = assign_advantages(groups, terms, tuple(config.chain), config.advantage)
+                    batches = build_train_batches(groups, advantages, config)
+                with stopwatch(metrics, "time/update_s"), span("update"):
+                    metrics |= ports.learners.update_all(batches)
+                with stopwatch(metrics, "time/publish_s"), span("publish"):
+                    metrics |= ports.publisher.publish_and_prove()
+            with span("log"):
+                ports.sink.log(step, metrics | collected | advantage_metrics(advantages))
+            with span("after step"):
+                after_step(step + 1)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 "use strict";
 const tip = document.getElementById("tip");
-for (const chart of document.querySelectorAll("svg.chart")) {
+for (const chart of document.querySelectorAll("svg.chart[data-chart]")) {
   const data = JSON.parse(chart.dataset.chart);
   const cross = chart.querySelector(".cross");
   chart.addEventListener("pointermove", (event) => {
