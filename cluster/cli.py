@@ -150,6 +150,16 @@ def _on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Name
     return run
 
 
+def _search(arguments: argparse.Namespace) -> None:
+    from configs.search import PLAN, load_plan, with_place
+
+    place = Path(arguments.config).resolve()
+    plan = load_plan(arguments.config, arguments.overrides)
+    if resume := (place / PLAN).is_file():
+        plan = with_place(plan, place.parent, place.name)
+    _resolve("cluster.search:search")(plan, resume=resume)
+
+
 def _restore(arguments: argparse.Namespace) -> None:
     config = _load(arguments.config, [])
     for image in arguments.images:
@@ -188,6 +198,12 @@ COMMANDS: Mapping[str, Command] = {
         "vlcot restore runs/demo photo.jpg holiday/ --out restored",
         _takes_images,
         _restore,
+    ),
+    "search": Command(
+        "search any keys for the best held-out metric; the section search of the file says which",
+        "vlcot search tuned.yaml search.num_trials=32",
+        _takes_config,
+        _search,
     ),
     "report": Command(
         "write the report of a run again",

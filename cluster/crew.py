@@ -48,26 +48,35 @@ class Crew:
         return {**self.pools.text, **self.pools.image}
 
 
-def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> Crew:
-    """Start every worker and wait until all are ready.
-
-    Args:
-        config: The run.
-        sources: Checkpoint directory by policy.
-        learn: Whether learner ranks are needed.
-    """
-    rollouts = {name: _spawn_rollouts(name, config, sources[name]) for name in config.policies}
+def spawn_scoring(config: Config) -> Worker:
+    """Start the scoring actor, which starts the reward actors in its ``setup``."""
     envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
-    scoring = spawn(
+    return spawn(
         Scoring,
         "scoring-0",
         num_cpus=SHARE,
         max_concurrency=CONCURRENCY,
         kwargs={"config": config, "envs": envs},
     )
+
+
+def spawn_crew(
+    config: Config, sources: Mapping[str, Path], *, learn: bool, scoring: Worker | None = None
+) -> Crew:
+    """Start every worker and wait until all are ready.
+
+    Args:
+        config: The run.
+        sources: Checkpoint directory by policy.
+        learn: Whether learner ranks are needed.
+        scoring: A scoring actor that is there already, and is others' too; None starts one.
+    """
+    rollouts = {name: _spawn_rollouts(name, config, sources[name]) for name in config.policies}
+    starting = [] if scoring else [spawn_scoring(config)]
+    judged_by = scoring or starting[0]
     judges = spawn(Judges, "judges-0", num_cpus=SHARE, kwargs={"names": list(config.eval.judges)})
     learners = {name: _spawn_learners(name, config, sources[name]) for name in config.policies if learn}
-    calls = [w.call("setup") for group in (*rollouts.values(), [scoring, judges]) for w in group]
+    calls = [w.call("setup") for group in (*rollouts.values(), [*starting, judges]) for w in group]
     for group in learners.values():
         store = RayStore(deadline_s=config.deadline_s)
         address, port = rendezvous(group.ranks[0], deadline_s=config.deadline_s)
@@ -77,7 +86,7 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
     pools = Pools(
         text={n: w for n, w in rollouts.items() if kinds[n] == "token"},
         image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
-        scoring=scoring,
+        scoring=judged_by,
     )
     return Crew(pools=pools, judges=judges, learners=learners)
 

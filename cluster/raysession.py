@@ -42,9 +42,14 @@ LOGICAL_CPUS = 16
 def ray_session(config: Config) -> Iterator[None]:
     """Join the cluster of ``ray_address``, or run a private one on this machine; leave it at the end.
 
+    A run that is a trial of a search is in a cluster already, which was checked when the search began: it stays.
+
     Raises:
         ConfigError: If the machine has too few cores or too little shared memory.
     """
+    if ray.is_initialized():
+        yield
+        return
     # Ray would start one Python a core at once; every one of ours is started with its own settings.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     env: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}

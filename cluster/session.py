@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.coldstart import prompt_source
+from cluster.calls import Worker
 from cluster.check import preflight
 from cluster.coldstart import Start, ensure_start, has_start, text_context
 from cluster.collector import GroupCollector
@@ -30,9 +31,11 @@ from configs.schema import Config
 from rewards.load import reward_terms
 from rl.errors import AlarmError, ConfigError
 from rl.loop import train as train_loop
-from rl.ports import Ports
+from rl.ports import Collector, Ports
 from rl.types import JsonDict, ScoredGroup
 
+OnEvaluated = Callable[[int, JsonDict], None]
+"""Takes the steps done and the content of ``eval.json``."""
 MODEL = "model"
 """Folder of a policy in a checkpoint that its plain library loads."""
 
@@ -47,10 +50,13 @@ class Session:
     collector: GroupCollector
     publisher: WeightPublisher
     evaluator: Evaluator
-    monitor: ScoringMonitor
+    monitor: ScoringMonitor | None
+    """None where the rewards are shared: who shares them listens."""
     watch: JudgeWatch | None = None
     """None where nothing is trained."""
     step: int = 0
+    on_evaluated: OnEvaluated | None = None
+    """Told of every evaluation before the last."""
 
     def restore(self) -> None:
         """Load the newest checkpoint into the learners and the data position."""
@@ -83,8 +89,10 @@ class Session:
         if is_saved:
             self.save()
         if self.config.eval.every and step % self.config.eval.every == 0 and step < self.config.num_steps:
-            self.measure(step)
+            summary = self.measure(step)
             self.publisher.publish_and_prove()
+            if self.on_evaluated is not None:
+                self.on_evaluated(step, summary)
         if self.watch is not None and self.watch.must_stop:
             if not is_saved:
                 self.save()
@@ -104,7 +112,7 @@ class Session:
 
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Say what rewards failed, and record some chains of the step as they were scored, before any filter."""
-        self.monitor.listen()
+        self.listen()
         for number, index in chains_to_record(groups, tuple(self.config.rewards)):
             job, group = jobs[number], groups[number]
             pictures = resolve_pictures(group.chains[index], self.config)
@@ -113,14 +121,20 @@ class Session:
                 self.step, "train", "train", group.chains[index], pictures, job.prompt, scores
             )
 
+    def listen(self) -> None:
+        """Say what rewards failed."""
+        if self.monitor is not None:
+            self.monitor.listen()
+
 
 @contextmanager
-def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
+def open_session(config: Config, *, learn: bool, scoring: Worker | None = None) -> Iterator[Session]:
     """Start Ray, make or reuse the starting point, spawn everything; end it all on the way out.
 
     Args:
         config: The run.
         learn: Whether to start learners. Without them the workers serve the run's newest weights.
+        scoring: A scoring actor shared with other runs; None starts one.
 
     Raises:
         ConfigError: If there is nothing to serve.
@@ -129,11 +143,12 @@ def open_session(config: Config, *, learn: bool) -> Iterator[Session]:
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
     with ray_session(config):
-        session = assemble(config, run, find_weights(config, run, learn=learn), learn=learn)
+        start = find_weights(config, run, learn=learn)
+        session = assemble(config, run, start, learn=learn, scoring=scoring)
         try:
             yield session
         finally:
-            session.monitor.listen()
+            session.listen()
 
 
 def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
@@ -150,11 +165,13 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
     return replace(ensure_start(config), sources=sources)
 
 
-def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Session:
+def assemble(
+    config: Config, run: RunDir, start: Start, *, learn: bool, scoring: Worker | None = None
+) -> Session:
     """Spawn the workers and wire the ports."""
     source = prompt_source(config)
     with stage("start the workers"):
-        crew = spawn_crew(start.with_experts(config), start.sources, learn=learn)
+        crew = spawn_crew(start.with_experts(config), start.sources, learn=learn, scoring=scoring)
         runners = spawn_runners(config, text_context(config, start.sources), crew.pools)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     evaluator = Evaluator(
@@ -179,19 +196,26 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         collector=collector,
         publisher=WeightPublisher(config=config, learners=crew.learners, rollouts=crew.rollouts),
         evaluator=evaluator,
-        monitor=ScoringMonitor(crew.pools.scoring, run.path),
+        monitor=None if scoring else ScoringMonitor(crew.pools.scoring, run.path),
     )
     collector.observe = session.observe
     return session
 
 
-def train(config: Config) -> Path:
-    """Run the whole of it and return the run directory."""
+def train(config: Config, *, on_evaluated: OnEvaluated | None = None, scoring: Worker | None = None) -> Path:
+    """Run the whole of it and return the run directory.
+
+    Args:
+        config: The run.
+        on_evaluated: Told of every evaluation before the last: steps done, and the content of ``eval.json``.
+        scoring: A scoring actor shared with other runs; None starts one.
+    """
     run = RunDir(Path(config.output_dir) / config.name)
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
-    with open_session(config, learn=True) as session:
+    with open_session(config, learn=True, scoring=scoring) as session:
+        session.on_evaluated = on_evaluated
         run.create(resolved_yaml=to_yaml(config))
         sink = JsonlSink(run.metrics)
         session.restore()
@@ -203,8 +227,11 @@ def train(config: Config) -> Path:
             session.evaluator.write(run)
         steps = MultiSink([sink], [ConsoleSink(CONSOLE, config.num_steps)])
         session.watch = watch_judges(config, session.crew.judges, run, steps=steps, evaluations=sink)
+        collector: Collector = session.collector
+        if session.monitor is not None:
+            collector = MonitoredCollector(session.collector, session.monitor)
         ports = Ports(
-            collector=MonitoredCollector(session.collector, session.monitor),
+            collector=collector,
             learners=LearnerGroups(groups=session.crew.learners, deadline_s=config.deadline_s),
             publisher=session.publisher,
             sink=session.watch,
