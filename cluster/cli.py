@@ -170,6 +170,16 @@ def _on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Name
     return run
 
 
+def _search(arguments: argparse.Namespace) -> None:
+    from configs.search import PLAN, load_plan, with_place
+
+    place = Path(arguments.config).resolve()
+    plan = load_plan(arguments.config, arguments.overrides)
+    if resume := (place / PLAN).is_file():
+        plan = with_place(plan, place.parent, place.name)
+    _resolve("cluster.search:search")(plan, resume=resume)
+
+
 def _restore(arguments: argparse.Namespace) -> None:
     config = _load(arguments.config, [])
     for image in arguments.images:
@@ -194,25 +204,31 @@ COMMANDS: Mapping[str, Command] = {
         "train both policies and the learned expert on examples, before GRPO",
         "vlcot coldstart demo coldstart.text_steps=200",
         _takes_config,
-        _on_config("cluster.session:coldstart"),
+        _on_config("cluster.training:coldstart"),
     ),
     "train": Command(
         "run GRPO; makes the cold start first where there is none",
         "vlcot train demo num_steps=50 name=longer",
         _takes_config_and_address,
-        _on_config("cluster.session:train"),
+        _on_config("cluster.training:train"),
     ),
     "eval": Command(
         "measure a run's newest weights on held-out photographs",
         "vlcot eval runs/demo eval.num_prompts=96",
         _takes_config,
-        _on_config("cluster.session:evaluate"),
+        _on_config("cluster.training:evaluate"),
     ),
     "restore": Command(
         "restore photographs with what was trained",
         "vlcot restore runs/demo photo.jpg holiday/ --out restored",
         _takes_images,
         _restore,
+    ),
+    "search": Command(
+        "search any keys for the best held-out metric; the section search of the file says which",
+        "vlcot search tuned.yaml search.num_trials=32",
+        _takes_config,
+        _search,
     ),
     "report": Command(
         "write the report of a run again",

@@ -15,15 +15,12 @@ from cluster.rendezvous import rendezvous
 from cluster.reserve import Reserved, reserve
 from cluster.runner import ChainRunner, Pools, TextContext
 from cluster.scoring import Scoring
-from cluster.spawn import spawn
+from cluster.spawn import CONCURRENCY, spawn
 from cluster.turns import Turns, switch
 from configs.check_rewards import runtime_env
 from configs.placement import SHARE, place
 from configs.schema import Config
 from rewards.experts import Judges
-
-CONCURRENCY = 1024
-"""Calls an asynchronous worker takes at once: batches form inside it, not in front of it."""
 
 POLICY_CLASSES = {
     "token": "actors.policies.token:TokenPolicy",
@@ -64,7 +61,27 @@ class Crew:
         )
 
 
-def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> Crew:
+def spawn_scoring(config: Config, reserved: Reserved | None = None) -> Worker:
+    """Start the scoring actor, which starts the reward actors in its ``setup``.
+
+    Args:
+        config: The run.
+        reserved: The bundles it and they go in; None leaves the choice to Ray.
+    """
+    envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
+    return spawn(
+        Scoring,
+        "scoring-0",
+        num_cpus=SHARE,
+        max_concurrency=CONCURRENCY,
+        where=reserved.where("scoring-0") if reserved else None,
+        kwargs={"config": config, "envs": envs, "reserved": reserved},
+    )
+
+
+def spawn_crew(
+    config: Config, sources: Mapping[str, Path], *, learn: bool, scoring: Worker | None = None
+) -> Crew:
     """Start every worker in its bundle and wait until all are ready.
 
     Colocated learners come first and go to sleep: an engine takes what memory it finds.
@@ -73,8 +90,10 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
         config: The run.
         sources: Checkpoint directory by policy.
         learn: Whether learner ranks are needed.
+        scoring: A scoring actor that is there already, and is others' too; None starts one.
     """
-    reserved = reserve(place(config, learn=learn), deadline_s=config.deadline_s)
+    placed = replace(config, rewards={}) if scoring else config
+    reserved = reserve(place(placed, learn=learn), deadline_s=config.deadline_s)
     learners = {
         name: _spawn_learners(name, config, sources[name], reserved) for name in config.policies if learn
     }
@@ -87,8 +106,15 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
         ]
         for name, policy in config.policies.items()
     }
-    scoring, judges = _spawn_scoring(config, reserved)
-    calls = [w.call("setup") for group in (*rollouts.values(), [scoring, judges]) for w in group]
+    starting = [] if scoring else [spawn_scoring(config, reserved)]
+    judges = spawn(
+        Judges,
+        "judges-0",
+        num_cpus=SHARE,
+        where=reserved.where("judges-0"),
+        kwargs={"names": list(config.eval.judges)},
+    )
+    calls = [w.call("setup") for group in (*rollouts.values(), [*starting, judges]) for w in group]
     if not config.colocate:
         calls += _learner_setups(learners, config)
     gather(calls, deadline_s=config.deadline_s)
@@ -96,7 +122,7 @@ def spawn_crew(config: Config, sources: Mapping[str, Path], *, learn: bool) -> C
     pools = Pools(
         text={n: w for n, w in rollouts.items() if kinds[n] == "token"},
         image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
-        scoring=scoring,
+        scoring=scoring or starting[0],
     )
     return Crew(pools=pools, judges=judges, learners=learners, reserved=reserved)
 
@@ -115,22 +141,6 @@ def spawn_runners(config: Config, context: TextContext, crew: Crew) -> list[Work
         )
         for name in (f"runner-{i}" for i in range(config.num_runners))
     ]
-
-
-def _spawn_scoring(config: Config, reserved: Reserved) -> tuple[Worker, Worker]:
-    """Start the scoring actor, which starts the rewards', and the judges."""
-    envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
-    scoring = spawn(
-        Scoring,
-        "scoring-0",
-        num_cpus=SHARE,
-        max_concurrency=CONCURRENCY,
-        where=reserved.where("scoring-0"),
-        kwargs={"config": config, "envs": envs, "reserved": reserved},
-    )
-    names = list(config.eval.judges)
-    where = reserved.where("judges-0")
-    return scoring, spawn(Judges, "judges-0", num_cpus=SHARE, where=where, kwargs={"names": names})
 
 
 def _learner_setups(learners: Mapping[str, LearnerGroup], config: Config) -> list[Call]:

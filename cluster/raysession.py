@@ -31,6 +31,8 @@ LOGICAL_CPUS = 16
 def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
     """Join the cluster of ``ray_address``, or run a private one on this machine; leave it at the end.
 
+    A run that is a trial of a search is in a cluster already, which was checked when the search began: it stays.
+
     Args:
         config: The run.
         learn: Whether it will have learners.
@@ -38,6 +40,9 @@ def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
     Raises:
         ConfigError: If a machine lacks what the plan needs, or a node cannot be used as it is.
     """
+    if ray.is_initialized():
+        yield
+        return
     plan = make_plan(config)
     # Ray would start one Python a core at once; every one of ours is started with its own settings.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from configs.placement import Bundle, Placement
+from configs.placement import SHARE, Bundle, Placement
 from rl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -24,12 +30,14 @@ class Reserved:
     placement: Placement
     groups: tuple[PlacementGroup, ...]
     """One a node of the placement."""
+    first: tuple[int, ...]
+    """Index, in its group, of each node's first bundle."""
 
     def where(self, name: str) -> PlacementGroupSchedulingStrategy:
         """Return the scheduling strategy of a process of the plan."""
         node, bundle = self.placement.where(name)
         return PlacementGroupSchedulingStrategy(
-            placement_group=self.groups[node], placement_group_bundle_index=bundle
+            placement_group=self.groups[node], placement_group_bundle_index=self.first[node] + bundle
         )
 
     def num_gpus(self, name: str) -> float:
@@ -42,8 +50,14 @@ class Reserved:
             remove_placement_group(group)
 
 
+def trial_bundles(placement: Placement) -> list[dict[str, float]]:
+    """Return the bundles of a trial's placement group: one for the trial's own process, then the placement's."""
+    own = {"CPU": SHARE}
+    return [own, *(_resources(bundle) for node in placement.nodes for bundle in node.bundles)]
+
+
 def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
-    """Hold all bundles of a placement.
+    """Hold all bundles of a placement; those of the present trial where a search runs this (``trial_bundles``).
 
     Args:
         placement: From ``configs.placement.place``.
@@ -52,11 +66,15 @@ def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
     Raises:
         ConfigError: If the cluster does not have them in that time; names the machines that are missing.
     """
+    if (trial := get_current_placement_group()) is not None:
+        sizes = (len(node.bundles) for node in placement.nodes)
+        first = tuple(itertools.accumulate(sizes, initial=1))[:-1]
+        return Reserved(placement=placement, groups=(trial,) * len(first), first=first)
     groups = tuple(
         placement_group([_resources(bundle) for bundle in node.bundles], strategy=placement.strategy)
         for node in placement.nodes
     )
-    reserved = Reserved(placement=placement, groups=groups)
+    reserved = Reserved(placement=placement, groups=groups, first=(0,) * len(groups))
     end = time.monotonic() + deadline_s
     missing = [i for i, group in enumerate(groups) if not group.wait(max(0.1, end - time.monotonic()))]
     if missing:

@@ -17,7 +17,7 @@ from actors.reward_worker import RewardWorker
 from cluster.calls import Worker
 from cluster.reserve import Reserved
 from cluster.reward_pool import PoolCounts, RewardPool
-from cluster.spawn import spawn
+from cluster.spawn import CONCURRENCY, spawn
 from configs.derive import reward_deadline_s
 from configs.placement import SHARE
 from configs.schema import Config
@@ -25,8 +25,6 @@ from rewards.tracebacks import fault_of
 from rl.spans import PoolMeter
 from rl.types import RewardRequest, Scores
 
-CONCURRENCY = 1024
-"""Calls a reward actor takes at once: batches form inside it, not in front of it."""
 EXAMPLES = 2
 """Chains kept of each fault."""
 

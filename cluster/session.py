@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.check import preflight
+from cluster.calls import Worker
 from cluster.coldstart import Start, ensure_start, has_start, text_context
 from cluster.collector import GroupCollector
 from cluster.crew import Crew, spawn_crew, spawn_runners
 from cluster.evaluation import Evaluator, resolve_pictures, score_of
-from cluster.failures import MonitoredCollector, ScoringMonitor
+from cluster.failures import ScoringMonitor
 from cluster.hosts import check_shared, locate
-from cluster.learners import LearnerGroups, WeightPublisher
-from cluster.mirror import Mirror, open_mirror
+from cluster.learners import WeightPublisher
+from cluster.mirror import Mirror
 from cluster.observer import Observer
-from cluster.pool_gauges import RunGauges
-from cluster.progress import CONSOLE, stage
+from cluster.progress import stage
 from cluster.raysession import ray_session
 from cluster.recorder import ChainRecorder
 from cluster.repair import RolloutRepair
-from cluster.report import write_report
 from cluster.rundir import RunDir
 from cluster.runner import Job
 from cluster.selection import chains_to_record, most_recorded
-from cluster.survival import losses_named, surviving
-from cluster.tables import eval_table
-from cluster.trackers import Trackers, tracking
-from cluster.tracking import ConsoleSink, JsonlSink, MultiSink
+from cluster.survival import losses_named
+from cluster.trackers import Trackers
 from cluster.turns import Turns
-from cluster.watch import JudgeWatch, watch_judges
-from configs.load import to_yaml
+from cluster.watch import JudgeWatch
 from configs.schema import Config
 from rewards.load import reward_terms
 from rl.data.prompts import prompt_source
-from rl.errors import AlarmError, ConfigError
-from rl.loop import train as train_loop
-from rl.ports import Ports
+from rl.errors import ConfigError
 from rl.spans import span
 from rl.types import JsonDict, ScoredGroup
 
+OnEvaluated = Callable[[int, JsonDict], None]
+"""Takes the steps done and the content of ``eval.json``."""
 MODEL = "model"
 """Folder of a policy in a checkpoint that its plain library loads."""
 
@@ -56,7 +51,8 @@ class Session:
     collector: GroupCollector
     publisher: WeightPublisher
     evaluator: Evaluator
-    monitor: ScoringMonitor
+    monitor: ScoringMonitor | None
+    """None where the rewards are shared: who shares them listens."""
     turns: Turns
     mirror: Mirror | None = None
     """Where a training run is copied to."""
@@ -65,6 +61,8 @@ class Session:
     trackers: Trackers | None = None
     """As ``watch``."""
     step: int = 0
+    on_evaluated: OnEvaluated | None = None
+    """Told of every evaluation before the last."""
 
     def restore(self) -> None:
         """Load the newest checkpoint into the learners and the data position."""
@@ -103,8 +101,10 @@ class Session:
         if is_saved:
             self.save()
         if self.config.eval.every and step % self.config.eval.every == 0 and step < self.config.num_steps:
-            self.measure(step)
+            summary = self.measure(step)
             self.publisher.publish_and_prove()
+            if self.on_evaluated is not None:
+                self.on_evaluated(step, summary)
         if self.watch is not None and self.watch.must_stop:
             if not is_saved:
                 self.save()
@@ -137,15 +137,23 @@ class Session:
         if self.trackers is not None:
             self.trackers.chains(self.step, folders)
 
+    def listen(self) -> None:
+        """Say what rewards failed."""
+        if self.monitor is not None:
+            self.monitor.listen()
+
 
 @contextmanager
-def open_session(config: Config, *, learn: bool, observer: Observer | None = None) -> Iterator[Session]:
+def open_session(
+    config: Config, *, learn: bool, observer: Observer | None = None, scoring: Worker | None = None
+) -> Iterator[Session]:
     """Start Ray, make or reuse the starting point, spawn everything; end it all on the way out.
 
     Args:
         config: The run.
         learn: Whether to start learners. Without them the workers serve the run's newest weights.
         observer: Whom the workers send their signs of life.
+        scoring: A scoring actor shared with other runs; None starts one.
 
     Raises:
         ConfigError: If there is nothing to serve.
@@ -159,7 +167,7 @@ def open_session(config: Config, *, learn: bool, observer: Observer | None = Non
         sources = {f"policies.{name}.source": path for name, path in start.sources.items()}
         check_shared(sources, Path(config.output_dir), deadline_s=config.deadline_s)
         with nullcontext() if observer is None else observer.listening():
-            session = assemble(config, run, start, learn=learn)
+            session = assemble(config, run, start, learn=learn, scoring=scoring)
             workers = [*session.crew.workers, *session.collector.runners]
             hosts.update(locate(workers, deadline_s=config.deadline_s))
             if learn and config.on_lost_worker == "replace":
@@ -174,7 +182,7 @@ def open_session(config: Config, *, learn: bool, observer: Observer | None = Non
             try:
                 yield session
             finally:
-                session.monitor.listen()
+                session.listen()
 
 
 def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
@@ -191,11 +199,13 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
     return replace(ensure_start(config), sources=sources)
 
 
-def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Session:
+def assemble(
+    config: Config, run: RunDir, start: Start, *, learn: bool, scoring: Worker | None = None
+) -> Session:
     """Spawn the workers and wire the ports."""
     source = prompt_source(config)
     with stage("start the workers"):
-        crew = spawn_crew(start.with_experts(config), start.sources, learn=learn)
+        crew = spawn_crew(start.with_experts(config), start.sources, learn=learn, scoring=scoring)
         runners = spawn_runners(config, text_context(config, start.sources), crew)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     evaluator = Evaluator(
@@ -223,98 +233,10 @@ def assemble(config: Config, run: RunDir, start: Start, *, learn: bool) -> Sessi
         ),
         turns=turns,
         evaluator=evaluator,
-        monitor=ScoringMonitor(crew.pools.scoring, run.path),
+        monitor=None if scoring else ScoringMonitor(crew.pools.scoring, run.path),
     )
     collector.observe = session.observe
     return session
-
-
-def train(config: Config) -> Path:
-    """Run the whole of it and return the run directory."""
-    run = RunDir(Path(config.output_dir) / config.name)
-    mirror = open_mirror(config, run)
-    mirror.fetch()
-    run.check(resume=config.resume)
-    with stage("check"):
-        preflight(config)
-    observer = Observer(config, run)
-    with observer.watching(), tracking(config, run) as trackers:
-        summary = surviving(config, run, lambda: _attempt(config, run, mirror, observer, trackers))
-    CONSOLE.print(eval_table(summary))
-    CONSOLE.print(f"report: {write_report(run.path)}")
-    mirror.push()
-    return run.path
-
-
-def _attempt(config: Config, run: RunDir, mirror: Mirror, observer: Observer, trackers: Trackers) -> JsonDict:
-    """Go on from the newest checkpoint to the end, and return the last evaluation."""
-    with open_session(config, learn=True, observer=observer) as session:
-        run.create(resolved_yaml=to_yaml(config))
-        session.mirror = mirror
-        sink = JsonlSink(run.metrics)
-        session.restore()
-        sink.truncate_after(session.step - 1)
-        observer.resumed_at(session.step)
-        trackers.begin(session.step)
-        session.trackers = trackers
-        session.evaluator.read(run)
-        if session.step == 0:
-            session.evaluator.bicubic()
-            session.evaluator.policies("coldstart", step=0)
-            session.evaluator.write(run)
-        gauges = RunGauges(run=config.name)
-        steps = MultiSink([sink], [observer, trackers, gauges, ConsoleSink(CONSOLE, config.num_steps)])
-        session.watch = watch_judges(
-            config, session.crew.judges, run, steps=steps, evaluations=MultiSink([sink], [trackers])
-        )
-        ports = Ports(
-            collector=MonitoredCollector(session.collector, session.monitor),
-            learners=LearnerGroups(
-                groups=session.crew.learners, deadline_s=config.deadline_s, turns=session.turns
-            ),
-            publisher=session.publisher,
-            sink=session.watch,
-        )
-        try:
-            train_loop(
-                config,
-                start=session.step,
-                ports=ports,
-                terms=session.collector.terms,
-                after_step=session.after_step,
-            )
-        except AlarmError:
-            CONSOLE.print(f"report: {write_report(run.path)}")
-            mirror.push()
-            raise
-        return session.measure(session.step)
-
-
-def evaluate(config: Config) -> JsonDict:
-    """Measure a run's newest weights on the held-out prompts, beside what was measured before.
-
-    Args:
-        config: The run, or a configuration whose policies have sources of their own.
-
-    Returns:
-        The content of ``eval.json``.
-    """
-    with open_session(config, learn=False) as session:
-        session.run.path.mkdir(parents=True, exist_ok=True)
-        session.evaluator.read(session.run)
-        session.evaluator.bicubic()
-        newest = session.run.newest_checkpoint()
-        session.evaluator.policies("grpo", step=newest.step if newest else 0)
-        summary = session.evaluator.write(session.run)
-    CONSOLE.print(eval_table(summary))
-    return summary
-
-
-def coldstart(config: Config) -> Path:
-    """Make the starting point, or say where it lies."""
-    preflight(config)
-    with ray_session(config):
-        return ensure_start(config).directory
 
 
 def _nothing(jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:

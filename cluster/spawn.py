@@ -14,6 +14,9 @@ from cluster.calls import Worker
 
 logger = logging.getLogger(__name__)
 
+CONCURRENCY = 1024
+"""Calls an asynchronous worker takes at once: batches form inside it, not in front of it."""
+
 
 def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     cls: type,

@@ -28,6 +28,9 @@ from configs.schema import ColdstartConfig, Config, DataConfig
 SHIPPED = Path(__file__).parent
 """Folder of the YAML files that can be named without a path."""
 
+SEARCH = "search"
+"""The section of a file that is for ``vlcot search`` alone (``configs.search``)."""
+
 RESOLVED = "resolved.yaml"
 """The file in a run directory that holds the whole configuration of the run."""
 
@@ -84,11 +87,25 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: For a file, key or value that cannot be; one line.
     """
-    content = _read(find_config(name_or_path))
+    content = read_config(name_or_path)
+    content.pop(SEARCH, None)
+    return layered(content, overrides)
+
+
+def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """Put overrides on top of a file's content, and the algorithm where it belongs.
+
+    Args:
+        content: What the file says, without its search.
+        overrides: As in ``load_config``.
+
+    Raises:
+        ConfigError: For a key or value that cannot be; one line.
+    """
     check_keys(content, Config)
-    layers = [_parse_override(override) for override in overrides]
+    layers = [parse_override(override) for override in overrides]
     overridden = [override.partition("=")[0] for override in overrides]
-    known = content
+    known: Mapping[str, Any] = content
     for layer in layers:
         check_keys(layer, Config)
         _check_new_entries(layer, known, overridden)
@@ -96,7 +113,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     method = algorithm_layer(known)
     # Named in an override it goes above the file: who asks for it on the command line wants it.
     first = [content, method] if "algorithm" in overridden else [method, content]
-    tree: dict[str, Any] = {}
+    tree: Mapping[str, Any] = {}
     for layer in [*first, *layers]:
         tree = merge(tree, layer, Config)
     config: Config = build(Config, _resolved(tree))
@@ -130,7 +147,21 @@ def digest(config: Config, keys: Sequence[str] = COLDSTART_KEYS) -> str:
 # --------------------------------------------------------------------------------- reading
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(name_or_path: str) -> dict[str, Any]:
+    """Return the content of the YAML file that is meant (``find_config``), interpolations as they stand.
+
+    Raises:
+        ConfigError: If there is no such file, or it holds no keys and values.
+    """
+    return read_yaml(find_config(name_or_path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file, interpolations as they stand.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds no keys and values.
+    """
     try:
         content = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
@@ -151,7 +182,12 @@ def _resolved(tree: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def parse_override(override: str) -> dict[str, Any]:
+    """Return what ``key=value`` says, as nested keys and values.
+
+    Raises:
+        ConfigError: If it is not of that form, or the value is not valid YAML.
+    """
     key, equals, _ = override.partition("=")
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{override!r}: overrides are written key=value, e.g. num_steps=10")

@@ -1,0 +1,214 @@
+"""``vlcot search``: Ray Tune over any keys of a configuration; every trial is a whole GRPO run.
+
+The records of its trials (``cluster.trials``) are all that a search resumes from. Ray Tune's own files lie in a
+folder of their own, and a search that goes on begins a new one there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from cluster.calls import Worker, gather
+from cluster.check import preflight
+from cluster.coldstart import ensure_start
+from cluster.crew import spawn_scoring
+from cluster.failures import ScoringMonitor
+from cluster.progress import CONSOLE, bar, stage
+from cluster.raysession import ray_session
+from cluster.rundir import RunDir, write_atomically
+from cluster.search_report import search_table, trial_line, write_search_report
+from cluster.search_trial import TrialRunner, sign_of, totals, trial_resources
+from cluster.searcher import RecordedSearcher, make_asha, own_values
+from cluster.trials import TRIALS, Trial, TrialBook, best_trial
+from configs.check_search import check_search, starting_points
+from configs.schema import Config
+from configs.search import PLAN, SearchPlan, with_place
+from rl.errors import ConfigError, VlcotError
+
+TUNE = "tune"
+"""Folder of Ray Tune's own files."""
+BEST = "best"
+"""The winner: a run directory that ``vlcot train``, ``eval`` and ``restore`` take."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchDir:
+    """``<output_dir>/<name>`` of a search."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """The whole plan."""
+        return self.path / PLAN
+
+    @property
+    def book(self) -> TrialBook:
+        """The trials' records."""
+        return TrialBook(self.path / TRIALS)
+
+
+def search(plan: SearchPlan, *, resume: bool) -> Path:
+    """Run a search to its end, or go on with it, and return its directory.
+
+    Args:
+        plan: What to search.
+        resume: Whether the directory holds this search already.
+
+    Raises:
+        ConfigError: For anything that can be known to be wrong before the first trial.
+        VlcotError: If no trial came to an end.
+    """
+    base = check_search(plan)
+    folder = SearchDir((Path(base.output_dir) / base.name).resolve())
+    plan = with_place(plan, folder.path.parent, base.name)
+    if not resume:
+        _refuse_what_is_there(folder)
+    with stage("check"):
+        for start in starting_points(plan):
+            preflight(start)
+    # Tune would move every trial's process into a folder of its own, where no relative path is right, ...
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    # ... would take Ctrl-C for the wish to end well, and would log every result in three formats of its own.
+    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    with ray_session(base):
+        check_room(base, plan)
+        for start in starting_points(plan):
+            ensure_start(start)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder.plan, plan.to_yaml())
+        with shared_scoring(plan, base, folder) as scoring:
+            run_trials(plan, base, folder, scoring)
+    return finish(plan, folder)
+
+
+def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, scoring: Worker | None) -> None:
+    """Run every trial that has not ended."""
+    book, sign = folder.book, sign_of(plan.settings.metric)
+    with _told_of(plan, book) as told:
+        searcher = RecordedSearcher(plan, book, own=own_values(plan, base), sign=sign, told=told)
+        if not searcher.num_left:
+            return
+        shutil.rmtree(folder.path / TUNE, ignore_errors=True)
+        resources = trial_resources(base, share_rewards=scoring is not None)
+        trial = TrialRunner(plan=plan, book=book, scoring=scoring)
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(trial), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=make_asha(plan, base, book.all(), sign=sign),
+                num_samples=searcher.num_left,
+                max_concurrent_trials=plan.settings.max_concurrent,
+            ),
+            run_config=tune.RunConfig(name=TUNE, storage_path=str(folder.path), verbose=0),
+        )
+        tuner.fit()
+
+
+def finish(plan: SearchPlan, folder: SearchDir) -> Path:
+    """Write the winner, the table and the picture.
+
+    Raises:
+        VlcotError: If no trial came to an end.
+    """
+    trials = folder.book.all()
+    best = best_trial(trials, sign=sign_of(plan.settings.metric))
+    CONSOLE.print(search_table(plan, trials, best))
+    if best is None:
+        why = next((trial.error for trial in trials if trial.error), "none was measured")
+        raise VlcotError(f"no trial came to an end; the first failed with: {why}")
+    keep_best(folder, best)
+    with stage("picture"):
+        page = write_search_report(plan, trials, best, folder.path)
+    CONSOLE.print(f"best: {folder.path / BEST} ({best.name}); picture: {page}")
+    return folder.path
+
+
+def keep_best(folder: SearchDir, best: Trial) -> None:
+    """Copy the winner's run directory, with its newest checkpoint alone, in the place of an earlier winner's."""
+    source = folder.book.path(best.number)
+    newest = RunDir(source).newest_checkpoint()
+    partial = folder.path / f"{BEST}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+
+    def older(directory: str, names: list[str]) -> set[str]:
+        if newest is None or Path(directory) != newest.path.parent:
+            return set()
+        return set(names) - {newest.path.name}
+
+    shutil.copytree(source, partial, ignore=older)
+    shutil.rmtree(folder.path / BEST, ignore_errors=True)
+    partial.rename(folder.path / BEST)
+
+
+def check_room(base: Config, plan: SearchPlan) -> None:
+    """Refuse a cluster on which a trial would wait for its placement group for ever.
+
+    Raises:
+        ConfigError: If one trial reserves more than the cluster has.
+    """
+    there = ray.cluster_resources()
+    wanted = totals(trial_resources(base, share_rewards=plan.settings.share_rewards).bundles)
+    for kind, amount in wanted.items():
+        if amount > there.get(kind, 0.0):
+            raise ConfigError(
+                f"a trial reserves {amount:g} {kind}, the cluster has {there.get(kind, 0.0):g}; lower "
+                "policies.*.num_ranks, num_rollout_workers or rewards.*.num_workers"
+            )
+
+
+@contextmanager
+def shared_scoring(plan: SearchPlan, base: Config, folder: SearchDir) -> Iterator[Worker | None]:
+    """Start the rewards for all trials where they are shared, and say what failed in the end."""
+    if not plan.settings.share_rewards:
+        yield None
+        return
+    with stage("start the rewards"):
+        worker = spawn_scoring(ensure_start(base).with_experts(base))
+        gather([worker.call("setup")], deadline_s=base.deadline_s)
+    try:
+        yield worker
+    finally:
+        ScoringMonitor(worker, folder.path).listen()
+
+
+@contextmanager
+def _told_of(plan: SearchPlan, book: TrialBook) -> Iterator[Callable[[Trial], None]]:
+    """Show a bar over all trials, and a line for each that ends."""
+    num_done = sum(trial.state != "running" for trial in book.all())
+    with bar("trials", plan.num_trials) as show:
+        show(num_done)
+
+        def told(trial: Trial) -> None:
+            nonlocal num_done
+            num_done += 1
+            show(num_done)
+            CONSOLE.print(trial_line(plan, trial))
+
+        yield told
+
+
+def _trainable(trial: TrialRunner) -> Callable[[dict[str, object]], None]:
+    """Ray Tune wants a plain function of one argument."""
+
+    def run(config: dict[str, object]) -> None:
+        trial(config)
+
+    return run
+
+
+def _refuse_what_is_there(folder: SearchDir) -> None:
+    if folder.plan.exists():
+        raise ConfigError(
+            f"{folder.path} holds a search already; go on with vlcot search {folder.path}, or choose another name="
+        )
+    if RunDir(folder.path).resolved.exists():
+        raise ConfigError(f"{folder.path} holds a run; choose another name=")
