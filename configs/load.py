@@ -114,8 +114,8 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     # Named in an override it goes above the file: who asks for it on the command line wants it.
     first = [content, method] if "algorithm" in overridden else [method, content]
     tree: Mapping[str, Any] = {}
-    for layer in [*first, *layers]:
-        tree = merge(tree, layer, Config)
+    for below in (*first, *layers):
+        tree = merge(tree, below, Config)
     config: Config = build(Config, _resolved(tree))
     return config
 
