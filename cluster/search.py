@@ -6,6 +6,7 @@ folder of their own, and a search that goes on begins a new one there.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -75,10 +76,7 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
     with stage("check"):
         for start in starting_points(plan):
             preflight(start)
-    # Tune would move every trial's process into a folder of its own, where no relative path is right, ...
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    # ... would take Ctrl-C for the wish to end well, and would log every result in three formats of its own.
-    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    _quieten_tune()
     with ray_session(base):
         check_room(base, plan)
         for start in starting_points(plan):
@@ -191,9 +189,20 @@ def _told_of(plan: SearchPlan, book: TrialBook) -> Iterator[Callable[[Trial], No
             nonlocal num_done
             num_done += 1
             show(num_done)
-            CONSOLE.print(trial_line(plan, trial))
+            CONSOLE.print(trial_line(plan, trial), soft_wrap=True)
 
         yield told
+
+
+def _quieten_tune() -> None:
+    """Keep Tune from what it would do by itself; it reads its settings from the environment."""
+    os.environ |= {
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # move every trial's process to where no relative path is right
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # take Ctrl-C for the wish to end well
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # log every result in three formats of its own
+        "RAY_AIR_NEW_OUTPUT": "0",  # print tables between ours
+    }
+    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # warn of every half second
 
 
 def _trainable(trial: TrialRunner) -> Callable[[dict[str, object]], None]:

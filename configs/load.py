@@ -106,7 +106,7 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     check_keys(content, Config)
     layers = [parse_override(override) for override in overrides]
     overridden = [override.partition("=")[0] for override in overrides]
-    known: Mapping[str, Any] = content
+    known: dict[str, Any] = dict(content)
     for layer in layers:
         check_keys(layer, Config)
         _check_new_entries(layer, known, overridden)
