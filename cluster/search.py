@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
@@ -36,6 +37,8 @@ from rl.errors import ConfigError, VlcotError
 
 TUNE = "tune"
 """Folder of Ray Tune's own files."""
+RunsTrial = Callable[[Mapping[str, Any]], None]
+"""Takes what the searcher handed out, and reports to Tune."""
 BEST = "best"
 """The winner: a run directory that ``vlcot train``, ``eval`` and ``restore`` take."""
 
@@ -84,20 +87,26 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.plan, plan.to_yaml())
         with shared_scoring(plan, base, folder) as scoring:
-            run_trials(plan, base, folder, scoring)
+            run_trials(plan, base, folder, TrialRunner(plan=plan, book=folder.book, scoring=scoring))
     return finish(plan, folder)
 
 
-def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, scoring: Worker | None) -> None:
-    """Run every trial that has not ended."""
+def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, trial: RunsTrial) -> None:
+    """Run every trial that has not ended.
+
+    Args:
+        plan: The search.
+        base: The configuration, which says what a trial reserves.
+        folder: Where the records lie.
+        trial: Runs one of them, in a process of its own.
+    """
     book, sign = folder.book, sign_of(plan.settings.metric)
     with _told_of(plan, book) as told:
         searcher = RecordedSearcher(plan, book, own=own_values(plan, base), sign=sign, told=told)
         if not searcher.num_left:
             return
         shutil.rmtree(folder.path / TUNE, ignore_errors=True)
-        resources = trial_resources(base, share_rewards=scoring is not None)
-        trial = TrialRunner(plan=plan, book=book, scoring=scoring)
+        resources = trial_resources(base, share_rewards=plan.settings.share_rewards)
         tuner = tune.Tuner(
             tune.with_resources(_trainable(trial), resources),
             tune_config=tune.TuneConfig(
@@ -205,10 +214,10 @@ def _quieten_tune() -> None:
     logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # warn of every half second
 
 
-def _trainable(trial: TrialRunner) -> Callable[[dict[str, object]], None]:
+def _trainable(trial: RunsTrial) -> Callable[[dict[str, Any]], None]:
     """Ray Tune wants a plain function of one argument."""
 
-    def run(config: dict[str, object]) -> None:
+    def run(config: dict[str, Any]) -> None:
         trial(config)
 
     return run

@@ -106,7 +106,7 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     check_keys(content, Config)
     layers = [parse_override(override) for override in overrides]
     overridden = [override.partition("=")[0] for override in overrides]
-    known: dict[str, Any] = dict(content)
+    known = dict(content)
     for layer in layers:
         check_keys(layer, Config)
         _check_new_entries(layer, known, overridden)
@@ -115,8 +115,8 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     # Named in an override it goes above the file: who asks for it on the command line wants it.
     first = [content, method] if "algorithm" in overridden else [method, content]
     tree: dict[str, Any] = {}
-    for layer in [*first, *layers]:
-        tree = merge(tree, layer, Config)
+    for part in [*first, *layers]:
+        tree = merge(tree, part, Config)
     config: Config = build(Config, _resolved(tree))
     return config
 
