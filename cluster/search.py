@@ -6,12 +6,14 @@ folder of their own, and a search that goes on begins a new one there.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
@@ -35,6 +37,8 @@ from rl.errors import ConfigError, VlcotError
 
 TUNE = "tune"
 """Folder of Ray Tune's own files."""
+RunsTrial = Callable[[Mapping[str, Any]], None]
+"""Takes what the searcher handed out, and reports to Tune."""
 BEST = "best"
 """The winner: a run directory that ``vlcot train``, ``eval`` and ``restore`` take."""
 
@@ -75,10 +79,7 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
     with stage("check"):
         for start in starting_points(plan):
             preflight(start)
-    # Tune would move every trial's process into a folder of its own, where no relative path is right, ...
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    # ... would take Ctrl-C for the wish to end well, and would log every result in three formats of its own.
-    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    _quieten_tune()
     with ray_session(base):
         check_room(base, plan)
         for start in starting_points(plan):
@@ -86,20 +87,26 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.plan, plan.to_yaml())
         with shared_scoring(plan, base, folder) as scoring:
-            run_trials(plan, base, folder, scoring)
+            run_trials(plan, base, folder, TrialRunner(plan=plan, book=folder.book, scoring=scoring))
     return finish(plan, folder)
 
 
-def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, scoring: Worker | None) -> None:
-    """Run every trial that has not ended."""
+def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, trial: RunsTrial) -> None:
+    """Run every trial that has not ended.
+
+    Args:
+        plan: The search.
+        base: The configuration, which says what a trial reserves.
+        folder: Where the records lie.
+        trial: Runs one of them, in a process of its own.
+    """
     book, sign = folder.book, sign_of(plan.settings.metric)
     with _told_of(plan, book) as told:
         searcher = RecordedSearcher(plan, book, own=own_values(plan, base), sign=sign, told=told)
         if not searcher.num_left:
             return
         shutil.rmtree(folder.path / TUNE, ignore_errors=True)
-        resources = trial_resources(base, share_rewards=scoring is not None)
-        trial = TrialRunner(plan=plan, book=book, scoring=scoring)
+        resources = trial_resources(base, share_rewards=plan.settings.share_rewards)
         tuner = tune.Tuner(
             tune.with_resources(_trainable(trial), resources),
             tune_config=tune.TuneConfig(
@@ -191,15 +198,26 @@ def _told_of(plan: SearchPlan, book: TrialBook) -> Iterator[Callable[[Trial], No
             nonlocal num_done
             num_done += 1
             show(num_done)
-            CONSOLE.print(trial_line(plan, trial))
+            CONSOLE.print(trial_line(plan, trial), soft_wrap=True)
 
         yield told
 
 
-def _trainable(trial: TrialRunner) -> Callable[[dict[str, object]], None]:
+def _quieten_tune() -> None:
+    """Keep Tune from what it would do by itself; it reads its settings from the environment."""
+    os.environ |= {
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # move every trial's process to where no relative path is right
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # take Ctrl-C for the wish to end well
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # log every result in three formats of its own
+        "RAY_AIR_NEW_OUTPUT": "0",  # print tables between ours
+    }
+    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # warn of every half second
+
+
+def _trainable(trial: RunsTrial) -> Callable[[dict[str, Any]], None]:
     """Ray Tune wants a plain function of one argument."""
 
-    def run(config: dict[str, object]) -> None:
+    def run(config: dict[str, Any]) -> None:
         trial(config)
 
     return run

@@ -74,7 +74,7 @@ def search_table(plan: SearchPlan, trials: Sequence[Trial], best: Trial | None) 
 
 def trial_line(plan: SearchPlan, trial: Trial) -> Text:
     """Return the line that says how a trial ended."""
-    tried = " ".join(f"{key.rpartition('.')[2]}={show(value)}" for key, value in trial.values.items())
+    tried = " ".join(f"{key}={show(value)}" for key, value in trial.values.items())
     return Text("  ").join(
         [
             Text(trial.name, style="bold"),

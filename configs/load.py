@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.algorithms import algorithm_layer
 from configs.build import build, check_keys, merge, nearest, one_line, suggest
+from configs.build import schema_keys as schema_keys
 from configs.errors import ConfigError
 from configs.schema import ColdstartConfig, Config, DataConfig
 
@@ -105,7 +106,7 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     check_keys(content, Config)
     layers = [parse_override(override) for override in overrides]
     overridden = [override.partition("=")[0] for override in overrides]
-    known: Mapping[str, Any] = content
+    known = dict(content)
     for layer in layers:
         check_keys(layer, Config)
         _check_new_entries(layer, known, overridden)
@@ -113,9 +114,9 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     method = algorithm_layer(known)
     # Named in an override it goes above the file: who asks for it on the command line wants it.
     first = [content, method] if "algorithm" in overridden else [method, content]
-    tree: Mapping[str, Any] = {}
-    for below in (*first, *layers):
-        tree = merge(tree, below, Config)
+    tree: dict[str, Any] = {}
+    for part in [*first, *layers]:
+        tree = merge(tree, part, Config)
     config: Config = build(Config, _resolved(tree))
     return config
 

@@ -37,8 +37,8 @@ class SearchConfig:
 
     space: dict[str, Any] = field(default_factory=dict)
     """What is searched: keys of the run, each with ``{choice: [a, b]}``, ``{grid: [a, b]}`` (every value with every
-    other grid's), ``{uniform: [low, high]}``, ``{log_uniform: [low, high]}`` or ``{int: [low, high]}``, ends
-    included."""
+    other grid's), ``{uniform: [low, high]}``, ``{log_uniform: [low, high]}`` or ``{int: [low, high]}``. Ranges hold
+    both their ends."""
     metric: str = "total"
     """Held-out mean that is sought: ``total``, a reward's name, or one of ``eval.judges``. The largest wins, or the
     smallest where less is better."""

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cluster.recorder import block_texts
 from cluster.tracking import read_metrics
+from cluster.trials import TrialBook
 from rl.data.images import load_picture, resize
 from rl.types import JsonDict
 from tests.reference import own_package
@@ -178,6 +179,39 @@ def test_restore_takes_any_size_and_mode(runs: Path, tmp_path: Path) -> None:
         assert gap.mean() < 25, "it is no longer the same photograph"
         record = json.loads((out / f"{name}.json").read_text())
         assert set(block_texts(record["text"])) == set(record["block_text"])
+
+
+def test_a_search_goes_on_after_sigkill_and_its_trials_are_plain_runs(runs: Path) -> None:
+    """Trial 0 tries the configuration's own values: it is ``whole`` over again, to the last bit."""
+    (start,) = runs.glob("coldstart-*")
+    key = "policies.text.learning_rate"
+    words = ["tiny", f"output_dir={runs}", "name=searched", f"coldstart.directory={start}"]
+    words += [f"num_steps={NUM_STEPS}", "search.num_trials=2", f"search.space.{key}={{choice: [1e-5, 1e-3]}}"]
+    book = TrialBook(runs / "searched" / "trials")
+    command = [sys.executable, "-P", "-m", "cluster.cli", "search", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + DEADLINE_S
+        while len(book.all()) < 2 and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.2)
+        process.kill()
+    first = book.read(0)
+    assert (first.state, first.step, first.values) == ("finished", NUM_STEPS, {key: 1e-5})
+    plain, tried = (read_metrics(path / "metrics.jsonl") for path in (runs / "whole", book.path(0)))
+    assert [numbers(record) for record in plain] == [numbers(record) for record in tried]
+    written = (book.path(0) / "metrics.jsonl").stat().st_mtime_ns
+
+    said = vlcot("search", str(runs / "searched"))
+    assert book.read(0) == first
+    assert (book.path(0) / "metrics.jsonl").stat().st_mtime_ns == written, "it is not run again"
+    assert book.read(1).state == "finished"
+    assert "trial-000" in said
+    best = runs / "searched" / "best"
+    values = {trial.name: trial.last for trial in book.all()}
+    winner = json.loads((runs / "searched" / "search.json").read_text())["best"]
+    assert values[winner] == max(values.values())
+    vlcot("train", str(best), f"num_steps={NUM_STEPS + 1}")
+    assert [record["step"] for record in read_metrics(best / "metrics.jsonl")] == list(range(NUM_STEPS + 1))
+    assert len(read_metrics(book.path(int(winner[-3:])) / "metrics.jsonl")) == NUM_STEPS
 
 
 def test_what_a_cold_start_cannot_do_costs_one_line(tmp_path: Path) -> None:
