@@ -26,7 +26,7 @@ WORKER = {
     "host": gethostname(),
     "pid": os.getpid(),
     "silent_s": 0.4,
-    "doing": [{"name": "score", "seconds": 3.2, "details": {"num_chains": 4, "first": "a/very/long/chain/id/0123456789"}}],
+    "doing": [{"name": "score", "seconds": 3.2, "details": {"num_chains": 4, "first": "a/long/id/" * 5}}],
     "asked": [{"by": "scoring-0", "method": "score", "num": 4, "seconds": 3.5}],
     "pools": [],
 }  # fmt: skip
@@ -38,8 +38,12 @@ def write(run_dir: Path, **changes: object) -> JsonDict:
     read: JsonDict = {
         "name": "demo", "state": "running", "error": "", "pid": me.pid, "pid_begin_s": me.create_time(),
         "host": gethostname(), "begin_s": time.time() - 75, "updated_s": time.time(), "num_updates": 75,
-        "num_done": 3, "num_steps": 30, "metrics": {}, "workers": [WORKER, WORKER | {"name": "scoring-0", "pools": POOLS}],
-        "doing": [{"name": "step", "seconds": 9.0, "details": {"step": 3}}, {"name": "collect", "seconds": 4.0, "details": {}}],
+        "num_done": 3, "num_steps": 30, "metrics": {},
+        "workers": [WORKER, WORKER | {"name": "scoring-0", "pools": POOLS}],
+        "doing": [
+            {"name": "step", "seconds": 9.0, "details": {"step": 3}},
+            {"name": "collect", "seconds": 4.0, "details": {}},
+        ],
     }  # fmt: skip
     read |= changes
     run_dir.mkdir(exist_ok=True)
