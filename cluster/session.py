@@ -110,6 +110,7 @@ class Session:
             self.watch.evaluated(step - 1, summary)
         return summary
 
+    @span("record chains")
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Say what rewards failed, and record some chains of the step as they were scored, before any filter."""
         self.monitor.listen()
