@@ -123,6 +123,7 @@ class Session:
             self.watch.evaluated(step - 1, summary)
         return summary
 
+    @span("record chains")
     def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
         """Record some chains of the step as they were scored, before any filter."""
         folders = []

@@ -6,6 +6,7 @@ it works from another machine, and for a run that hangs, was killed, or has ende
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -177,14 +178,14 @@ def _head(read: JsonDict, verdict: Verdict) -> Text:
 
 
 def _doing(spans: Sequence[JsonDict]) -> str:
-    """Return open spans from the outside in, each with the details that are short, and the innermost's seconds."""
+    """Return open spans from the outside in, with their short details, and the innermost's seconds."""
     parts = []
-    for one in spans:
-        details = " ".join(f"{k}={v}" for k, v in one["details"].items() if len(str(v)) <= 24)
-        parts.append(f"{one['name']} ({details})" if details else one["name"])
-    # Groups that are guided at once are many: the oldest stands for them.
-    if len(parts) > 3 and len({one["name"] for one in spans}) == 1:
-        parts = [f"{parts[0]} and {len(parts) - 1} more"]
+    for name, equal in itertools.groupby(spans, key=lambda one: one["name"]):
+        first, *others = equal
+        details = " ".join(f"{k}={v}" for k, v in first["details"].items() if len(str(v)) <= 24)
+        # Groups that are guided at once: how many says more than which.
+        said = f"x{len(others) + 1}" if others else f"({details})" if details else ""
+        parts.append(f"{name} {said}".rstrip())
     return f"{' > '.join(parts)}, {spans[-1]['seconds']:.1f} s" if parts else ""
 
 

@@ -15,17 +15,26 @@ import pytest
 from PIL import Image
 
 from cluster.recorder import block_texts
+from cluster.timeline import covered_frac, spans_of
+from cluster.trackers import read_notes
 from cluster.tracking import read_metrics
 from cluster.trials import TrialBook
 from rl.data.images import load_picture, resize
 from rl.types import JsonDict
 from tests.reference import own_package
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.engine,
+    pytest.mark.slow,
+    # 2026-11: MLflow 3.17 on SQLAlchemy 2.1, at its import.
+    pytest.mark.filterwarnings("ignore:.*loader strategy is deprecated"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 420
 NUM_STEPS = 2
+FAILING = "tests.reference.failing_tracker:FailsAtOne"
 
 
 def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
@@ -37,7 +46,8 @@ def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished run, ``whole``, and its cold start."""
     folder = tmp_path_factory.mktemp("runs")
-    vlcot("train", "tiny", f"output_dir={folder}", "name=whole", f"num_steps={NUM_STEPS}")
+    trackers = f"trackers=[tensorboard,mlflow,'{FAILING}']"
+    vlcot("train", "tiny", f"output_dir={folder}", "name=whole", f"num_steps={NUM_STEPS}", trackers)
     return folder
 
 
@@ -60,6 +70,52 @@ def test_every_step_is_recorded_and_proved(runs: Path) -> None:
             assert record[f"learner/{policy}/grad_norm"] > 0
         for stage in ("rollout", "reward", "update", "publish"):
             assert record[f"time/{stage}_s"] >= 0
+
+
+def test_a_failing_tracker_costs_nothing_and_the_others_have_every_metric(runs: Path) -> None:
+    """TensorBoard's and MLflow's own files hold what ``metrics.jsonl`` holds."""
+    from mlflow.tracking import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = runs / "whole"
+    notes = read_notes(run / "tracking.json")
+    assert {name: note["state"] for name, note in notes.items()} == {
+        "tensorboard": "on",
+        "mlflow": "on",
+        FAILING: "failed",
+    }
+    assert "failed at step 1 and was left out" in (run / "report.html").read_text()
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    kept = notes["mlflow"]["kept"]
+    client = MlflowClient(tracking_uri=kept["uri"])
+    first, *_, last = read_metrics(run / "metrics.jsonl")
+    for name, value in last.items():
+        if name in {"step", "wall_time_s"} or value is None:
+            continue
+        assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-5)
+        history = {one.step: one.value for one in client.get_metric_history(kept["run_id"], name)}
+        assert history[last["step"]] == pytest.approx(value, rel=1e-9)
+    name = "reward/total/mean"
+    assert [one.value for one in events.Scalars(name)] == pytest.approx([first[name], last[name]])
+
+
+def test_the_timeline_accounts_for_every_step_and_the_status_says_how_it_ended(runs: Path) -> None:
+    by_worker = spans_of(json.loads((runs / "whole" / "timeline.json").read_text()))
+    steps = [one for one in by_worker["driver"] if one.name == "step"]
+    assert [one.details["step"] for one in steps] == list(range(NUM_STEPS))
+    for step in steps:
+        others = [one for spans in by_worker.values() for one in spans if one.name != "step"]
+        assert covered_frac(step, others) > 0.95
+    done = {worker: {one.name for one in spans} for worker, spans in by_worker.items()}
+    assert {"collect", "update", "publish", "log", "after step"} <= done["driver"]
+    assert {"write", "load weights", "canary"} <= done["rollout-text-0"]
+    assert {"paint", "load weights", "canary"} <= done["rollout-image-0"]
+    assert "score" in done["reward-generation-0"]
+    assert {"update", "optimizer step", "publish", "score the canary"} <= done["learner-text-0"]
+    assert vlcot("status", str(runs / "whole")).startswith(
+        f"whole  finished  {NUM_STEPS} of {NUM_STEPS} steps"
+    )
 
 
 def test_the_evaluation_pairs_three_rows(runs: Path) -> None:
