@@ -17,7 +17,7 @@ from tests.reference.tiny_policy import BLOCKS, TinyPolicy, write_start
 
 pytestmark = pytest.mark.engine
 
-LIVES = [(1, 2), (2, 1), (2, 2), (2, 3)]
+LIVES = [(2, 1), (2, 2), (2, 3)]
 """Ranks and ZeRO stage."""
 
 
@@ -32,7 +32,7 @@ def root(tmp_path_factory):
 def lives(root):
     """What each rank recorded: ``[life][rank]``."""
     found = {}
-    for world in (1, 2):
+    for world in sorted({ranks for ranks, _ in LIVES}):
         stages = [stage for ranks, stage in LIVES if ranks == world]
         ranks = run_ranks(adapted_lives, world, root, stages)
         for index, stage in enumerate(stages):
