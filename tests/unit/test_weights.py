@@ -164,7 +164,7 @@ def test_packing_ahead_changes_nothing_and_passes_errors_on():
     pool = BufferPool()
     for _ in range(3):
         *buckets, manifest = ahead(pack("text", 1, tensors, 500, pool=pool))
-        assert manifest == publish(tensors, 500)[1]
+        assert manifest == dataclasses.replace(publish(tensors, 500)[1], version=1)
         assert [tensor[0].item() for _, tensor in unpack(manifest, [b.data for b in buckets])] == [*range(7)]
     with pytest.raises(ValueError, match="bucket_bytes=0"):
         list(ahead(pack("text", 0, [], 0)))
