@@ -159,7 +159,7 @@ class LearnerRank:
 
     def _move(self, *, is_asleep: bool) -> None:
         device = CPU if is_asleep else self._device
-        (ds.offload if is_asleep else ds.reload)(self._engine)
+        (ds.offload if is_asleep else ds.reload)(self._engine, zero_stage=self.spec.config.zero_stage)
         if self._reference is not None:
             self._reference.to(device)
         if self._average is not None:

@@ -114,7 +114,7 @@ def test_the_merged_export_and_the_adapter_give_the_same_logprobs(lives, life, r
 
 
 @pytest.mark.parametrize("life", LIVES)
-def test_a_resumed_run_has_the_same_adapters_to_the_last_bit(lives, life):
+def test_a_resumed_run_that_slept_has_the_same_adapters_to_the_last_bit(lives, life):
     for rank in lives[life]:
         assert bits(rank["loaded"]) == bits(rank["history"][-1])
         for got, want in zip(rank["resumed"], rank["uninterrupted"], strict=True):

@@ -82,10 +82,7 @@ def worker(kind: str, directory: Path, config: PolicyConfig) -> Iterator[Any]:
 
 def gaps(policy: TrainablePolicy, example: Example) -> torch.Tensor:
     batch = policy.collate([example])
-    inputs = {
-        name: tensor.to(DEVICE, torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in batch.inputs.items()
-    }
+    inputs = {name: tensor.to(DEVICE) for name, tensor in batch.inputs.items()}
     with torch.no_grad():
         scores = policy(inputs).logprobs.float().cpu()
     return (scores - batch.behaviour_logprobs)[batch.action_mask].abs()
