@@ -238,14 +238,26 @@ def refresh_weights(engine: Any, *, zero_stage: int) -> None:
     optimizer.checkpoint_event_epilogue()
 
 
-def offload(engine: Any) -> None:
+def offload(engine: Any, *, zero_stage: int) -> None:
     """Move weights, gradients and optimizer states to the host, until ``reload``. Only between steps."""
     engine.offload_states(pin_memory=False)
+    _move_frozen(engine, zero_stage, torch.device("cpu"))
 
 
-def reload(engine: Any) -> None:
+def reload(engine: Any, *, zero_stage: int) -> None:
     """Move back what ``offload`` moved."""
     engine.reload_states()
+    _move_frozen(engine, zero_stage, engine.device)
+
+
+def _move_frozen(engine: Any, zero_stage: int, device: torch.device | str) -> None:
+    """Move what no optimizer holds; in stage 3 DeepSpeed shards and moves frozen weights too."""
+    if zero_stage < 3:
+        for parameter in engine.module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(device)
+    for buffer in engine.module.buffers():
+        buffer.data = buffer.data.to(device)
 
 
 def save_checkpoint(engine: Any, directory: Path, tag: str, state: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
 from actors.transports.group import Backend
 from actors.transports.outbox import WeightOutbox
 from actors.transports.shared import SharedWeights
-from actors.weights import CPU, Bucket, BufferPool, Bytes, pack
+from actors.weights import CPU, Bucket, BufferPool, Bytes, ahead, pack
 from configs.methods import Adapter, NoCorrection
 from configs.schema import PolicyConfig
 from rl.aggregation import divisor
@@ -160,7 +160,7 @@ class LearnerRank:
 
     def _move(self, *, is_asleep: bool) -> None:
         device = CPU if is_asleep else self._device
-        (ds.offload if is_asleep else ds.reload)(self._engine)
+        (ds.offload if is_asleep else ds.reload)(self._engine, zero_stage=self.spec.config.zero_stage)
         if self._reference is not None:
             self._reference.to(device)
         if self._average is not None:
@@ -344,7 +344,10 @@ class LearnerRank:
         Yields:
             On rank 0 the buckets, then the manifest; on the others nothing.
         """
-        for part in self._parts(averaged=averaged):
+        parts = self._parts(averaged=averaged)
+        # Gathering is collective and stays in this thread; where nothing is gathered, the next bucket is packed while
+        # this one is copied away.
+        for part in parts if self.spec.config.zero_stage == 3 else ahead(parts):
             yield part.data if isinstance(part, Bucket) else part
 
     def open_group(self, backend: Backend, *, size: int, address: str, port: int) -> None:
@@ -456,21 +459,15 @@ class LearnerRank:
                 for name, tensor in self._whole_weights(self._policy.published())
                 if self.spec.rank == 0
             }
-        if isinstance(self.spec.config.lora, Adapter) and self.spec.rank == 0:
-            weights = self._export_adapter(directory.with_name(ADAPTER), self.spec.config.lora, weights)
+        config, policy = self.spec.config, self._policy
+        if isinstance(config.lora, Adapter) and self.spec.rank == 0:
+            folder = directory.with_name(ADAPTER)
+            weights = lora.export_adapter(
+                folder, config.lora, weights, kind=config.kind, prefix=policy.net_prefix
+            )
         published = {id(parameter) for _, parameter in self._policy.published()}
         others = [parameter for parameter in self._policy.parameters() if id(parameter) not in published]
         with ds.whole(others, zero_stage=self.spec.config.zero_stage):
             if self.spec.rank == 0:
                 self._policy.export(directory, weights)
         torch.distributed.barrier()
-
-    def _export_adapter(
-        self, directory: Path, config: Adapter, weights: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Write the adapter by itself; return the plain weights it is merged into."""
-        plain, adapters = lora.split(weights)
-        prefix = self._policy.net_prefix
-        named = {name.removeprefix(prefix): tensor for name, tensor in adapters.items()}
-        lora.write_adapter(directory, config, self.spec.config.kind, named)
-        return dict(lora.merged(plain.items(), adapters, lora.scale_of(config)))

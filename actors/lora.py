@@ -156,6 +156,26 @@ def merged(
         )
 
 
+def export_adapter(
+    directory: Path, lora: Adapter, weights: Mapping[str, Tensor], *, kind: str, prefix: str
+) -> dict[str, Tensor]:
+    """Write an adapter by itself, and return the plain weights it is merged into.
+
+    Args:
+        directory: Of the adapter.
+        lora: What it was trained with.
+        weights: All that a policy publishes, whole, under the names of its parameters.
+        kind: Of the policy.
+        prefix: What the policy puts before the names of its net.
+
+    Returns:
+        Weights under the plain net's published names.
+    """
+    plain, adapters = split(weights)
+    write_adapter(directory, lora, kind, {name.removeprefix(prefix): t for name, t in adapters.items()})
+    return dict(merged(plain.items(), adapters, scale_of(lora)))
+
+
 def write_adapter(directory: Path, lora: Adapter, kind: str, adapters: Mapping[str, Tensor]) -> None:
     """Write an adapter as ``peft.PeftModel.from_pretrained(net, directory)`` loads it.
 

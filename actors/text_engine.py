@@ -66,7 +66,8 @@ class TextEngine:
             # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
             logprobs_mode="processed_logprobs",
             worker_extension_cls=RECEIVER,
-            enable_sleep_mode=can_sleep(config),
+            # So that it can give its memory back wherever it has to take turns with a learner.
+            enable_sleep_mode=config.num_gpus > 0,
             logits_processors=[GUIDANCE] if is_guided else None,
             # What a step wrote must be known before the next begins, to prove that pairs kept in step.
             async_scheduling=False if is_guided else None,
@@ -199,11 +200,6 @@ class TextEngine:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.engine_core.shutdown()
-
-
-def can_sleep(config: PolicyConfig) -> bool:
-    """Whether the engine must be able to give its memory back: it shares its GPU."""
-    return 0 < config.num_gpus < 1
 
 
 def _base_of(directory: Path, config: PolicyConfig) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -182,6 +183,15 @@ def pack(
         bucket_bytes=tuple(packer.sizes),
         digests=tuple(packer.digests),
     )
+
+
+def ahead(parts: Iterator[Bucket | Manifest]) -> Iterator[Bucket | Manifest]:
+    """Make each part in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="pack") as thread:
+        coming = thread.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = thread.submit(next, parts, None)
+            yield part
 
 
 def unpack(manifest: Manifest, buckets: Sequence[Received]) -> Iterator[tuple[str, Tensor]]:

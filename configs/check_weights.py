@@ -33,6 +33,11 @@ def _check_transport(key: str, policy: PolicyConfig) -> None:
             f"{key}.transport: {policy.transport} moves GPU memory, and {key}.num_gpus is 0; use object_store "
             "or gloo, or give it GPUs"
         )
+    if policy.transport == "nccl" and policy.num_gpus % 1:
+        raise ConfigError(
+            f"{key}.transport: two members of an NCCL group cannot share a GPU, and {key}.num_gpus is "
+            f"{policy.num_gpus:g}; use ipc or object_store"
+        )
 
 
 def _check_targets(key: str, lora: Adapter) -> None:

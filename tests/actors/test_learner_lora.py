@@ -17,7 +17,7 @@ from tests.reference.tiny_policy import BLOCKS, TinyPolicy, write_start
 
 pytestmark = pytest.mark.engine
 
-LIVES = [(1, 2), (2, 1), (2, 2), (2, 3)]
+LIVES = [(2, 1), (2, 2), (2, 3)]
 """Ranks and ZeRO stage."""
 
 
@@ -32,7 +32,7 @@ def root(tmp_path_factory):
 def lives(root):
     """What each rank recorded: ``[life][rank]``."""
     found = {}
-    for world in (1, 2):
+    for world in sorted({ranks for ranks, _ in LIVES}):
         stages = [stage for ranks, stage in LIVES if ranks == world]
         ranks = run_ranks(adapted_lives, world, root, stages)
         for index, stage in enumerate(stages):
@@ -114,7 +114,7 @@ def test_the_merged_export_and_the_adapter_give_the_same_logprobs(lives, life, r
 
 
 @pytest.mark.parametrize("life", LIVES)
-def test_a_resumed_run_has_the_same_adapters_to_the_last_bit(lives, life):
+def test_a_resumed_run_that_slept_has_the_same_adapters_to_the_last_bit(lives, life):
     for rank in lives[life]:
         assert bits(rank["loaded"]) == bits(rank["history"][-1])
         for got, want in zip(rank["resumed"], rank["uninterrupted"], strict=True):

@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from actors.image_rollout import ImageRolloutWorker
 from actors.image_teacher import build_image_policy
-from actors.learner import LearnerRank, LearnerSpec
-from actors.lora import adapters_only
+from actors.lora import adapters_only, add_adapter, export_adapter
 from actors.policies.base import TrainablePolicy
 from actors.policies.denoising import DenoisingPolicy
 from actors.policies.image_sampler import load_pipeline
 from actors.policies.token import TokenPolicy
 from actors.text_rollout import TextRolloutWorker
+from actors.weights import Bucket, pack
 from configs.methods import Adapter
 from configs.schema import PolicyConfig
 from rl.types import Example, Manifest
@@ -32,18 +31,10 @@ CONFIGS = {
     "text": PolicyConfig(kind="token", temperature=0.9, lora=LORA),
     "image": PolicyConfig(kind="denoising", micro_batch_size=4, lora=LORA),
 }
-TARGETS = {
-    "text": "actors.policies.token:TokenPolicy",
-    "image": "actors.policies.denoising:DenoisingPolicy",
-}
 CLASSES: dict[str, type[TrainablePolicy]] = {"text": TokenPolicy, "image": DenoisingPolicy}
 
-
-class Store:
-    """Nothing is trained from stored chains here."""
-
-    def get(self, handles: Any) -> list[Example]:
-        return []
+FAR = {"text": 0.05, "image": 1.0}
+"""Deviation of B after a stand-in for an update."""
 
 
 @pytest.fixture(scope="module", params=["image", "text"])
@@ -66,20 +57,11 @@ def directory(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learner(kind: str, directory: Path) -> Iterator[LearnerRank]:
-    rank = LearnerRank(
-        LearnerSpec(
-            policy_name=kind,
-            policy_target=TARGETS[kind],
-            config=CONFIGS[kind],
-            directory=directory,
-            block_names=BLOCKS,
-            bucket_bytes=1 << 20,
-        )
-    )
-    rank.setup("127.0.0.1", 0, Store())
-    yield rank
-    rank.close()
+def policy(kind: str, directory: Path) -> TrainablePolicy:
+    """As a learner rank makes it."""
+    found = CLASSES[kind].load(directory, CONFIGS[kind], block_names=BLOCKS)
+    add_adapter(found.trained_net, LORA, kind=CONFIGS[kind].kind, key="", seed=0)
+    return found.eval()
 
 
 @pytest.fixture(scope="module")
@@ -93,61 +75,63 @@ def worker(kind: str, directory: Path) -> Iterator[Any]:
     made.close()
 
 
-def gap(learner: LearnerRank, example: Example) -> float:
-    mask = example.segment.action_mask
-    assert mask.any()
-    (scores,) = learner.score([example])
-    return float(np.abs(scores[mask] - example.segment.behaviour_logprobs[mask]).max())
+def gap(policy: TrainablePolicy, example: Example) -> float:
+    batch = policy.collate([example])
+    assert batch.action_mask.any()
+    with torch.no_grad():
+        scores = policy(batch.inputs).logprobs
+    return float((scores - batch.behaviour_logprobs)[batch.action_mask].abs().max())
 
 
-def publish(learner: LearnerRank, worker: Any) -> Manifest:
-    *buckets, manifest = learner.publish()
+def publish(policy: TrainablePolicy, worker: Any, version: int) -> Manifest:
+    *buckets, manifest = pack(worker._directory.name, version, adapters_only(policy.published()), 1 << 20)
     assert isinstance(manifest, Manifest)
-    asyncio.run(worker.load_weights(manifest, *buckets))
+    data = [bucket.data for bucket in buckets if isinstance(bucket, Bucket)]
+    asyncio.run(worker.load_weights(manifest, *data))
     return manifest
 
 
-def change(learner: LearnerRank, seed: int) -> None:
+def change(policy: TrainablePolicy, kind: str, seed: int) -> None:
     """Stand for an update that moves the policy far."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in adapters_only(learner._policy.trained_net.named_parameters()):
+        for name, parameter in adapters_only(policy.published()):
             if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    learner.version += 1
+                parameter.normal_(std=FAR[kind])
 
 
 def test_only_adapters_travel_and_the_canary_proves_them(
-    kind: str, learner: LearnerRank, worker: Any
+    kind: str, policy: TrainablePolicy, worker: Any
 ) -> None:
     start = asyncio.run(worker.canary())
-    assert gap(learner, start) < 1e-4
-    whole = sum(p.numel() * p.element_size() for n, p in learner._policy.published() if "lora_" not in n)
+    assert gap(policy, start) < 2e-5
+    whole = sum(p.nbytes for name, p in policy.published() if "lora_" not in name)
     for version in (1, 2, 3):
-        change(learner, seed=version)
-        assert gap(learner, start) > 1e-3
-        manifest = publish(learner, worker)
+        change(policy, kind, seed=version)
+        assert gap(policy, start) > 1e-3
+        manifest = publish(policy, worker, version)
         assert all("lora_" in spec.name for spec in manifest.tensors)
         assert sum(spec.num_bytes for spec in manifest.tensors) < whole / 4
         assert worker.stats()["version"] == version
-        assert gap(learner, asyncio.run(worker.canary())) < 2e-5
+        assert gap(policy, asyncio.run(worker.canary())) < 2e-5
 
 
 def test_the_merged_export_and_the_adapter_give_the_same_logprobs(
-    kind: str, directory: Path, learner: LearnerRank, worker: Any, tmp_path: Path
+    kind: str, directory: Path, policy: TrainablePolicy, worker: Any, tmp_path: Path
 ) -> None:
     from peft import PeftModel
 
-    change(learner, seed=9)
-    publish(learner, worker)
+    change(policy, kind, seed=9)
+    publish(policy, worker, 9)
     example = asyncio.run(worker.canary())
-    learner.export(tmp_path / "model")
+    weights = {name: parameter.detach() for name, parameter in policy.published()}
     plain = PolicyConfig(kind=CONFIGS[kind].kind)
+    policy.export(
+        tmp_path / "model",
+        export_adapter(tmp_path / "adapter", LORA, weights, kind=plain.kind, prefix=policy.net_prefix),
+    )
     merged = CLASSES[kind].load(tmp_path / "model", plain, block_names=BLOCKS).eval()
     adapted = CLASSES[kind].load(directory, plain, block_names=BLOCKS).eval()
     PeftModel.from_pretrained(adapted.trained_net, tmp_path / "adapter")
-    batch = merged.collate([example])
-    with torch.no_grad():
-        scores = [policy(batch.inputs).logprobs[batch.action_mask] for policy in (merged, adapted)]
-    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(scores[0], batch.behaviour_logprobs[batch.action_mask], rtol=0, atol=2e-5)
+    assert gap(merged, example) < 2e-5
+    assert gap(adapted, example) < 2e-5

@@ -52,6 +52,9 @@ def adapted_life(rank: int, world_size: int, port: int, root: Path, stage: int) 
     found["uninterrupted"] = [learner.update([batch]) and received(learner), received(learner, averaged=True)]
     again, _ = make_learner(root / "start", config, rank, world_size, port)
     again.load(folder / "checkpoint", "step")
+    # On the CPU this goes from host to host, but through all that DeepSpeed does.
+    again._move(is_asleep=True)
+    again._move(is_asleep=False)
     found["loaded"] = received(again)
     found["resumed"] = [again.update([batch]) and received(again), received(again, averaged=True)]
     return found

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.weights import ALIGNMENT, Bucket, BufferPool, pack, unpack
+from actors.weights import ALIGNMENT, Bucket, BufferPool, ahead, pack, unpack
 from rl.errors import WeightSyncError
 from rl.types import Manifest
 
@@ -157,3 +157,14 @@ def test_used_buffers_leave_nothing_in_the_gaps():
     *buckets, used = pack("text", 0, tensors, 1000, pool=pool)
     assert used == fresh
     assert dict(unpack(used, [bucket.data for bucket in buckets]))["b"].tolist() == [1.0] * 5
+
+
+def test_packing_ahead_changes_nothing_and_passes_errors_on():
+    tensors = [(f"t{i}", torch.full((50,), float(i))) for i in range(7)]
+    pool = BufferPool()
+    for _ in range(3):
+        *buckets, manifest = ahead(pack("text", 1, tensors, 500, pool=pool))
+        assert manifest == dataclasses.replace(publish(tensors, 500)[1], version=1)
+        assert [tensor[0].item() for _, tensor in unpack(manifest, [b.data for b in buckets])] == [*range(7)]
+    with pytest.raises(ValueError, match="bucket_bytes=0"):
+        list(ahead(pack("text", 0, [], 0)))
