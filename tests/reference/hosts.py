@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,10 +25,25 @@ DEATH = {
     "RAY_health_check_failure_threshold": "5",
 }
 """Ray gives up a silent node after some 15 s instead of 50."""
+START_S = 300
+"""Longest wait for Ray on all hosts."""
+LISTENS = """
+import socket, sys, time
+end = time.monotonic() + float(sys.argv[3])
+while True:
+    try:
+        socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()
+        break
+    except OSError:
+        assert time.monotonic() < end, "nothing listens on the head"
+        time.sleep(0.2)
+"""
 JOINED = """
-import sys, time, ray
+import ray, sys, time
+end = time.monotonic() + float(sys.argv[3])
 ray.init(address=sys.argv[1], log_to_driver=False)
-while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+while (num := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[2]):
+    assert time.monotonic() < end, f"{num} nodes have joined"
     time.sleep(0.5)
 """
 
@@ -129,14 +143,22 @@ class Hosts:
             f"--temp-dir={self._folder}",
         ]
         self._start_node(0, head)
-        time.sleep(3)
+        self._wait_on_head(LISTENS, self.address(0), str(PORT))
         for host in range(1, self._num):
             self._start_node(host, [f"--address={self.ray_address}", "--num-cpus=16"])
-        words = self.inside(0, sys.executable, "-c", JOINED, self.ray_address, str(self._num))
+        self._wait_on_head(JOINED, self.ray_address, str(self._num))
+
+    def _wait_on_head(self, script: str, *words: str) -> None:
+        """Run a script on the head that ends when something is there."""
         done = subprocess.run(
-            words, env=environment(), capture_output=True, text=True, timeout=120, check=False
+            self.inside(0, sys.executable, "-c", script, *words, str(START_S)),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert done.returncode == 0, done.stderr
+        logs = [path.read_text(errors="replace") for path in sorted(self._folder.glob("node*.log"))]
+        assert done.returncode == 0, "\n".join([done.stderr, *logs])
 
     def _start_node(self, host: int, words: Sequence[str]) -> None:
         ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]
@@ -155,8 +177,9 @@ class Hosts:
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what Ray's nodes and drivers need of ours."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(more or {})}
+    """Return what Ray's nodes and drivers need of ours; nobody else reaches their network, so they ask no token."""
+    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "RAY_AUTH_MODE": "disabled"}
+    return {**os.environ, **ours, **(more or {})}
 
 
 def _ip(*words: str) -> None:
