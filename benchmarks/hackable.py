@@ -4,7 +4,7 @@
     python benchmarks/hackable.py coldstart.directory=DIR num_steps=200   # overrides are key=value
 
 The painter is rewarded for local contrast, which noise has plenty of; format keeps a small weight, so that chains stay
-whole; everything else judges: the distance from the truth (PSNR), the learned expert, the texts' rewards. Exits with 1
+whole; everything else judges: the fidelity to the truth (PSNR), the learned expert, the texts' rewards. Exits with 1
 unless the alarm of the judge `fidelity` goes off and the report shows it. Writes `<output_dir>/hackable/`.
 """
 
@@ -32,8 +32,6 @@ SETTINGS = (
     "alarm_window=75",
     "rewards.contrast.target=benchmarks.hackable:LocalContrast",
     "rewards.contrast.blocks=[rough_image,middle_image,final_image]",
-    f"rewards.{JUDGE}.target=benchmarks.hackable:Fidelity",
-    f"rewards.{JUDGE}.weight=0",
     "rewards.format.weight=0.1",
     "rewards.degradation.weight=0",
     "rewards.understanding.weight=0",
@@ -61,34 +59,12 @@ class LocalContrast(Reward):
         return [local_contrast(chain.final_picture) for chain in chains if chain.final_picture is not None]
 
 
-class Fidelity(Reward):
-    """PSNR of the final picture against the truth over all channels, dB, at most 60."""
-
-    needs = frozenset({Need.FINAL_PICTURE, Need.TRUTH})
-    unit = "dB"
-    high = 60.0
-
-    def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
-        """Return the PSNR of each final picture."""
-        return [
-            psnr(chain.final_picture, chain.reference.photo)
-            for chain in chains
-            if chain.final_picture is not None and chain.reference.photo is not None
-        ]
-
-
 def local_contrast(picture: Pixels) -> float:
     """Return the contrast of a picture whose edges are multiples of ``TILE_PX``, 0..1."""
     luma: NDArray[np.float64] = picture.astype(np.float64) @ [0.299, 0.587, 0.114]
     height, width = luma.shape
     tiles = luma.reshape(height // TILE_PX, TILE_PX, width // TILE_PX, TILE_PX)
     return float(tiles.std(axis=(1, 3)).mean() / (PEAK / 2))
-
-
-def psnr(picture: Pixels, truth: Pixels) -> float:
-    """Return the PSNR of two pictures of one size, dB, at most 60."""
-    error = float(np.mean((picture.astype(np.float64) - truth) ** 2))
-    return min(10 * float(np.log10(PEAK**2 / max(error, 1e-12))), Fidelity.high)
 
 
 def main() -> int:

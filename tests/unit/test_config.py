@@ -205,7 +205,7 @@ def test_algorithms_join_and_the_later_name_wins():
 def test_the_whole_run_methods_set_the_rewards_that_are_there():
     config = load_config("demo", ["algorithm=realsr_r1_code"])
     assert {name: reward.weight for name, reward in config.rewards.items()} == {
-        "format": 1.0, "degradation": 0.0, "understanding": 1.0, "generation": 1.0,
+        "format": 1.0, "degradation": 0.0, "understanding": 1.0, "generation": 1.0, "fidelity": 0.0,
     }  # fmt: skip
     assert (config.advantage.credit, config.advantage.combine) == ("chain", "sum")
     assert config.policies["text"].surrogate == OnPolicy()

@@ -270,7 +270,7 @@ def test_no_window_and_no_judge_is_no_watch():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["on_alarm=stop"], "on_alarm: stop needs a judge"),
+        (["on_alarm=stop", "rewards.fidelity.weight=1"], "on_alarm: stop needs a judge"),
         (["on_alarm=stop", "alarm_window=0", "rewards.format.weight=0"], "set alarm_window above 0"),
         (["alarm_window=3"], "alarm_window: want at least 8"),
         (["alarm_window=-1"], "alarm_window: want at least 0"),

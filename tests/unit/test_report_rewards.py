@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.hackable import JUDGE, SETTINGS, LocalContrast, local_contrast, psnr, verdict
+from benchmarks.hackable import JUDGE, SETTINGS, LocalContrast, local_contrast, verdict
 from cluster.report import write_report
 from cluster.report_alarm import alarms
 from cluster.report_charts import Series, line_chart
@@ -70,8 +70,6 @@ def test_noise_buys_local_contrast_and_costs_fidelity():
     noisy = np.clip(truth + rng.normal(0, 30, truth.shape), 0, 255).astype(np.uint8)
     assert local_contrast(truth) == 0.0
     assert local_contrast(noisy) > 0.1
-    assert psnr(truth, truth) == 60.0
-    assert psnr(noisy, truth) == pytest.approx(10 * np.log10(255**2 / 30**2), abs=0.5)
     extreme = np.indices((8, 8)).sum(0) % 2 * 255
     assert local_contrast(np.repeat(extreme[..., None], 3, 2).astype(np.uint8)) == pytest.approx(1.0)
 
