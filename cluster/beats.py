@@ -1,8 +1,9 @@
 """Signs of life: every worker process says each second that it lives, what it does, and what it has done.
 
-The sender is a thread in the worker's process, started through ``spawn``; the receiver is one small actor, the
-bulletin, which the driver reads (``cluster.observer``). A worker that is busy goes on sending; one that hangs as a
-whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those who wait for it.
+The sender is a thread in the worker's process, started by its constructor (``spawn``); the receiver is one small
+actor, the bulletin, which the driver reads (``cluster.observer``). A worker that is busy goes on sending; one that
+hangs as a whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those who
+wait for it.
 """
 
 from __future__ import annotations
@@ -133,26 +134,48 @@ def beating_to(bulletin: Worker, *, run: str) -> Iterator[None]:
         _HERE.bulletin = None
 
 
-def begin_beating(worker: Worker) -> None:
-    """Have a worker that was just spawned send beats, where anybody listens; nothing is waited for.
+def beating(cls: type, name: str) -> type:
+    """Return a worker's class, made to send beats where anybody listens.
 
-    It is the first thing its process is asked. That it failed shows as a worker that never gave a sign of life.
+    Args:
+        cls: A plain worker class.
+        name: Of the worker.
     """
-    if _HERE.bulletin is not None:
-        worker.actor.__ray_call__.remote(_start_sender, worker.name, _HERE.bulletin, _HERE.labels)
+    if _HERE.bulletin is None:
+        return cls
+    here = replace(_HERE, labels=dict(_HERE.labels))
+
+    class Beating(cls):  # type: ignore[misc]
+        # Sent to the worker by value: what it calls must be functions of this module, which go by name.
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            _listen(here)  # first of all: what this process spawns is to send beats, too
+            super().__init__(*args, **kwargs)
+            _begin(self, name)
+
+    Beating.__module__, Beating.__name__, Beating.__qualname__ = (
+        cls.__module__,
+        cls.__name__,
+        cls.__qualname__,
+    )
+    return Beating
+
+
+def _listen(here: _Here) -> None:
+    """Take over the place where the process that spawned this one sends its beats."""
+    _HERE.bulletin, _HERE.labels = here.bulletin, here.labels
+
+
+def _begin(instance: object, name: str) -> None:
+    """Start the sender's thread in a worker's process."""
+    assert _HERE.bulletin is not None
+    sender = Sender(name, instance, _HERE.bulletin, _HERE.labels)
+    threading.Thread(target=sender.run, name="beats", daemon=True).start()
 
 
 def end_beating(worker: Worker) -> None:
     """Tell the bulletin that a worker was ended on purpose; nothing is waited for."""
     if _HERE.bulletin is not None:
         _HERE.bulletin.call("forget", worker.name)
-
-
-def _start_sender(instance: object, name: str, bulletin: Worker, labels: Mapping[str, str]) -> None:
-    """Start the thread; runs in the worker's process."""
-    _HERE.bulletin, _HERE.labels = bulletin, labels
-    sender = Sender(name, instance, bulletin, labels)
-    threading.Thread(target=sender.run, name="beats", daemon=True).start()
 
 
 class Sender:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.beats import begin_beating, end_beating
+from cluster.beats import beating, end_beating
 from cluster.calls import Worker
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         **own.pop("env_vars", {}),
     }
     actor = (
-        ray.remote(cls)
+        ray.remote(beating(cls, name))
         .options(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -68,9 +68,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         .remote(**kwargs)
     )
     logger.debug("spawned %s", name)
-    worker = Worker(name=name, actor=actor)
-    begin_beating(worker)
-    return worker
+    return Worker(name=name, actor=actor)
 
 
 def kill(worker: Worker) -> None:

@@ -26,7 +26,7 @@ from cluster.status import SILENT, judge, page, read_status
 from cluster.timeline import DRIVER, read_timeline, spans_of
 from configs.load import load_config
 from configs.schema import RewardConfig
-from rl.spans import span
+from rl.spans import Span, span
 from rl.types import JsonDict
 from tests.reference.rewards import make_request, make_view
 
@@ -96,8 +96,8 @@ def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster.status, "SILENT_S", 4.0)
-    pid = scene.until(lambda read: worker_of(read, STOPPED)["pid"] > 0)
-    os.kill(pid := worker_of(pid, STOPPED)["pid"], signal.SIGSTOP)
+    pid = worker_of(scene.until(lambda read: worker_of(read, STOPPED)["pid"] > 0), STOPPED)["pid"]
+    os.kill(pid, signal.SIGSTOP)
     try:
         with span("collect"):
             calls = scene.ask(3)
@@ -123,17 +123,18 @@ def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
 def test_what_workers_did_is_on_the_timeline_and_in_rays_metrics(scene: Scene) -> None:
     with span("step", step=0), span("collect"):
         gather(scene.ask(4), deadline_s=PATIENCE_S)
-    found: dict[str, list] = {}
+    pool = scene.until(lambda read: any(p["num_done"] == 4 for p in worker_of(read, "scoring-0")["pools"]))
+    found: dict[str, list[Span]] = {}
+    scored: list[Span] = []
     end = time.monotonic() + 30
-    while time.monotonic() < end and STOPPED not in found:
-        found = spans_of(read_timeline(scene.path / "timeline.json"))
+    while time.monotonic() < end and sum(int(one.details["num_chains"]) for one in scored) < 4:
         time.sleep(0.2)
-    assert {"step", "collect"} <= {one.name for one in found[DRIVER]}
-    scored = [one for one in found[STOPPED] if one.name == "score"]
+        found = spans_of(read_timeline(scene.path / "timeline.json"))
+        scored = [one for one in found.get(STOPPED, ()) if one.name == "score"]
     assert sum(int(one.details["num_chains"]) for one in scored) == 4
+    assert {"step", "collect"} <= {one.name for one in found[DRIVER]}
     step = next(one for one in found[DRIVER] if one.name == "step")
     assert all(step.begin_s <= one.begin_s <= one.end_s <= step.end_s for one in scored)
-    pool = scene.until(lambda read: any(p["num_done"] == 4 for p in worker_of(read, "scoring-0")["pools"]))
     (said,) = worker_of(pool, "scoring-0")["pools"]
     assert (said["pool"], said["num_in_hand"]) == ("reward-mine", 0)
     assert f"ray_{QUEUE_DEPTH}" in exported(30.0)
