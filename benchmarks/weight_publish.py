@@ -135,7 +135,7 @@ def measure(kinds: Sequence[str], *, num_bytes: int, num_workers: int, rounds: i
     with bar("publish", total=rounds + 1) as show:
         for index in range(rounds + 1):
             for kind, way in ways.items():
-                publication = way.publish(workers, averaged=False)
+                publication = way.load(way.send(workers, averaged=False), workers)
                 copied = _ask(rank, "copy_s")
                 if index:  # the first round touches memory for the first time
                     found[kind].append(publication)

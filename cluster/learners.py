@@ -103,14 +103,18 @@ class WeightPublisher:
             metrics[f"weights/{policy}/version"] = float(group.version)
         return metrics
 
-    def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
-        deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
+    def _transport(self, policy: str, group: LearnerGroup) -> Transport:
         if policy not in self.transports:
             self.transports[policy] = make_transport(self.config.policies[policy].transport, group)
+        return self.transports[policy]
+
+    def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
+        deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
+        transport = self._transport(policy, group)
         self.turns.give(policy, "learner")
-        publication = self.transports[policy].publish(
-            workers, averaged=averaged, hand_over=lambda: self.turns.give(policy, "rollout")
-        )
+        sent = transport.send(workers, averaged=averaged)
+        self.turns.give(policy, "rollout")
+        publication = transport.load(sent, workers)
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
         self.turns.give(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]

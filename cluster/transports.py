@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,6 @@ from rl.types import Manifest, Metrics
 if TYPE_CHECKING:
     from cluster.learners import LearnerGroup
 
-Loads = Callable[[], list[Call]]
-"""Starts the workers' loads."""
 ALIVE_S = 5.0
 """Longest wait for a sign of life, when it is asked who broke a broadcast, seconds."""
 
@@ -48,46 +46,61 @@ class Publication:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A publication on its way: the learners have done their part."""
+
+    manifest: Manifest
+    send_s: float
+    """Gathering, packing, digests and sending, seconds."""
+    method: str
+    """What a worker is asked to load it by."""
+    arguments: tuple[Any, ...]
+
+
 @dataclass(slots=True)
 class Transport(ABC):
-    """Moves the weights of one policy.
+    """Moves the weights of one policy: first ``send``, then ``load``.
 
-    A new set of workers (one was replaced) may be passed in any call.
+    Learners are busy in the first, workers' engines in the second only, so both fit on one GPU in turns. A new set
+    of workers (one was replaced) may be passed any time, the same to both.
     """
 
     group: LearnerGroup
 
-    def publish(
-        self, workers: Sequence[Worker], *, averaged: bool, hand_over: Callable[[], None] = lambda: None
-    ) -> Publication:
-        """Send the present weights, or their moving average, and have every worker load them.
-
-        Args:
-            workers: Who loads them.
-            averaged: Whether it is the moving average.
-            hand_over: Called between the two: where they share GPUs, the learners make room for the workers.
+    def send(self, workers: Sequence[Worker], *, averaged: bool) -> Sent:
+        """Send the present weights, or their moving average.
 
         Raises:
-            WeightSyncError: If they did not arrive intact.
+            WeightSyncError: If the workers cannot be reached.
             WorkerLostError: If a worker's process ended; names it.
             CallTimeoutError: If anything outlived the group's deadline.
         """
         begin = time.perf_counter()
-        manifest, load = self._send(workers, averaged=averaged)
-        sent = time.perf_counter()
-        hand_over()
-        times = gather(load(), deadline_s=self.group.deadline_s)
+        manifest, method, arguments = self._send(workers, averaged=averaged)
+        return Sent(manifest=manifest, send_s=time.perf_counter() - begin, method=method, arguments=arguments)
+
+    def load(self, sent: Sent, workers: Sequence[Worker]) -> Publication:
+        """Have every worker check and load what was sent.
+
+        Raises:
+            WeightSyncError: If it did not arrive intact.
+            WorkerLostError: If a worker's process ended; names it.
+            CallTimeoutError: If a worker outlived the group's deadline.
+        """
+        calls = [worker.call(sent.method, *sent.arguments) for worker in workers]
+        times = gather(calls, deadline_s=self.group.deadline_s)
         self._loaded()
         return Publication(
-            manifest=manifest,
-            send_s=sent - begin,
+            manifest=sent.manifest,
+            send_s=sent.send_s,
             check_s=max(one["check_s"] for one in times),
             load_s=max(one["load_s"] for one in times),
         )
 
     @abstractmethod
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, Loads]:
-        """Send; return the manifest, and what has the workers load."""
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+        """Send; return the manifest, and how workers are asked to load it."""
 
     def _loaded(self) -> None:  # noqa: B027  # most ways have nothing to give back
         """Give back what was held for the workers."""
@@ -97,9 +110,9 @@ class Transport(ABC):
 class ObjectStore(Transport):
     """Through Ray's object store: any machines, one copy a machine, nothing to set up."""
 
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, Loads]:
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
         manifest, buckets = self.group.publish(averaged=averaged)
-        return manifest, lambda: [worker.call("load_weights", manifest, *buckets) for worker in workers]
+        return manifest, "load_weights", (manifest, *buckets)
 
 
 @dataclass(slots=True)
@@ -110,12 +123,12 @@ class Broadcast(Transport):
     members: tuple[str, ...] = field(default=())
     """Names and actors of the workers in the open group."""
 
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, Loads]:
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
         self._meet(workers)
         receiving = [worker.call("receive_weights") for worker in workers]
         sending = self.group.call_all("broadcast", averaged=averaged)
         manifest, *_ = self._gather([*sending, *receiving], workers)
-        return manifest, lambda: [worker.call("load_received", manifest) for worker in workers]
+        return manifest, "load_received", (manifest,)
 
     def _meet(self, workers: Sequence[Worker]) -> None:
         """Open a process group with exactly these workers, unless it is open."""
@@ -150,9 +163,9 @@ class Broadcast(Transport):
 class SharedMemory(Transport):
     """As handles of memory on the GPU that learner ranks and workers share (CUDA IPC)."""
 
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, Loads]:
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
         shared = self.group.wait_all("share", averaged=averaged)
-        return shared[0].manifest, lambda: [worker.call("load_shared", *shared) for worker in workers]
+        return shared[0].manifest, "load_shared", tuple(shared)
 
     def _loaded(self) -> None:
         self.group.wait_all("release")

@@ -90,7 +90,7 @@ def system(ray_cluster: None) -> Iterator[tuple[LearnerGroup, list[Worker]]]:
 
 def publish(transport: Transport, workers: list[Worker]) -> list[dict[str, str]]:
     transport.group.wait_all("advance")
-    publication = transport.publish(workers, averaged=False)
+    publication = transport.load(transport.send(workers, averaged=False), workers)
     assert publication.manifest.version > 0
     return gather([worker.call("loaded") for worker in workers], deadline_s=60)
 
