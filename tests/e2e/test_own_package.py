@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.reference.own_package import install, vlcot, write_recipe
+from tests.reference.command import vlcot
+from tests.reference.own_package import install, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def test_it_keeps_the_contract(place: tuple[Path, Path]) -> None:
 
 def test_it_fits_a_run(place: tuple[Path, Path]) -> None:
     folder, python = place
-    assert "tiny: fine" in vlcot(python, "check", "mine.yaml", cwd=folder)
+    assert "tiny: fine" in vlcot("check", "mine.yaml", cwd=folder, python=python)
     said = vlcot(
         python, "check", "mine.yaml", "rewards.contrast.target=shiny_rewards:Contrst", cwd=folder, expect=2
     )

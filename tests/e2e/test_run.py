@@ -20,8 +20,8 @@ from cluster.trackers import read_notes
 from cluster.tracking import read_metrics
 from cluster.trials import TrialBook
 from rl.data.images import load_picture, resize
-from rl.types import JsonDict
 from tests.reference import own_package
+from tests.reference.command import DEADLINE_S, FAILING, NUM_STEPS, ROOT, numbers, vlcot
 
 pytestmark = [
     pytest.mark.ray,
@@ -30,30 +30,6 @@ pytestmark = [
     # 2026-11: MLflow 3.17 on SQLAlchemy 2.1, at its import.
     pytest.mark.filterwarnings("ignore:.*loader strategy is deprecated"),
 ]
-
-ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 420
-NUM_STEPS = 2
-FAILING = "tests.reference.failing_tracker:FailsAtOne"
-
-
-def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
-    """Run the command in a process of its own and return what it printed."""
-    return own_package.vlcot(Path(sys.executable), *words, cwd=cwd, expect=expect, timeout_s=DEADLINE_S)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one finished run, ``whole``, and its cold start."""
-    folder = tmp_path_factory.mktemp("runs")
-    trackers = f"trackers=[tensorboard,mlflow,'{FAILING}']"
-    vlcot("train", "tiny", f"output_dir={folder}", "name=whole", f"num_steps={NUM_STEPS}", trackers)
-    return folder
-
-
-def numbers(record: JsonDict) -> JsonDict:
-    """What does not depend on the clock."""
-    return {name: value for name, value in record.items() if not name.startswith(("time/", "wall_time"))}
 
 
 def test_every_step_is_recorded_and_proved(runs: Path) -> None:
@@ -188,7 +164,7 @@ def test_a_users_own_package_is_a_reward_of_a_config_from_outside(runs: Path, tm
     python = own_package.install(tmp_path / "shiny", tmp_path / "venv")
     (start,) = runs.glob("coldstart-*")
     settings = [f"output_dir={tmp_path}", "name=own", f"coldstart.directory={start}", "num_steps=1"]
-    own_package.vlcot(python, "train", str(config), *settings, "eval.num_prompts=2", cwd=tmp_path)
+    vlcot("train", str(config), *settings, "eval.num_prompts=2", cwd=tmp_path, python=python)
     (record,) = read_metrics(tmp_path / "own" / "metrics.jsonl")
     for reward in ("contrast", "brevity"):
         assert 0 <= record[f"reward/{reward}/mean"] <= 1

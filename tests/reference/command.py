@@ -11,12 +11,16 @@ from rl.types import JsonDict
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 420
+NUM_STEPS = 2
+"""Of the run that end-to-end tests share."""
+FAILING = "tests.reference.failing_tracker:FailsAtOne"
+"""A tracker of that run."""
 
 
-def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
-    """Run the command and return what it printed."""
+def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT, python: Path = Path(sys.executable)) -> str:
+    """Run the command with a Python and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "cluster.cli", *words],
+        [str(python), "-P", "-m", "cluster.cli", *words],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdin=subprocess.DEVNULL,

@@ -1,6 +1,5 @@
 """The package of docs/rewards.md, built and installed by pip into a throw-away environment laid over this one."""
 
-import os
 import re
 import subprocess
 import sys
@@ -53,20 +52,3 @@ def install(package: Path, environment: Path) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return python
-
-
-def vlcot(python: Path, *words: str, cwd: Path, expect: int = 0, timeout_s: float = 420) -> str:
-    """Run the command with that Python, away from the repository, and return what it printed."""
-    done = subprocess.run(
-        [str(python), "-P", "-m", "cluster.cli", *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    assert done.returncode == expect, done.stdout
-    return done.stdout

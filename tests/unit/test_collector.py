@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster import collector as module
 from cluster.collector import PATIENCE, GroupCollector
 from configs.schema import AdvantageConfig, BlockConfig, Config, PolicyConfig, RewardConfig
 from rl.combine import RewardTerm
-from rl.errors import RewardError, RolloutError
+from rl.errors import RewardError, RolloutError, WorkerLostError
 from rl.metrics import check_name
 from rl.overlong import overlong_terms
 from rl.types import Prompt
@@ -153,3 +154,41 @@ def test_too_many_such_steps_in_a_row_end_the_run():
 def test_too_many_failed_scores_end_the_run_at_once():
     with pytest.raises(RewardError, match=r"50% of the chains lost a score \(max_invalid_frac=0.2\)"):
         collector([FAILED, FAILED]).next(1)
+
+
+def test_lost_rollout_workers_are_repaired_and_the_same_jobs_done_again(monkeypatch):
+    lost, asked, repaired = WorkerLostError("rollout-text-0: gone"), [], []
+
+    def run_jobs(runners, jobs, *, deadline_s):
+        asked.append(jobs)
+        if len(asked) == 1:
+            raise ExceptionGroup("several", [lost])
+        return ["groups"]
+
+    monkeypatch.setattr(module, "run_jobs", run_jobs)
+    source = collector([])
+    with pytest.raises(ExceptionGroup):
+        GroupCollector._sample(source, ["job"])
+    asked.clear()
+    source.repair = repaired.append
+    assert GroupCollector._sample(source, ["job"]) == ["groups"]
+    assert asked == [["job"], ["job"]]
+    assert len(repaired) == 1
+
+
+def test_repairs_of_a_round_are_bounded_and_for_losses_only(monkeypatch):
+    failures, repaired = [RewardError("no weights")], []
+
+    def run_jobs(runners, jobs, *, deadline_s):
+        raise failures[0]
+
+    monkeypatch.setattr(module, "run_jobs", run_jobs)
+    source = collector([])
+    source.repair = repaired.append
+    with pytest.raises(RewardError):
+        GroupCollector._sample(source, [])
+    assert not repaired
+    failures[0] = WorkerLostError("rollout-text-0: gone")
+    with pytest.raises(WorkerLostError):
+        GroupCollector._sample(source, [])
+    assert len(repaired) == module.MOST_REPAIRS

@@ -1,0 +1,90 @@
+"""Worker processes are killed in the middle of a run: it ends with the numbers of an undisturbed one, or says who."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.tracking import read_metrics
+from tests.reference.command import DEADLINE_S, NUM_STEPS, ROOT, numbers
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+
+
+class Running:
+    """A run in a process of its own, and what it has printed so far."""
+
+    def __init__(self, folder: Path, name: str, *words: str) -> None:
+        self.path, self._log = folder / name, folder / f"{name}.log"
+        command = [sys.executable, "-P", "-m", "cluster.cli", "train", *words]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, f"output_dir={folder}", f"name={name}", "eval.num_prompts=4"],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while not is_so():
+            assert self._process.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.05)
+
+    def wait_for_checkpoint(self) -> None:
+        """Wait for the first step's; the second step begins then."""
+        self.wait_until((self.path / "checkpoints" / "step_000001" / "state.json").exists)
+
+    def kill(self, worker: str) -> None:
+        """Kill one worker process by its class."""
+        below = psutil.Process(self._process.pid).children(recursive=True)
+        named = [process for process in below if "".join(process.cmdline()).startswith(f"ray::{worker}")]
+        named[0].kill()
+
+    def finish(self, *, expect: int) -> None:
+        assert self._process.wait(timeout=DEADLINE_S) == expect, self.said
+
+
+def test_lost_workers_are_replaced_and_the_numbers_are_those_of_an_undisturbed_run(runs: Path) -> None:
+    """First a rollout worker, which is replaced alone; then a learner rank, which takes the run back a step."""
+    (start,) = runs.glob("coldstart-*")
+    run = Running(runs, "killed", "tiny", f"coldstart.directory={start}", f"num_steps={NUM_STEPS}")
+    run.wait_for_checkpoint()
+    run.kill("TextRolloutWorker")
+    run.wait_until(lambda: "rollout-text-0 on host" in run.said)
+    run.kill("LearnerRank")
+    run.finish(expect=0)
+    assert "is replaced; its work is done again" in run.said
+    assert "going on from the checkpoint of step 1" in run.said
+    whole, killed = (read_metrics(runs / name / "metrics.jsonl") for name in ("whole", "killed"))
+    assert [numbers(record) for record in killed] == [numbers(record) for record in whole]
+
+
+def test_a_run_that_must_stop_says_who_was_lost_in_one_line(runs: Path) -> None:
+    (start,) = runs.glob("coldstart-*")
+    config = str(ROOT / "tests" / "reference" / "pictures.yaml")
+    run = Running(
+        runs, "stopped_by_a_loss", config, f"policies.image.source={start}/image", "on_lost_worker=stop"
+    )
+    run.wait_for_checkpoint()
+    run.kill("ImageRolloutWorker")
+    run.finish(expect=1)
+    last = run.said.strip().splitlines()[-1]
+    assert last.startswith("vlcot: error: rollout-image-")
+    assert "the worker process on host " in last
+    assert "resume=true goes on from the checkpoint of step " in last
+    assert "Traceback" not in run.said
