@@ -29,17 +29,18 @@ def test_it_is_installed_there_and_nowhere_else(place: tuple[Path, Path]) -> Non
 
 def test_it_keeps_the_contract(place: tuple[Path, Path]) -> None:
     folder, python = place
-    assert vlcot(python, "rewards", "check", "shiny_rewards:Contrast", cwd=folder).count(" kept ") == 11
+    assert (
+        vlcot("rewards", "check", "shiny_rewards:Contrast", cwd=folder, python=python).count(" kept ") == 11
+    )
     words = ["shiny_rewards:brevity", "--options", "low=0", "high=1"]
-    assert vlcot(python, "rewards", "check", *words, cwd=folder).count(" kept ") == 11
+    assert vlcot("rewards", "check", *words, cwd=folder, python=python).count(" kept ") == 11
 
 
 def test_it_fits_a_run(place: tuple[Path, Path]) -> None:
     folder, python = place
     assert "tiny: fine" in vlcot("check", "mine.yaml", cwd=folder, python=python)
-    said = vlcot(
-        python, "check", "mine.yaml", "rewards.contrast.target=shiny_rewards:Contrst", cwd=folder, expect=2
-    )
+    wrong = "rewards.contrast.target=shiny_rewards:Contrst"
+    said = vlcot("check", "mine.yaml", wrong, cwd=folder, python=python, expect=2)
     assert said.splitlines()[-1] == (
         "vlcot: error: rewards.contrast.target: shiny_rewards has no 'Contrst'; did you mean Contrast?"
     )
