@@ -76,6 +76,8 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
     plan = with_place(plan, folder.path.parent, base.name)
     if not resume:
         _refuse_what_is_there(folder)
+    elif sum(trial.state != "running" for trial in folder.book.all()) >= plan.num_trials:
+        return finish(plan, folder)
     with stage("check"):
         for start in starting_points(plan):
             preflight(start)
