@@ -171,12 +171,14 @@ def _on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Name
 
 
 def _search(arguments: argparse.Namespace) -> None:
+    from configs.check_search import check_search
     from configs.search import PLAN, load_plan, with_place
 
     place = Path(arguments.config).resolve()
     plan = load_plan(arguments.config, arguments.overrides)
     if resume := (place / PLAN).is_file():
         plan = with_place(plan, place.parent, place.name)
+    _say_derived(check_search(plan))
     _resolve("cluster.search:search")(plan, resume=resume)
 
 

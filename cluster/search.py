@@ -76,6 +76,8 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
     plan = with_place(plan, folder.path.parent, base.name)
     if not resume:
         _refuse_what_is_there(folder)
+    elif sum(trial.state != "running" for trial in folder.book.all()) >= plan.num_trials:
+        return finish(plan, folder)
     with stage("check"):
         for start in starting_points(plan):
             preflight(start)
@@ -86,6 +88,7 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
             ensure_start(start)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.plan, plan.to_yaml())
+        CONSOLE.print(describe(plan, base))
         with shared_scoring(plan, base, folder) as scoring:
             run_trials(plan, base, folder, TrialRunner(plan=plan, book=folder.book, scoring=scoring))
     return finish(plan, folder)
@@ -118,6 +121,16 @@ def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, trial: RunsTri
             run_config=tune.RunConfig(name=TUNE, storage_path=str(folder.path), verbose=0),
         )
         tuner.fit()
+
+
+def describe(plan: SearchPlan, base: Config) -> str:
+    """Say what is about to be run."""
+    said, every = plan.settings, base.eval.every
+    stops = f"ASHA may stop them from step {said.grace_steps or every} on" if every else "none is stopped"
+    return (
+        f"{plan.num_trials} trials of {base.num_steps} steps, {said.max_concurrent} at a time; {stops}; "
+        f"sought: held-out {said.metric}"
+    )
 
 
 def finish(plan: SearchPlan, folder: SearchDir) -> Path:
@@ -189,14 +202,14 @@ def shared_scoring(plan: SearchPlan, base: Config, folder: SearchDir) -> Iterato
 
 @contextmanager
 def _told_of(plan: SearchPlan, book: TrialBook) -> Iterator[Callable[[Trial], None]]:
-    """Show a bar over all trials, and a line for each that ends."""
+    """Show a bar over all trials, and a line whenever one was measured or has ended."""
     num_done = sum(trial.state != "running" for trial in book.all())
     with bar("trials", plan.num_trials) as show:
         show(num_done)
 
         def told(trial: Trial) -> None:
             nonlocal num_done
-            num_done += 1
+            num_done += trial.state != "running"
             show(num_done)
             CONSOLE.print(trial_line(plan, trial), soft_wrap=True)
 
@@ -211,7 +224,9 @@ def _quieten_tune() -> None:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # log every result in three formats of its own
         "RAY_AIR_NEW_OUTPUT": "0",  # print tables between ours
     }
-    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # warn of every half second
+    # Its log warns of every half second, misses the files switched off above, and has a traceback a failed trial,
+    # which is shown as one line and kept in the trial's folder.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def _trainable(trial: RunsTrial) -> Callable[[dict[str, Any]], None]:

@@ -20,10 +20,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cluster.tables import LOWER_IS_BETTER
-from cluster.trials import Trial
+from cluster.trials import Trial, show
 from configs.search import RANGES, Domain, SearchPlan
 
 _COLOURS = "viridis_r"
+_PALE = 0.3
 _FAILED = "#b04040"
 
 
@@ -52,13 +53,15 @@ def parallel_coordinates(plan: SearchPlan, trials: Sequence[Trial], best: Trial)
     low, high = min(measured), max(measured)
     result = _number_axis(f"held-out {plan.settings.metric}", low, high, lambda trial: trial.last)
     last = max(trial.step for trial in trials)
-    axes += [_number_axis("steps", 0, last, lambda trial: float(trial.step)), result]
+    axes += [_steps_axis(last), result]
     figure = Figure(figsize=(max(6.0, 2.2 * len(axes)), 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     plot = figure.subplots()
-    scale = ScalarMappable(Normalize(low, high if high > low else low + 1.0), _COLOURS)
-    if plan.settings.metric in LOWER_IS_BETTER:
-        scale.set_cmap(_COLOURS.removesuffix("_r"))
+    span = high - low or 1.0
+    # The palest colours are beyond the worst result: they could not be seen.
+    is_lower_better = plan.settings.metric in LOWER_IS_BETTER
+    ends = (low, high + _PALE * span) if is_lower_better else (low - _PALE * span, high)
+    scale = ScalarMappable(Normalize(*ends), _COLOURS.removesuffix("_r") if is_lower_better else _COLOURS)
     for trial in reversed(trials):
         _draw_trial(plot, axes, trial, scale, is_best=trial.number == best.number)
     _draw_axes(plot, axes)
@@ -99,7 +102,7 @@ def _draw_trial(
 
 
 def _draw_axes(plot: Axes, axes: Sequence[_Axis]) -> None:
-    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.8}
     for x, axis in enumerate(axes):
         plot.axvline(x, color="#444", linewidth=1.0, zorder=1)
         for y, text in axis.ticks:
@@ -112,6 +115,13 @@ def _draw_axes(plot: Axes, axes: Sequence[_Axis]) -> None:
     plot.set_yticks([])
     plot.set_xlim(-0.35, len(axes) - 0.55)
     plot.set_ylim(-0.05, 1.05)
+    marks = {"finished": "-", "stopped": "--", "failed": ":"}
+    lines = [
+        line for name, mark in marks.items() for line in plot.plot([], [], mark, color="#444", label=name)
+    ]
+    plot.legend(
+        handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8
+    )
     for side in plot.spines.values():
         side.set_visible(False)
 
@@ -147,6 +157,15 @@ def _number_axis(
     return _Axis(label=label, place=place, ticks=ticks if high > low else ticks[:1])
 
 
+def _steps_axis(last: int) -> _Axis:
+    marks = sorted({round(last * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)})
+    return _Axis(
+        label="steps",
+        place=lambda trial: trial.step / max(last, 1),
+        ticks=[(mark / max(last, 1), str(mark)) for mark in marks],
+    )
+
+
 def _short(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = show(value)
     return text if len(text) <= 18 else text[:17] + "…"

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from rich.table import Table
@@ -16,16 +15,11 @@ from rich.text import Text
 from cluster.rundir import write_atomically
 from cluster.search_picture import parallel_coordinates
 from cluster.tables import LOWER_IS_BETTER
-from cluster.trials import State, Trial
+from cluster.trials import State, Trial, show
 from configs.search import SearchPlan
 
 PICTURE, PAGE, NUMBERS = "parallel.png", "search.html", "search.json"
 _STYLES: dict[State, str] = {"finished": "green", "stopped": "dim", "failed": "red", "running": "cyan"}
-
-
-def show(value: Any) -> str:
-    """Write a value that was tried, short."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def show_metric(value: float | None) -> str:
@@ -55,7 +49,7 @@ def search_table(plan: SearchPlan, trials: Sequence[Trial], best: Trial | None) 
     table = Table(title=f"{len(trials)} trials by held-out {metric}", title_justify="left")
     table.add_column("trial")
     for key in plan.space:
-        table.add_column(key, justify="right")
+        table.add_column("\n".join(key.rsplit(".", 1)), justify="right", overflow="fold")
     table.add_column("steps", justify="right")
     table.add_column(f"{metric} {arrow}", justify="right")
     table.add_column("state")

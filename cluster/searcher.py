@@ -104,7 +104,7 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
             book: Its records.
             own: The configuration's own values where they lie in the space: they are the first trial.
             sign: -1 where less is better.
-            told: Called with every trial that has ended.
+            told: Called with a trial whenever it was measured, and when it has ended.
         """
         super().__init__(metric=OBJECTIVE, mode="max")
         known = book.all()
@@ -130,12 +130,22 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
         self._numbers[trial_id] = trial.number
         return {"number": trial.number}
 
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Say how a trial does that goes on."""
+        trial = self._book.read(self._numbers[trial_id])
+        if trial.state == "running":
+            self._told(trial)
+
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Write down how a trial ended, unless it has done so itself, and learn from it."""
         number = self._numbers[trial_id]
-        state, why = ("failed", "its process ended without a word") if error else ("stopped", "")
+        state, why = (
+            ("failed", "its process ended without a word (tune/*/error.txt has what Ray knows)")
+            if error
+            else ("stopped", "")
+        )
         trial = self._book.end(number, "failed" if state == "failed" else "stopped", why)
         self._drawer.tell(self._drawn[number], trial)
         self._told(trial)

@@ -98,6 +98,14 @@ class TrialBook:
         return self.write(replace(trial, state=state, error=error))
 
 
+def show(value: Any) -> str:
+    """Write a value that was tried, short."""
+    if isinstance(value, Mapping):
+        named = [str(value["kind"])] if "kind" in value else []
+        return " ".join([*named, *(f"{key}={show(entry)}" for key, entry in value.items() if key != "kind")])
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def best_trial(trials: list[Trial], *, sign: float) -> Trial | None:
     """Return the best of those that went to their end, or of the stopped where none did.
 

@@ -159,7 +159,8 @@ def _plan(content: Mapping[str, Any], section: Any, ours: Sequence[str], others:
 def with_place(plan: SearchPlan, output_dir: Path, name: str) -> SearchPlan:
     """Return the plan for where its directory lies now."""
     place = [f"output_dir={json.dumps(str(output_dir))}", f"name={json.dumps(name)}"]
-    return replace(plan, overrides=[*plan.overrides, *place])
+    others = [said for said in plan.overrides if said.partition("=")[0] not in ("output_dir", "name")]
+    return replace(plan, overrides=[*others, *place])
 
 
 def combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

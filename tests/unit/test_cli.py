@@ -64,7 +64,7 @@ def test_wrong_usage(argv, expected, capsys):
     assert expected in one_line(capsys)
 
 
-@pytest.mark.parametrize("command", ["coldstart", "train", "eval", "check"])
+@pytest.mark.parametrize("command", ["coldstart", "train", "eval", "check", "search"])
 def test_a_wrong_configuration(command, capsys):
     assert main([command, "demo", "policies.image.lerning_rate=1"]) == 2
     assert "policies.image.learning_rate" in one_line(capsys)
