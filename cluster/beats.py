@@ -1,4 +1,4 @@
-"""Signs of life: every worker process says each second that it lives, what it does, and what it has done.
+"""Signs of life: every worker process says each two seconds that it lives, what it does, and what it has done.
 
 The sender is a thread in the worker's process, started by its constructor (``spawn``); the receiver is one small
 actor, the bulletin, which the driver reads (``cluster.observer``). A worker that is busy goes on sending; one that
@@ -26,7 +26,7 @@ from rl.spans import SPANS, PoolMeter, Span
 
 logger = logging.getLogger(__name__)
 
-BEAT_S = 1.0
+BEAT_S = 2.0
 """Seconds between two signs of life."""
 PATIENCE_S = 60.0
 """Longest wait of a sender for the bulletin. A bulletin that ended ends its senders: the run is over."""

@@ -145,13 +145,13 @@ class Observer:
             self._timeline.write(worker, spans)
 
     def _hear_the_last(self) -> None:
-        """Wait until the workers had the time to send what they did last; two beats at most."""
-        end = time.monotonic() + 2 * BEAT_S
+        """Wait for one more sign of life of every worker: they send what they did last with it."""
+        end = time.monotonic() + 1.5 * BEAT_S
         before = {name: beat.num for name, beat in self._news.beats.items()}
         while time.monotonic() < end:
             with self._lock:
-                self._hear(within_s=BEAT_S / 2)
-            if all(beat.num > before.get(name, 0) + 1 for name, beat in self._news.beats.items()):
+                self._hear(within_s=BEAT_S / 4)
+            if all(beat.num > before.get(name, 0) for name, beat in self._news.beats.items()):
                 return
             time.sleep(BEAT_S / 10)
 

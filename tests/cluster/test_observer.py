@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from rich.console import Console
 import cluster.status
 from cluster.calls import Call, Worker, gather, put
 from cluster.observer import Observer
-from cluster.pool_gauges import QUEUE_DEPTH
 from cluster.rundir import RunDir
 from cluster.scoring import Scoring
 from cluster.spawn import kill, spawn
@@ -120,7 +118,7 @@ def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
     assert judge(scene.path, read).code == 0
 
 
-def test_what_workers_did_is_on_the_timeline_and_in_rays_metrics(scene: Scene) -> None:
+def test_what_workers_did_is_on_the_timeline_and_their_pools_are_counted(scene: Scene) -> None:
     with span("step", step=0), span("collect"):
         gather(scene.ask(4), deadline_s=PATIENCE_S)
     pool = scene.until(lambda read: any(p["num_done"] == 4 for p in worker_of(read, "scoring-0")["pools"]))
@@ -137,7 +135,6 @@ def test_what_workers_did_is_on_the_timeline_and_in_rays_metrics(scene: Scene) -
     assert all(step.begin_s <= one.begin_s <= one.end_s <= step.end_s for one in scored)
     (said,) = worker_of(pool, "scoring-0")["pools"]
     assert (said["pool"], said["num_in_hand"]) == ("reward-mine", 0)
-    assert f"ray_{QUEUE_DEPTH}" in exported(30.0)
 
 
 def test_a_run_that_ended_has_a_closed_timeline_and_says_how(tmp_path: Path) -> None:
@@ -154,17 +151,3 @@ def test_a_run_that_ended_has_a_closed_timeline_and_says_how(tmp_path: Path) -> 
     assert (read["state"], read["error"], read["num_done"]) == ("failed", "ValueError: no", 1)
     assert judge(tmp_path / "short", read).code == 1
     assert json.loads((tmp_path / "short" / "timeline.json").read_text())
-
-
-def exported(patience_s: float) -> str:
-    """Return what this node's Ray exports for Prometheus, as soon as ours is in it."""
-    import ray
-
-    (node,) = [n for n in ray.nodes() if n["Alive"]]
-    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    end, text = time.monotonic() + patience_s, ""
-    while time.monotonic() < end and QUEUE_DEPTH not in text:
-        time.sleep(0.5)
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            text = answer.read().decode()
-    return text
