@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from actors import deepspeed_engine as ds
-from actors import gpu, lora
+from actors import lora
 from actors.ema import WeightAverage
+from actors.learner_sending import SendsWeights
 from actors.micro_batches import inputs_on, make_actions
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
-from actors.transports.group import Backend
 from actors.transports.outbox import WeightOutbox
-from actors.transports.shared import SharedWeights
-from actors.weights import CPU, Bucket, BufferPool, Bytes, ahead, pack
+from actors.weights import Bucket, BufferPool, Bytes, ahead
 from configs.methods import Adapter, NoCorrection
 from configs.schema import PolicyConfig
 from rl.aggregation import divisor
@@ -78,7 +77,7 @@ class _Scorer(nn.Module):
         return scores.logprobs, scores.entropy, scores.step_mean, scores.step_std
 
 
-class LearnerRank:
+class LearnerRank(SendsWeights):
     """One data-parallel rank."""
 
     def __init__(self, spec: LearnerSpec) -> None:
@@ -89,8 +88,7 @@ class LearnerRank:
         self._reference: TrainablePolicy | None = None
         self._average: WeightAverage | None = None
         self._device = torch.device("cuda", 0) if spec.config.num_gpus > 0 else torch.device("cpu")
-        self._outbox = WeightOutbox(self._device)
-        self._buffers = BufferPool()
+        self._outbox, self._buffers = WeightOutbox(self._device), BufferPool()
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix=f"learner-{spec.policy_name}-prefetch")
 
     # ------------------------------------------------------------------------ life
@@ -144,27 +142,6 @@ class LearnerRank:
         """Leave the process group."""
         self._prefetcher.shutdown(cancel_futures=True)
         ds.stop_process_group()
-
-    def sleep(self) -> int:
-        """Leave the GPU to others: everything this rank holds goes to the host. Only between steps.
-
-        Returns:
-            Bytes of GPU memory given back; 0 on the CPU, where there is nothing to give.
-        """
-        return gpu.freed(self._device, partial(self._move, is_asleep=True))
-
-    def wake(self) -> None:
-        """Come back to the GPU; the rank goes on as if it had not slept."""
-        if self._device.type == "cuda":
-            self._move(is_asleep=False)
-
-    def _move(self, *, is_asleep: bool) -> None:
-        device = CPU if is_asleep else self._device
-        (ds.offload if is_asleep else ds.reload)(self._engine, zero_stage=self.spec.config.zero_stage)
-        if self._reference is not None:
-            self._reference.to(device)
-        if self._average is not None:
-            self._average.move(device)
 
     def load_policy(self) -> TrainablePolicy:
         """Read the starting weights.
@@ -350,62 +327,6 @@ class LearnerRank:
         for part in parts if self.spec.config.zero_stage == 3 else ahead(parts):
             yield part.data if isinstance(part, Bucket) else part
 
-    def open_group(self, backend: Backend, *, size: int, address: str, port: int) -> None:
-        """Become the sender of a process group of ``size`` members; rank 0 only."""
-        self._outbox.open_group(
-            backend, size=size, address=address, port=port, deadline_s=self.spec.deadline_s
-        )
-
-    def broadcast(self, *, averaged: bool = False) -> Manifest | None:
-        """Send the current weights through the process group; collective over the ranks, as ``publish``.
-
-        Returns:
-            On rank 0 the manifest.
-
-        Raises:
-            WeightSyncError: If a receiver is gone or late.
-        """
-        device = self._device if self.spec.config.transport == "nccl" else CPU
-        parts = self._parts(averaged=averaged, device=device)
-        if self.spec.rank == 0:
-            return self._outbox.broadcast(parts)
-        for _ in parts:
-            pass
-        return None
-
-    def share(self, *, averaged: bool = False) -> SharedWeights:
-        """Keep the current weights on this rank's GPU for the workers on it, until ``release``."""
-        return self._outbox.share(self._parts(averaged=averaged, device=self._device, every_rank=True))
-
-    def release(self) -> None:
-        """Give back what was shared."""
-        self._outbox.release()
-
-    def _parts(
-        self, *, averaged: bool, device: torch.device = CPU, every_rank: bool = False
-    ) -> Iterator[Bucket | Manifest]:
-        """Gather and pack what is published; on ranks that only help to gather, yield nothing."""
-        spec = self.spec
-        with span("publish", version=self.version), self._shown(averaged=averaged):
-            tensors = self._whole_weights(self._published())
-            if spec.rank == 0 or every_rank:
-                yield from pack(
-                    spec.policy_name,
-                    self.version,
-                    tensors,
-                    spec.bucket_bytes,
-                    device=device,
-                    pool=self._buffers,
-                )
-            else:
-                for _ in tensors:
-                    pass
-
-    def _published(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what is trained: all of the net, or its adapters."""
-        named = self._policy.published()
-        return lora.adapters_only(named) if isinstance(self.spec.config.lora, Adapter) else named
-
     def _shown(self, *, averaged: bool) -> AbstractContextManager[None]:
         """Return a context in which the model computes with the average, or as it is."""
         if not averaged:
@@ -414,14 +335,6 @@ class LearnerRank:
             raise LearnerError(f"policies.{self.spec.policy_name}.ema_decay is 0: no average is kept")
         return self._average.in_place()
 
-    def _whole_weights(self, named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
-        return ds.stream_whole(
-            named,
-            zero_stage=self.spec.config.zero_stage,
-            max_bytes=self.spec.bucket_bytes,
-        )
-
-    @span("save")
     def save(self, directory: Path, tag: str) -> None:
         """Write a checkpoint from which ``load`` goes on to the last bit."""
         state = {"version": self.version, "num_steps": self._num_steps, "averaged": self._average is not None}

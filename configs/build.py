@@ -26,7 +26,9 @@ def build(kind: Any, value: Any, key: str = "") -> Any:
         ConfigError: For the first value of the wrong type; has its key, what is wanted and what was given.
     """
     if methods := methods_of(kind):
-        return build(methods[_method_name(kind, value, key)], _as_mapping(value), key)
+        name = _method_name(kind, value, key)
+        _check_constants(methods, name, _as_mapping(value), key)
+        return build(methods[name], _as_mapping(value), key)
     if is_dataclass(kind) and isinstance(kind, type):
         _check_mapping(value, key)
         hints = hints_of(kind)
@@ -119,6 +121,16 @@ def _check_names(content: Mapping[Any, Any], known: Sequence[str], key: str) -> 
             raise ConfigError(f"{_join(key, str(name))}: names are text; write it in quotes")
         if name not in known:
             raise ConfigError(f"{_join(key, name)}: no such key; {suggest(name, known, key)}")
+
+
+def _check_constants(methods: Mapping[str, type], name: str, content: Mapping[Any, Any], key: str) -> None:
+    """Say whose constant it is that was given to a method that has none of its name."""
+    for word in content:
+        owners = [other for other, method in methods.items() if word in hints_of(method)]
+        if owners and name not in owners:
+            raise ConfigError(
+                f"{_join(key, word)}: no such key of {name}; {', '.join(owners)} has it: set {key}.kind={owners[0]}"
+            )
 
 
 def suggest(name: str, siblings: Sequence[str], prefix: str) -> str:

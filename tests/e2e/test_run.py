@@ -277,3 +277,26 @@ def test_eval_measures_the_newest_weights(runs: Path) -> None:
     vlcot("eval", str(runs / "again"))
     rows = {n: json.loads((runs / n / "eval.json").read_text())["rows"]["grpo"] for n in ("whole", "again")}
     assert rows["again"]["psnr"]["mean"] == pytest.approx(rows["whole"]["psnr"]["mean"], abs=1e-3)
+
+
+def test_adapters_are_trained_and_sent_by_broadcast(runs: Path) -> None:
+    """Adapters of both policies, gloo, a reference, and a resumed run, on the same cold start."""
+    words = [f"output_dir={runs}", "name=adapters", "save_every=1"]
+    for policy in ("text", "image"):
+        words += [f"policies.{policy}.lora=adapter", f"policies.{policy}.transport=gloo"]
+    vlcot("train", "tiny", *words, "policies.text.kl_weight=0.01", "num_steps=1")
+    vlcot("train", str(runs / "adapters"), "num_steps=2", "resume=true")
+    records = read_metrics(runs / "adapters" / "metrics.jsonl")
+    assert [record["weights/text/version"] for record in records] == [1, 2]
+    for record in records:
+        for policy in ("text", "image"):
+            assert record[f"weights/{policy}/canary_nats/max"] < 1e-4
+            assert record[f"policy/{policy}/ratio_before_update/max_dev"] < 1e-4
+            folder = newest_checkpoint(runs / "adapters") / policy
+            adapter = (folder / "adapter" / "adapter_model.safetensors").stat().st_size
+            assert 0 < record[f"weights/{policy}/published_bytes"] <= adapter
+    assert "policy/text/ref_kl_nats/mean" in records[0]
+
+
+def newest_checkpoint(run: Path) -> Path:
+    return sorted((run / "checkpoints").iterdir())[-1]

@@ -1,0 +1,134 @@
+"""What a learner rank does with its weights besides training them: sends them, and moves them off its GPU.
+
+The other half of ``actors.learner.LearnerRank``, which says when a method is collective.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from actors import deepspeed_engine as ds
+from actors import gpu, lora
+from actors.ema import WeightAverage
+from actors.policies.base import TrainablePolicy
+from actors.transports.group import Backend
+from actors.transports.outbox import WeightOutbox
+from actors.transports.shared import SharedWeights
+from actors.weights import CPU, Bucket, BufferPool, pack
+from configs.methods import Adapter
+from rl.spans import span
+from rl.types import Manifest
+
+if TYPE_CHECKING:
+    from actors.learner import LearnerSpec
+
+
+class SendsWeights:
+    """Mixed into a learner rank, which makes what is named here."""
+
+    spec: LearnerSpec
+    version: int
+    _device: torch.device
+    _policy: TrainablePolicy
+    _reference: TrainablePolicy | None
+    _average: WeightAverage | None
+    _engine: Any
+    _outbox: WeightOutbox
+    _buffers: BufferPool
+
+    @abstractmethod
+    def _shown(self, *, averaged: bool) -> AbstractContextManager[None]:
+        """Return a context in which the model computes with the average, or as it is."""
+
+    def open_group(self, backend: Backend, *, size: int, address: str, port: int) -> None:
+        """Become the sender of a process group of ``size`` members; rank 0 only."""
+        self._outbox.open_group(
+            backend, size=size, address=address, port=port, deadline_s=self.spec.deadline_s
+        )
+
+    def broadcast(self, *, averaged: bool = False) -> Manifest | None:
+        """Send the current weights through the process group; collective over the ranks, as ``publish``.
+
+        Returns:
+            On rank 0 the manifest.
+
+        Raises:
+            WeightSyncError: If a receiver is gone or late.
+        """
+        device = self._device if self.spec.config.transport == "nccl" else CPU
+        parts = self._parts(averaged=averaged, device=device)
+        if self.spec.rank == 0:
+            return self._outbox.broadcast(parts)
+        for _ in parts:
+            pass
+        return None
+
+    def share(self, *, averaged: bool = False) -> SharedWeights:
+        """Keep the current weights on this rank's GPU for the workers on it, until ``release``."""
+        return self._outbox.share(self._parts(averaged=averaged, device=self._device, every_rank=True))
+
+    def release(self) -> None:
+        """Give back what was shared."""
+        self._outbox.release()
+
+    def _parts(
+        self, *, averaged: bool, device: torch.device = CPU, every_rank: bool = False
+    ) -> Iterator[Bucket | Manifest]:
+        """Gather and pack what is published; on ranks that only help to gather, yield nothing."""
+        spec = self.spec
+        with span("publish", version=self.version), self._shown(averaged=averaged):
+            tensors = self._whole_weights(self._published())
+            if spec.rank == 0 or every_rank:
+                yield from pack(
+                    spec.policy_name,
+                    self.version,
+                    tensors,
+                    spec.bucket_bytes,
+                    device=device,
+                    pool=self._buffers,
+                )
+            else:
+                for _ in tensors:
+                    pass
+
+    def _published(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is trained: all of the net, or its adapters."""
+        named = self._policy.published()
+        return lora.adapters_only(named) if isinstance(self.spec.config.lora, Adapter) else named
+
+    def _whole_weights(self, named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+        return ds.stream_whole(
+            named,
+            zero_stage=self.spec.config.zero_stage,
+            max_bytes=self.spec.bucket_bytes,
+        )
+
+    # ------------------------------------------------------------------------ turns on a GPU
+
+    def sleep(self) -> int:
+        """Leave the GPU to others: everything this rank holds goes to the host. Only between steps.
+
+        Returns:
+            Bytes of GPU memory given back; 0 on the CPU, where there is nothing to give.
+        """
+        return gpu.freed(self._device, partial(self._move, is_asleep=True))
+
+    def wake(self) -> None:
+        """Come back to the GPU; the rank goes on as if it had not slept."""
+        if self._device.type == "cuda":
+            self._move(is_asleep=False)
+
+    def _move(self, *, is_asleep: bool) -> None:
+        device = CPU if is_asleep else self._device
+        (ds.offload if is_asleep else ds.reload)(self._engine, zero_stage=self.spec.config.zero_stage)
+        if self._reference is not None:
+            self._reference.to(device)
+        if self._average is not None:
+            self._average.move(device)
