@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,44 @@ from PIL import Image
 from cluster.recorder import block_texts
 from cluster.tracking import read_metrics
 from rl.data.images import load_picture, resize
+from rl.types import JsonDict
 from tests.reference import own_package
-from tests.reference.command import NUM_STEPS, ROOT, numbers, vlcot
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 420
+NUM_STEPS = 2
+
+
+def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
+    """Run the command in a process of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "cluster.cli", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run, ``whole``, and its cold start."""
+    folder = tmp_path_factory.mktemp("runs")
+    vlcot("train", "tiny", f"output_dir={folder}", "name=whole", f"num_steps={NUM_STEPS}")
+    return folder
+
+
+def numbers(record: JsonDict) -> JsonDict:
+    """What does not depend on the clock."""
+    return {name: value for name, value in record.items() if not name.startswith(("time/", "wall_time"))}
 
 
 def test_every_step_is_recorded_and_proved(runs: Path) -> None:

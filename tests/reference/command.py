@@ -11,8 +11,6 @@ from rl.types import JsonDict
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 420
-NUM_STEPS = 2
-"""Of the run that end-to-end tests share."""
 
 
 def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
