@@ -10,7 +10,7 @@ from pathlib import Path
 from rl.types import JsonDict
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 420
+DEADLINE_S = 900
 
 
 def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT) -> str:
