@@ -43,9 +43,13 @@ class LearnerGroup:
             return stream(rank, "publish", deadline_s=self.deadline_s, averaged=averaged)
 
         with ThreadPoolExecutor(len(self.ranks)) as pool:
-            refs, *_ = pool.map(published, self.ranks)
-        *buckets, last = refs
-        (manifest,) = gather([Call(self.ranks[0].name, "publish", last)], deadline_s=self.deadline_s)
+            found = list(pool.map(published, self.ranks))
+        # The other ranks yield nothing, unless they failed. Rank 0's last value is the manifest, or its failure.
+        *buckets, last = found[0]
+        calls = [Call(self.ranks[0].name, "publish", last)]
+        for rank, refs in zip(self.ranks[1:], found[1:], strict=True):
+            calls += [Call(rank.name, "publish", ref) for ref in refs]
+        manifest, *_ = gather(calls, deadline_s=self.deadline_s)
         return manifest, buckets
 
 

@@ -9,6 +9,7 @@ from ray.exceptions import (
     LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayTaskError,
     WorkerCrashedError,
@@ -19,12 +20,16 @@ from rl.errors import LostDataError, VlcotError, WorkerLostError
 _HOST = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)
 
 
+_ENDED = (RayActorError, WorkerCrashedError, NodeDiedError, LocalRayletDiedError, OutOfMemoryError)
+"""Ray kills workers itself where a node runs out of memory."""
+
+
 def as_loss(error: BaseException, where: str) -> WorkerLostError | LostDataError | None:
     """Return what an error says of a lost worker or lost data; None where it is about something else."""
     if isinstance(error, WorkerLostError | LostDataError):
         return error
     first = next(iter(str(error).splitlines()), "")
-    if isinstance(error, RayActorError | WorkerCrashedError | NodeDiedError | LocalRayletDiedError):
+    if isinstance(error, _ENDED):
         found = _HOST.search(str(error))
         host = f" on host {found[1]}" if found else ""
         return WorkerLostError(f"{where}: the worker process{host} ended: {first}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rl.types import JsonDict
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 420
+DEADLINE_S = 900
 NUM_STEPS = 2
 """Of the run that end-to-end tests share."""
 FAILING = "tests.reference.failing_tracker:FailsAtOne"

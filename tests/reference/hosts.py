@@ -25,6 +25,8 @@ RAY = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "5",
+    # The nodes share one memory: when it runs low, each would kill its workers for what others use.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 """What the nodes are told."""
 STARTS = 3
