@@ -6,6 +6,7 @@ folder of their own, and a search that goes on begins a new one there.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -29,7 +30,7 @@ from cluster.rundir import RunDir, write_atomically
 from cluster.search_report import search_table, trial_line, write_search_report
 from cluster.search_trial import TrialRunner, sign_of, totals, trial_resources
 from cluster.searcher import RecordedSearcher, make_asha, own_values
-from cluster.trials import TRIALS, Trial, TrialBook, best_trial
+from cluster.trials import RECORD, TRIALS, Trial, TrialBook, best_trial, trial_name
 from configs.check_search import check_search, starting_points
 from configs.schema import Config
 from configs.search import PLAN, SearchPlan, with_place
@@ -153,8 +154,16 @@ def finish(plan: SearchPlan, folder: SearchDir) -> Path:
 
 
 def keep_best(folder: SearchDir, best: Trial) -> None:
-    """Copy the winner's run directory, with its newest checkpoint alone, in the place of an earlier winner's."""
-    source = folder.book.path(best.number)
+    """Copy the winner's run directory, with its newest checkpoint alone.
+
+    A copy that is there may have been trained since: it stays, and another trial's is put aside.
+    """
+    source, place = folder.book.path(best.number), folder.path / BEST
+    if (place / RECORD).exists():
+        before = json.loads((place / RECORD).read_text())["number"]
+        if before == best.number:
+            return
+        place.rename(folder.path / f"{BEST}-before-{trial_name(before)}")
     newest = RunDir(source).newest_checkpoint()
     partial = folder.path / f"{BEST}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -165,8 +174,7 @@ def keep_best(folder: SearchDir, best: Trial) -> None:
         return set(names) - {newest.path.name}
 
     shutil.copytree(source, partial, ignore=older)
-    shutil.rmtree(folder.path / BEST, ignore_errors=True)
-    partial.rename(folder.path / BEST)
+    partial.rename(place)
 
 
 def check_room(base: Config, plan: SearchPlan) -> None:

@@ -12,9 +12,9 @@ from ray import tune
 from ray.util import get_current_placement_group
 
 from cluster.calls import gather
-from cluster.search import SearchDir, run_trials
 from cluster.searcher import OBJECTIVE, STEP
 from cluster.spawn import spawn
+from cluster.trials import TrialBook
 from configs.check_search import check_search
 from configs.search import load_plan
 from rl.errors import LearnerError
@@ -42,10 +42,10 @@ class Child:
 class SmallTrial:
     """Reports what its value deserves, without a run."""
 
-    folder: SearchDir
+    book: TrialBook
 
     def __call__(self, suggestion: Mapping[str, Any]) -> None:
-        book = self.folder.book
+        book = self.book
         trial = book.read(suggestion["number"])
         value = trial.values[KEY]
         if value == DIES:
@@ -67,6 +67,11 @@ class SmallTrial:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_end_as_they_deserve_and_stay_in_their_groups(tmp_path: Path) -> None:
+    from cluster.search import (
+        SearchDir,
+        run_trials,
+    )  # heavy, and this module is loaded by every actor of the test
+
     values = [FINE, WORSE, FAILS, DIES]
     space = [
         f"search.space.{KEY}={{grid: {values}}}",
@@ -74,7 +79,7 @@ def test_trials_end_as_they_deserve_and_stay_in_their_groups(tmp_path: Path) -> 
     ]
     plan = load_plan("demo", [f"output_dir={tmp_path}", "num_steps=2", "eval.every=1", *space])
     folder = SearchDir(tmp_path / "s")
-    run_trials(plan, check_search(plan), folder, SmallTrial(folder))
+    run_trials(plan, check_search(plan), folder, SmallTrial(folder.book))
     trials = {trial.values[KEY]: trial for trial in folder.book.all()}
     assert {value: trial.state for value, trial in trials.items()} == {
         FINE: "finished",

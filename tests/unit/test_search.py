@@ -327,9 +327,14 @@ def test_the_winner_has_its_newest_checkpoint_alone(tmp_path):
         (path / "state.json").write_text(json.dumps({"step": step, "position": 0, "versions": {}}))
     (source / "resolved.yaml").write_text("name: x\n")
     keep_best(folder, trial)
+    (tmp_path / "best" / "trained since").touch()
     keep_best(folder, trial)
+    assert (tmp_path / "best" / "trained since").exists()
     assert [path.name for path in (tmp_path / "best" / "checkpoints").iterdir()] == ["step_000002"]
     assert (tmp_path / "best" / "resolved.yaml").exists()
+    keep_best(folder, folder.book.write(Trial(number=2, values={})))
+    assert (tmp_path / "best-before-trial-001" / "trained since").exists()
+    assert json.loads((tmp_path / "best" / "trial.json").read_text())["number"] == 2
 
 
 def test_the_benchmark_asks_for_what_can_be_searched():
