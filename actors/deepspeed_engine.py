@@ -239,25 +239,42 @@ def refresh_weights(engine: Any, *, zero_stage: int) -> None:
 
 
 def offload(engine: Any, *, zero_stage: int) -> None:
-    """Move weights, gradients and optimizer states to the host, until ``reload``. Only between steps."""
+    """Move what learning needs to the host, until ``reload``. Only between steps.
+
+    All of it below ZeRO stage 3. In stage 3 DeepSpeed moves its own fused Adam's states only, so the masters and
+    optimizer states are moved here, and the sharded weights of the forward pass stay.
+    """
+    host = torch.device("cpu")
+    if zero_stage == 3:
+        _move_masters(engine, host)
+        return
     engine.offload_states(pin_memory=False)
-    _move_frozen(engine, zero_stage, torch.device("cpu"))
+    _move_frozen(engine, host)
 
 
 def reload(engine: Any, *, zero_stage: int) -> None:
     """Move back what ``offload`` moved."""
+    if zero_stage == 3:
+        _move_masters(engine, engine.device)
+        return
     engine.reload_states()
-    _move_frozen(engine, zero_stage, engine.device)
+    _move_frozen(engine, engine.device)
 
 
-def _move_frozen(engine: Any, zero_stage: int, device: torch.device | str) -> None:
-    """Move what no optimizer holds; in stage 3 DeepSpeed shards and moves frozen weights too."""
-    if zero_stage < 3:
-        for parameter in engine.module.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(device)
-    for buffer in engine.module.buffers():
-        buffer.data = buffer.data.to(device)
+def _move_masters(engine: Any, device: torch.device) -> None:
+    """Move the float32 shards, and the optimizer states of them."""
+    for shard in master_shards(engine, zero_stage=3):
+        shard.data = shard.data.to(device)
+    for state in engine.optimizer.optimizer.state.values():
+        for name, value in state.items():
+            state[name] = value.to(device) if isinstance(value, Tensor) else value
+
+
+def _move_frozen(engine: Any, device: torch.device) -> None:
+    """Move what no optimizer holds."""
+    frozen = [parameter for parameter in engine.module.parameters() if not parameter.requires_grad]
+    for tensor in (*frozen, *engine.module.buffers()):
+        tensor.data = tensor.data.to(device)
 
 
 def save_checkpoint(engine: Any, directory: Path, tag: str, state: dict[str, Any]) -> None:
