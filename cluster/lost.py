@@ -28,7 +28,7 @@ def as_loss(error: BaseException, where: str) -> WorkerLostError | LostDataError
     """Return what an error says of a lost worker or lost data; None where it is about something else."""
     if isinstance(error, WorkerLostError | LostDataError):
         return error
-    first = next(iter(str(error).splitlines()), "")
+    first = next(iter(str(error).splitlines()), "").rstrip(".")
     if isinstance(error, _ENDED):
         found = _HOST.search(str(error))
         host = f" on host {found[1]}" if found else ""

@@ -6,9 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from cluster.calls import RayStore, SegmentHandle, Worker, fetch, gather, put, stream
+from cluster import hosts
+from cluster.calls import RayStore, SegmentHandle, Worker, fetch, gather, lost_among, put, stream
+from cluster.hosts import locate
 from cluster.spawn import spawn
-from rl.errors import CallTimeoutError, RewardError, WorkerLostError
+from rl.errors import CallTimeoutError, ConfigError, RewardError, WorkerLostError
 from rl.types import DenoisingSegment, SamplerSpec
 
 pytestmark = pytest.mark.ray
@@ -24,8 +26,12 @@ class Probe:
     def sleep(self, seconds):
         time.sleep(seconds)
 
-    def die(self):
+    def die(self, after_s=0.0):
+        time.sleep(after_s)
         os._exit(1)
+
+    def lose_connection(self):
+        raise RuntimeError("Connection closed by peer")
 
     def count(self, num):
         yield from (i for i in range(num))  # Ray wants a true generator
@@ -58,6 +64,29 @@ def test_a_lost_worker_is_named(ray_cluster):
     worker = start("probe-3")
     with pytest.raises(WorkerLostError, match=r"probe-3\.die"):
         gather([worker.call("die")], deadline_s=60)
+
+
+def test_a_failure_that_follows_from_a_loss_is_told_as_the_loss(ray_cluster):
+    """A rank may say that its connection broke before Ray says that the peer is gone."""
+    rank, peer, other = start("probe-5"), start("probe-6"), start("probe-7")
+    gather([worker.call("echo", 1) for worker in (rank, peer, other)], deadline_s=60)
+    with pytest.raises(WorkerLostError, match=r"probe-6\.die: the worker process on host \S+ ended"):
+        gather([rank.call("lose_connection"), peer.call("die", 1.0)], deadline_s=60)
+    assert lost_among([rank, peer, other], deadline_s=60) == {"probe-6"}
+    assert set(locate([rank, other], deadline_s=60)) == {"probe-5", "probe-7"}
+
+
+def test_a_node_that_cannot_read_a_path_is_named(ray_cluster, tmp_path, monkeypatch):
+    """One node stands for two: the same one is asked twice, and this process has what it lacks."""
+    (node,) = hosts._alive()
+    monkeypatch.setattr(hosts, "_alive", lambda: [node, node])
+    there = tmp_path / "there"
+    there.mkdir()
+    hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=60)
+    assert list(tmp_path.iterdir()) == [there], "the mark is removed"
+    monkeypatch.setattr(hosts, "_unreadable", lambda paths: ["policies.text.source"])
+    with pytest.raises(ConfigError, match=rf"policies.text.source: node \S+ cannot read {there}; put it on"):
+        hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=60)
 
 
 def test_a_stream_gives_one_reference_a_value(ray_cluster):

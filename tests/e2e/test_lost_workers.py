@@ -17,7 +17,7 @@ from tests.reference.command import DEADLINE_S, ROOT, numbers, vlcot
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
-SETTINGS = [str(ROOT / "tests" / "reference" / "pictures.yaml"), "num_steps=2", "policies.image.num_ranks=2"]
+SETTINGS = [str(ROOT / "tests" / "reference" / "pictures.yaml"), "num_steps=3", "policies.image.num_ranks=2"]
 """The smallest system; the two ranks meet in collectives, in which one must not wait for a lost one."""
 
 
@@ -48,9 +48,9 @@ class Running:
             assert time.monotonic() < end, self.said
             time.sleep(0.05)
 
-    def wait_for_checkpoint(self) -> None:
-        """Wait for the first step's; the second step begins then."""
-        self.wait_until((self.path / "checkpoints" / "step_000001" / "state.json").exists)
+    def wait_for_checkpoint(self, step: int) -> None:
+        """Wait until so many steps are done and saved; the next one begins then."""
+        self.wait_until((self.path / "checkpoints" / f"step_{step:06d}" / "state.json").exists)
 
     def kill(self, worker: str) -> None:
         """Kill one worker process by its class."""
@@ -73,20 +73,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_lost_workers_are_replaced_and_the_numbers_are_those_of_an_undisturbed_run(runs: Path) -> None:
     """First a rollout worker, which is replaced alone; then a learner rank, which takes the run back a step."""
     run = Running(runs, "killed")
-    run.wait_for_checkpoint()
+    run.wait_for_checkpoint(1)
     run.kill("ImageRolloutWorker")
-    run.wait_until(lambda: "rollout-image-0 on host" in run.said)
+    run.wait_for_checkpoint(2)
+    assert "is replaced; its work is done again" in run.said
+    assert "going on from" not in run.said
     run.kill("LearnerRank")
     run.finish(expect=0)
-    assert "is replaced; its work is done again" in run.said
-    assert "going on from the checkpoint of step 1" in run.said
+    assert "going on from the checkpoint of step 2" in run.said
     whole, killed = (read_metrics(runs / name / "metrics.jsonl") for name in ("whole", "killed"))
     assert [numbers(record) for record in killed] == [numbers(record) for record in whole]
 
 
 def test_a_run_that_must_stop_says_who_was_lost_in_one_line(runs: Path) -> None:
     run = Running(runs, "stopped", "on_lost_worker=stop")
-    run.wait_for_checkpoint()
+    run.wait_for_checkpoint(1)
     run.kill("LearnerRank")
     run.finish(expect=1)
     last = run.said.strip().splitlines()[-1]
