@@ -20,6 +20,8 @@ CPU_CACHE_BYTES = GIB
 """vLLM's cache on a CPU (``rl.vllm_setup``)."""
 MAX_BUCKET_ELEMENTS = 200_000_000
 """Most elements of DeepSpeed's reduction bucket (``actors.deepspeed_engine``)."""
+MAX_LIVE_ELEMENTS = 1_000_000_000
+"""Most elements that ZeRO-3 keeps gathered at once (DeepSpeed's ``stage3_max_live_parameters``)."""
 FIXED_CPU_BYTES = {"learner": 400 << 20, "text": 900 << 20, "image": 350 << 20, "reward": 350 << 20}
 """Anonymous memory of a process that has imported its libraries and loaded nothing, on a CPU; measured."""
 FIXED_GPU_BYTES = 3 * GIB // 2
@@ -76,12 +78,13 @@ def learner_memory(config: Config, policy: str, model: Model) -> Memory:
         weights += (size if spec.kind == "token" else 4) * (trained + model.num_frozen)
     is_cut = spec.zero_stage > 1
     bucket = min(MAX_BUCKET_ELEMENTS, trained)
+    gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.zero_stage == 3 else 0
     return Memory(
         weights=weights,
         gradients=size * (trained // ranks if is_cut else trained),
         optimizer=(16 if spec.ema_decay else 12) * trained // ranks,
         activations=_learning_bytes(config, policy, model),
-        buffers=size * bucket + (config.bucket_mib << 20),
+        buffers=size * (bucket + gathered) + (config.bucket_mib << 20),
         fixed=FIXED_GPU_BYTES if spec.num_gpus else FIXED_CPU_BYTES["learner"],
     )
 

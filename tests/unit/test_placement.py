@@ -40,7 +40,12 @@ def test_evaluation_needs_no_learners():
 def test_parts_of_a_gpu_share_one():
     config = load_config(
         "demo",
-        [*ON_GPU, "rewards.generation.num_gpus=0.25", "rewards.generation.num_workers=5", "policies.image.num_gpus=0.5"],
+        [
+            *ON_GPU,
+            "rewards.generation.num_gpus=0.25",
+            "rewards.generation.num_workers=5",
+            "policies.image.num_gpus=0.5",
+        ],
     )
     placement = place(config)
     gpus = [bundle for node in placement.nodes for bundle in node.bundles if bundle.num_gpus]
@@ -110,7 +115,7 @@ def test_every_process_is_placed_once_and_nothing_is_overfull(workers, ranks, re
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_configurations_use_the_gpus_they_are_named_for(name):
-    wanted = {"one_gpu": 1, "qwen2_5_vl_8gpu": 8, "qwen2_5_vl_64gpu": 64}.get(name, 0)
+    wanted = {"qwen2_5_vl_1gpu": 1, "qwen2_5_vl_8gpu": 8, "qwen2_5_vl_64gpu": 64}.get(name, 0)
     placement = place(load_config(name))
     assert sum(node.num_gpus for node in placement.nodes) == wanted
     assert len(placement.nodes) == max(1, wanted // 8)
@@ -141,7 +146,13 @@ def test_what_cannot_be_placed_is_one_line(overrides, said):
 
 @pytest.mark.parametrize(
     ("wanted", "there", "fits"),
-    [([8, 8], [8, 8], True), ([8, 8], [16], True), ([8], [4, 4], False), ([4, 4, 2], [8, 2], True), ([], [], True)],
+    [
+        ([8, 8], [8, 8], True),
+        ([8, 8], [16], True),
+        ([8], [4, 4], False),
+        ([4, 4, 2], [8, 2], True),
+        ([], [], True),
+    ],
 )
 def test_plans_machines_are_found_on_real_ones(wanted, there, fits):
     assert _fits(wanted, there) is fits

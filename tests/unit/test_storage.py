@@ -119,7 +119,9 @@ def test_a_write_is_tried_again(tmp_path, failures):
 def test_a_write_that_goes_on_failing_is_named(tmp_path):
     storage, run = memory(), make_run(tmp_path / "here")
     storage.filesystem = Flaky(storage.filesystem, 1000)
-    with pytest.raises(StorageError, match=r"storage_path: cannot write bucket/runs/mine/.*no route to bucket"):
+    with pytest.raises(
+        StorageError, match=r"storage_path: cannot write bucket/runs/mine/.*no route to bucket"
+    ):
         storage.push(run.path, "mine")
     assert not any(name.endswith("state.json") for name in names(storage))
 
@@ -127,7 +129,9 @@ def test_a_write_that_goes_on_failing_is_named(tmp_path):
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
     """The run and its cold start go out from one output folder and come back into another."""
-    config = load_config("tiny", [f"output_dir={tmp_path / 'old'}", f"storage_path={scheme}{tmp_path}/far", "name=mine"])
+    config = load_config(
+        "tiny", [f"output_dir={tmp_path / 'old'}", f"storage_path={scheme}{tmp_path}/far", "name=mine"]
+    )
     mirror = open_mirror(config, make_run(tmp_path / "old" / "mine"))
     start = mirror._start()
     (start / "text").mkdir(parents=True)
@@ -138,7 +142,12 @@ def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
     mirror.push()
     fresh = load_config(
         "tiny",
-        [f"output_dir={tmp_path / 'new'}", f"storage_path={scheme}{tmp_path}/far", "name=mine", "resume=true"],
+        [
+            f"output_dir={tmp_path / 'new'}",
+            f"storage_path={scheme}{tmp_path}/far",
+            "name=mine",
+            "resume=true",
+        ],
     )
     run = RunDir(tmp_path / "new" / "mine")
     again = open_mirror(fresh, run)
