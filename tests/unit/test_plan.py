@@ -123,7 +123,6 @@ def test_what_adds_memory_and_what_saves_it():
         ("policies.text.ema_decay=0.9", "optimizer"),
         ("policies.text.micro_batch_size=8", "activations"),
         ("policies.text.guidance_scale=2", "activations"),
-        ("bucket_mib=2048", "buffers"),
     ):
         more = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
         assert getattr(more, part) > getattr(plain, part), override
@@ -198,8 +197,6 @@ def test_in_turns_the_larger_counts_and_a_context():
     text = max(totals["rollout-text-0"], totals["learner-text-0"])
     image = max(totals["rollout-image-0"], totals["learner-image-0"])
     assert plan.bundle_bytes(bundle) == text + image + 2 * (3 * GIB // 2)
-    apart = make_plan(load_config("qwen2_5_vl_1gpu", ["colocate=false", "gpus_per_node=2"]))
-    assert any(finding.is_fatal for finding in apart.findings)
 
 
 def test_too_small_a_machine_is_told():
