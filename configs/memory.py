@@ -24,6 +24,8 @@ MAX_LIVE_ELEMENTS = 1_000_000_000
 """Most elements that ZeRO-3 keeps gathered at once (DeepSpeed's ``stage3_max_live_parameters``)."""
 FIXED_CPU_BYTES = {"learner": 365 << 20, "text": 1136 << 20, "image": 350 << 20, "reward": 350 << 20}
 """Anonymous memory of a process that has imported its libraries and loaded nothing, on a CPU; measured."""
+HEAP_FACTOR = 1.75
+"""On a CPU: glibc's heap beside the activations in it, as it keeps what was freed between them; measured."""
 FIXED_GPU_BYTES = 3 * GIB // 2
 """CUDA context, kernels and NCCL's buffers of a process, and what allocators waste; assumed."""
 EXPERT_ACTIVATION_BYTES = GIB // 2
@@ -121,9 +123,11 @@ def _learning_bytes(config: Config, policy: str, model: Model) -> int:
     spec = config.policies[policy]
     size = DTYPE_BYTES[spec.dtype]
     if spec.kind == "denoising":
-        return size * picture_elements(model.fields, picture_shape(config, policy, model, learn=True))
-    shape = text_shape(config, policy, model)
-    return size * text_elements(model.fields, shape) + 4 * logit_elements(model.fields, shape)
+        held = size * picture_elements(model.fields, picture_shape(config, policy, model, learn=True))
+    else:
+        shape = text_shape(config, policy, model)
+        held = size * text_elements(model.fields, shape) + 4 * logit_elements(model.fields, shape)
+    return held if spec.num_gpus else int(HEAP_FACTOR * held)
 
 
 def _text_rollout(config: Config, policy: str, model: Model) -> Memory:
