@@ -59,10 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
         parser.error(f"unknown command {words[0]!r}; {hint}")
-    arguments = parser.parse_args(words)
+    arguments = parse(parser, words)
     _set_up_logging(verbose=arguments.verbose)
     _find_our_tools()
     return exit_code_of(lambda: COMMANDS[arguments.command].run(arguments))
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse; ``key=value`` words may also stand behind an option (argparse takes them in one piece only)."""
+    arguments, left = parser.parse_known_args(words)
+    changes = [word for word in left if "=" in word and not word.startswith("-")]
+    if left and (len(changes) < len(left) or not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if changes:
+        arguments.overrides = [*arguments.overrides, *changes]
+    return arguments
 
 
 def exit_code_of(work: Callable[[], None]) -> int:

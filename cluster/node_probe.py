@@ -26,7 +26,7 @@ class NodeProbe:
     """One node's side."""
 
     def __init__(self) -> None:
-        self._listener = socket.socket()
+        self._listener: socket.socket | None = None
 
     def facts(self, packages: Sequence[str], distributions: Sequence[str]) -> dict[str, Any]:
         """Return what is installed and what is free.
@@ -51,15 +51,15 @@ class NodeProbe:
 
     def listen(self) -> int:
         """Open a port that takes connections for as long as the probe lives; return it."""
-        self._listener.bind(("", 0))
-        self._listener.listen(512)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = socket.create_server(("", 0), backlog=512)
+        threading.Thread(target=_accept, args=(self._listener,), daemon=True).start()
         return int(self._listener.getsockname()[1])
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the probe ends
-            while True:
-                self._listener.accept()[0].close()
+    def close(self) -> None:
+        """Close the port."""
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
 
     def reach(self, targets: Mapping[str, tuple[str, int]], timeout_s: float) -> dict[str, str]:
         """Try to connect to other nodes; return what is wrong by target, '' where it answered."""
@@ -71,6 +71,12 @@ class NodeProbe:
             except OSError as error:
                 found[name] = str(error) or type(error).__name__
         return found
+
+
+def _accept(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the port was closed
+        while True:
+            listener.accept()[0].close()
 
 
 def _origin(package: str) -> tuple[str, list[str]]:

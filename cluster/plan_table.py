@@ -8,7 +8,7 @@ from rich.table import Table
 from cluster.progress import CONSOLE
 from configs.memory import PARTS, Memory
 from configs.placement import Bundle, Process
-from configs.plan import Plan, is_shared_in_turns, make_plan
+from configs.plan import Plan, make_plan
 from configs.schema import Config
 from configs.validate import validate
 from rl.errors import ConfigError
@@ -51,7 +51,7 @@ def placement_table(config: Config, made: Plan) -> Table:
                 str(len(bundles)),
                 f"{gpus:g}" if gpus else "-",
                 who,
-                "yes" if is_shared_in_turns(bundles[0]) else "",
+                "yes" if config.colocate and gpus and "learner" in who else "",
                 size(taken) if taken else "-",
                 f"{gpus * config.gpu_gib:g} GiB" if gpus else "host",
             )

@@ -20,8 +20,12 @@ CPU_CACHE_BYTES = GIB
 """vLLM's cache on a CPU (``rl.vllm_setup``)."""
 MAX_BUCKET_ELEMENTS = 200_000_000
 """Most elements of DeepSpeed's reduction bucket (``actors.deepspeed_engine``)."""
-FIXED_CPU_BYTES = {"learner": 400 << 20, "text": 900 << 20, "image": 350 << 20, "reward": 350 << 20}
+MAX_LIVE_ELEMENTS = 1_000_000_000
+"""Most elements that ZeRO-3 keeps gathered at once (DeepSpeed's ``stage3_max_live_parameters``)."""
+FIXED_CPU_BYTES = {"learner": 365 << 20, "text": 1136 << 20, "image": 350 << 20, "reward": 350 << 20}
 """Anonymous memory of a process that has imported its libraries and loaded nothing, on a CPU; measured."""
+HEAP_FACTOR = 1.75
+"""On a CPU: glibc's heap beside the activations in it, as it keeps what was freed between them; measured."""
 FIXED_GPU_BYTES = 3 * GIB // 2
 """CUDA context, kernels and NCCL's buffers of a process, and what allocators waste; assumed."""
 EXPERT_ACTIVATION_BYTES = GIB // 2
@@ -75,13 +79,16 @@ def learner_memory(config: Config, policy: str, model: Model) -> Memory:
         # A picture policy is read in float32 and only the trained copy is cast.
         weights += (size if spec.kind == "token" else 4) * (trained + model.num_frozen)
     is_cut = spec.zero_stage > 1
-    bucket = min(MAX_BUCKET_ELEMENTS, trained)
+    # A bucket is filled from gradients that autograd still holds.
+    buckets = 2 * min(MAX_BUCKET_ELEMENTS, trained)
+    gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.zero_stage == 3 else 0
     return Memory(
         weights=weights,
         gradients=size * (trained // ranks if is_cut else trained),
         optimizer=(16 if spec.ema_decay else 12) * trained // ranks,
         activations=_learning_bytes(config, policy, model),
-        buffers=size * bucket + (config.bucket_mib << 20),
+        # The optimizer is given its gradients as one float32 copy.
+        buffers=size * (buckets + gathered) + 4 * trained // ranks,
         fixed=FIXED_GPU_BYTES if spec.num_gpus else FIXED_CPU_BYTES["learner"],
     )
 
@@ -116,9 +123,11 @@ def _learning_bytes(config: Config, policy: str, model: Model) -> int:
     spec = config.policies[policy]
     size = DTYPE_BYTES[spec.dtype]
     if spec.kind == "denoising":
-        return size * picture_elements(model.fields, picture_shape(config, policy, model, learn=True))
-    shape = text_shape(config, policy, model)
-    return size * text_elements(model.fields, shape) + 4 * logit_elements(model.fields, shape)
+        held = size * picture_elements(model.fields, picture_shape(config, policy, model, learn=True))
+    else:
+        shape = text_shape(config, policy, model)
+        held = size * text_elements(model.fields, shape) + 4 * logit_elements(model.fields, shape)
+    return held if spec.num_gpus else int(HEAP_FACTOR * held)
 
 
 def _text_rollout(config: Config, policy: str, model: Model) -> Memory:
@@ -127,7 +136,10 @@ def _text_rollout(config: Config, policy: str, model: Model) -> Memory:
     weights = DTYPE_BYTES[spec.dtype] * model.num_trained
     if not spec.num_gpus:
         fixed = FIXED_CPU_BYTES["text"]
-        return Memory(weights=weights, cache=CPU_CACHE_BYTES, buffers=config.bucket_mib << 20, fixed=fixed)
+        # oneDNN computes with a packed copy of the matrices, beside the one that publications are loaded to.
+        return Memory(
+            weights=2 * weights, cache=CPU_CACHE_BYTES, buffers=config.bucket_mib << 20, fixed=fixed
+        )
     share = int(ENGINE_SHARE * min(1.0, spec.num_gpus) * config.gpu_gib * GIB)
     return Memory(weights=weights, cache=max(0, share - weights - FIXED_GPU_BYTES), fixed=FIXED_GPU_BYTES)
 

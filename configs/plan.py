@@ -6,7 +6,7 @@ A pure function of the configuration and, for sizes, of the checkpoints that are
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.memory import (
     FIXED_GPU_BYTES,
@@ -49,26 +49,25 @@ class Plan:
     published_bytes: Mapping[str, int]
     """By policy: weights that each of its rollout workers receives a step."""
     findings: tuple[Finding, ...]
+    in_turns: bool = False
+    """Whether learner and rollout worker of a policy take turns (``colocate``)."""
 
     def bundle_bytes(self, bundle: Bundle) -> int:
         """Return the most memory a bundle's GPU (or, without one, the host) has to hold."""
-        totals = [self.memory[p.name].total for p in bundle.processes if p.name in self.memory]
-        if is_shared_in_turns(bundle):
-            # Who sleeps leaves its CUDA context behind.
-            return max(totals, default=0) + FIXED_GPU_BYTES
-        return sum(totals)
+        by_key: dict[str, list[int]] = {}
+        for process in bundle.processes:
+            if process.name in self.memory:
+                key = (
+                    process.key if self.in_turns and process.role in ("rollout", "learner") else process.name
+                )
+                by_key.setdefault(key, []).append(self.memory[process.name].total)
+        # Who sleeps leaves its CUDA context behind.
+        return sum(max(totals) + FIXED_GPU_BYTES * (len(totals) - 1) for totals in by_key.values())
 
     @property
     def store_bytes(self) -> int:
         """Return the object store that a step needs: its latents, and one publication of every policy."""
         return max(STORE_BYTES, 3 * (self.work.latent_bytes + sum(self.published_bytes.values())) // 2)
-
-
-def is_shared_in_turns(bundle: Bundle) -> bool:
-    """Whether a bundle holds a rollout worker and a learner rank that take turns."""
-    return {"rollout", "learner"} <= {process.role for process in bundle.processes} and all(
-        process.key == bundle.processes[0].key for process in bundle.processes
-    )
 
 
 def make_plan(config: Config, *, host_bytes: int | None = None) -> Plan:
@@ -96,6 +95,7 @@ def make_plan(config: Config, *, host_bytes: int | None = None) -> Plan:
         work=workload(config),
         published_bytes=published,
         findings=(),
+        in_turns=config.colocate,
     )
     findings = (
         *_unknown(config, models),
@@ -103,14 +103,7 @@ def make_plan(config: Config, *, host_bytes: int | None = None) -> Plan:
         *_cache_findings(config, models, memory),
         *_host_findings(plan, host_bytes),
     )
-    return Plan(
-        placement=placement,
-        models=models,
-        memory=memory,
-        work=plan.work,
-        published_bytes=published,
-        findings=findings,
-    )
+    return replace(plan, findings=findings)
 
 
 def _memory(config: Config, process: Process, models: Mapping[str, Model | None]) -> Memory | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +280,64 @@ def test_eval_measures_the_newest_weights(runs: Path) -> None:
     vlcot("eval", str(runs / "again"))
     rows = {n: json.loads((runs / n / "eval.json").read_text())["rows"]["grpo"] for n in ("whole", "again")}
     assert rows["again"]["psnr"]["mean"] == pytest.approx(rows["whole"]["psnr"]["mean"], abs=1e-3)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """The address of a Ray cluster of this machine that others may join; ended by its own process group."""
+    ready = tmp_path / "head.log"
+    with ready.open("w") as log:
+        head = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"),
+                *("--num-cpus=4", "--object-store-memory=1073741824", "--include-dashboard=false"),
+            ],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_prestart_worker_first_driver": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 120
+        while not (found := re.search(r"address='([0-9.:]+)'", ready.read_text())):
+            assert head.poll() is None, ready.read_text()
+            assert time.monotonic() < end, ready.read_text()
+            time.sleep(0.5)
+        yield found[1]
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def test_a_run_joins_a_cluster_and_goes_on_elsewhere_from_its_storage(
+    runs: Path, tmp_path: Path, cluster: str
+) -> None:
+    """A job's command on a running cluster; then a fresh folder resumes from what was copied, to the same numbers."""
+    storage = f"storage_path=file://{tmp_path}/far"
+    said = vlcot(
+        "train", "tiny", f"output_dir={runs}", "name=joined", "num_steps=1", storage, "--address", cluster
+    )
+    assert "report:" in said
+    fresh = tmp_path / "fresh"
+    vlcot(
+        "train",
+        "tiny",
+        f"output_dir={fresh}",
+        "name=joined",
+        f"num_steps={NUM_STEPS}",
+        storage,
+        "resume=true",
+    )
+    assert (tmp_path / "far" / "joined" / "checkpoints" / "step_000002" / "state.json").is_file()
+    pairs = [read_metrics(folder / "metrics.jsonl") for folder in (runs / "whole", fresh / "joined")]
+    whole, joined = ([trained(record) for record in records] for records in pairs)
+    assert joined == whole
+
+
+def trained(record: JsonDict) -> JsonDict:
+    """What a step did; the first attempt was also evaluated at its end."""
+    return {name: value for name, value in numbers(record).items() if not name.startswith("eval/")}
 
 
 def test_adapters_are_trained_and_sent_by_broadcast(runs: Path) -> None:

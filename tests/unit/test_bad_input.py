@@ -159,7 +159,7 @@ def test_every_shipped_configuration_passes(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["check", name, f"output_dir={tmp_path / 'runs'}"]
-    if name == "qwen2_5_vl_8gpu":
+    if name.startswith("qwen2_5_vl"):
         # Its experts' weights are not here, which is the one thing that may be wrong with it.
         assert main(words) == 2
         assert (

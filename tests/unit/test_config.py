@@ -54,7 +54,14 @@ def file(tmp_path: Path, text: str) -> str:
 
 
 def test_the_shipped_files_are_those_the_readme_speaks_of():
-    assert SHIPPED == ["demo", "learning", "qwen2_5_vl_8gpu", "tiny"]
+    assert SHIPPED == [
+        "demo",
+        "learning",
+        "qwen2_5_vl_1gpu",
+        "qwen2_5_vl_64gpu",
+        "qwen2_5_vl_8gpu",
+        "tiny",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "ray", "vllm", "deepspeed", "diffusers", "transformers", "pyiqa", "torchvision"}
 LIGHT = [
     "configs.schema", "configs.errors", "configs.load", "configs.ranges", "configs.derive", "configs.validate",
+    "configs.plan",
     "rl.types", "rl.ports", "rl.errors", "rl.seeding", "rl.loop", "rl.advantage", "rl.chain", "rl.batching",
     "rl.filters", "rl.metrics", "rl.step_selection", "rl.combine", "rl.baselines", "rl.overlong", "rl.hacking",
     "rl.correlation", "cluster.cli", "cluster.rewards_cli", "rewards.base", "rewards.load", "rewards.catalogue",
