@@ -143,7 +143,8 @@ def open_session(config: Config, *, learn: bool, observer: Observer | None = Non
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
     with ray_session(config):
-        start = find_weights(config, run, learn=learn)
+        with span("cold start"):
+            start = find_weights(config, run, learn=learn)
         with nullcontext() if observer is None else observer.listening():
             session = assemble(config, run, start, learn=learn)
             try:
