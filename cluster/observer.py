@@ -62,6 +62,7 @@ class Observer:
         self._progress = Progress()
         self._state: State = "running"
         self._error = ""
+        self._is_blind = False
         self._begin_s, self._num = time.time(), 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="observer", daemon=True)
@@ -103,20 +104,26 @@ class Observer:
         finally:
             self._end.set()
             self._thread.join(timeout=ANSWER_S)
-            self._look()
-            self._timeline.close()
+            if self._look_safely():
+                self._timeline.close()
 
     # ------------------------------------------------------------------ the thread
 
     def _watch(self) -> None:
         while not self._end.wait(LOOK_S):
-            try:
-                self._look()
-            except Exception:
-                logger.exception(
-                    "timeline.json and status.json are not kept up from here on; the run goes on"
-                )
+            if not self._look_safely():
                 return
+
+    def _look_safely(self) -> bool:
+        """Look, unless that failed before: a full disk is said once and costs no run."""
+        if self._is_blind:
+            return False
+        try:
+            self._look()
+        except Exception:
+            self._is_blind = True
+            logger.exception("timeline.json and status.json are not kept up from here on; the run goes on")
+        return not self._is_blind
 
     def _look(self) -> None:
         """Read what is new and write it down."""

@@ -164,7 +164,8 @@ def open_session(
     if not learn and run.newest_checkpoint() is None and not has_start(config):
         raise ConfigError(f"{run.path} holds no checkpoint, and there is no cold start; vlcot train first")
     with ray_session(config, learn=learn), losses_named() as hosts:
-        start = find_weights(config, run, learn=learn)
+        with span("cold start"):
+            start = find_weights(config, run, learn=learn)
         sources = {f"policies.{name}.source": path for name, path in start.sources.items()}
         check_shared(sources, Path(config.output_dir), deadline_s=config.deadline_s)
         with nullcontext() if observer is None else observer.listening():

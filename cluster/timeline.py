@@ -18,6 +18,9 @@ DRIVER = "driver"
 """The process that runs the loop."""
 STEP = "step"
 """The driver's span of a whole step."""
+MOST_BYTES = 32 << 20
+"""Size from which on a file is set aside as ``timeline_before.json``, in the place of the one before it, and a new one
+is begun: more than a thousand steps of a small run each, which a viewer still takes."""
 _HEAD, _TAIL = b"[\n", b"\n]\n"
 
 
@@ -44,10 +47,20 @@ class TimelineWriter:
         for done in spans:
             for event in self._events(worker, done):
                 lines.write("" if self._is_empty else ",\n")
-                json.dump(event, lines, separators=(",", ":"))
+                json.dump(event, lines, separators=(",", ":"), default=str)
                 self._is_empty = False
         with self._path.open("ab") as file:
             file.write(lines.getvalue().encode())
+            is_full = file.tell() > MOST_BYTES
+        if is_full:
+            self._turn_over()
+
+    def _turn_over(self) -> None:
+        """Set the file aside and begin another, in which every worker is named again."""
+        self.close()
+        self._path.replace(self._path.with_name(f"{self._path.stem}_before.json"))
+        self._pids, self._lanes, self._is_empty = {}, {}, True
+        self._rewrite([])
 
     def close(self) -> None:
         """Close the array."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.network import interface_towards
 from actors.weights import Bucket, BufferPool, Received
 from rl.errors import WeightSyncError
 
@@ -59,7 +61,8 @@ class WeightGroup:
         self._pool = BufferPool()
         try:
             store = _store(address, port, size, is_master=rank == SENDER, timeout=self._deadline)
-            self._group: Any = _GROUPS[backend](store, rank, size, self._deadline, device)
+            make = partial(_gloo, interface_towards(address, port)) if backend == "gloo" else _nccl
+            self._group: Any = make(store, rank, size, self._deadline, device)
         except (RuntimeError, ValueError) as error:
             raise WeightSyncError(
                 f"{backend}: member {rank} of {size} did not meet the sender at {address}:{port} within "
@@ -125,8 +128,11 @@ class WeightGroup:
 _store: Any = dist.TCPStore  # type: ignore[attr-defined]  # public, and not in the stubs
 
 
-def _gloo(store: Any, rank: int, size: int, deadline: timedelta, device: torch.device) -> Any:
-    return dist.ProcessGroupGloo(store, rank, size, deadline)
+def _gloo(interface: str, store: Any, rank: int, size: int, deadline: timedelta, device: torch.device) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_device(interface=interface)]
+    options._timeout = deadline
+    return dist.ProcessGroupGloo(store, rank, size, options)
 
 
 def _nccl(store: Any, rank: int, size: int, deadline: timedelta, device: torch.device) -> Any:
@@ -134,9 +140,6 @@ def _nccl(store: Any, rank: int, size: int, deadline: timedelta, device: torch.d
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = deadline
     return dist.ProcessGroupNCCL(store, rank, size, options)
-
-
-_GROUPS = {"gloo": _gloo, "nccl": _nccl}
 
 
 def _first_line(error: BaseException) -> str:

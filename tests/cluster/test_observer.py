@@ -151,3 +151,15 @@ def test_a_run_that_ended_has_a_closed_timeline_and_says_how(tmp_path: Path) -> 
     assert (read["state"], read["error"], read["num_done"]) == ("failed", "ValueError: no", 1)
     assert judge(tmp_path / "short", read).code == 1
     assert json.loads((tmp_path / "short" / "timeline.json").read_text())
+
+
+def test_what_cannot_be_written_is_said_once_and_costs_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "blind" / "status.json" / "in the way").mkdir(parents=True)
+    observer = Observer(replace(load_config("tiny"), name="blind"), RunDir(tmp_path / "blind"))
+    with observer.watching():
+        time.sleep(2.5)
+    assert [r.message for r in caplog.records if "not kept up" in r.message] == [
+        "timeline.json and status.json are not kept up from here on; the run goes on"
+    ]

@@ -23,6 +23,7 @@ from cluster.trackers import read_notes
 from cluster.tracking import read_metrics
 from cluster.trials import TrialBook
 from rl.data.images import load_picture, resize
+from rl.types import JsonDict
 from tests.reference import own_package
 from tests.reference.command import DEADLINE_S, FAILING, NUM_STEPS, ROOT, numbers, vlcot
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cluster.timeline
 from cluster.timeline import DRIVER, TimelineWriter, covered_frac, read_timeline, spans_of
 from rl.spans import Span
 
@@ -60,6 +61,19 @@ def test_a_cut_off_file_keeps_what_is_whole_and_a_resumed_run_goes_on_in_it(tmp_
     assert list(found) == [DRIVER, "rollout-text-0", "runner-0", "learner-text-0"]
     write(path)  # a third attempt, after one that ended
     assert len(spans_of(json.loads(path.read_text()))[DRIVER]) == 4
+
+
+def test_a_file_that_grows_too_large_is_set_aside_and_both_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster.timeline, "MOST_BYTES", 4000)
+    writer = TimelineWriter(path := tmp_path / "timeline.json")
+    for index in range(100):
+        writer.write("rollout-text-0", [span("write", float(index), 0.5)])
+    writer.close()
+    before, now = (spans_of(json.loads(p.read_text())) for p in (tmp_path / "timeline_before.json", path))
+    begins = [round(one.begin_s - T0) for found in (before, now) for one in found.get("rollout-text-0", ())]
+    assert begins == list(range(begins[0], 100))
+    assert len(before["rollout-text-0"]) > 20
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_no_file_has_no_events(tmp_path):
