@@ -129,7 +129,7 @@ _store: Any = dist.TCPStore  # type: ignore[attr-defined]  # public, and not in 
 
 
 def _gloo(interface: str, store: Any, rank: int, size: int, deadline: timedelta, device: torch.device) -> Any:
-    options = dist.ProcessGroupGloo._Options()
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in the stubs, as above
     options._devices = [dist.ProcessGroupGloo.create_device(interface=interface)]
     options._timeout = deadline
     return dist.ProcessGroupGloo(store, rank, size, options)
