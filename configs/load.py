@@ -22,7 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.algorithms import algorithm_layer
 from configs.build import build, check_keys, merge, nearest, one_line, suggest
-from configs.build import schema_keys as schema_keys
 from configs.errors import ConfigError
 from configs.schema import ColdstartConfig, Config, DataConfig
 
