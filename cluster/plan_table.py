@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psutil
+from rich import box
 from rich.table import Table
 
 from cluster.progress import CONSOLE
@@ -13,6 +16,11 @@ from configs.schema import Config
 from configs.validate import validate
 from rl.errors import ConfigError
 
+SHORT = {
+    "weights": "weight", "gradients": "grads", "optimizer": "optim", "activations": "activ", "latents": "latent",
+    "experts": "expert", "buffers": "buffer",
+}  # fmt: skip
+"""Headings that would make the table wider than a terminal."""
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -26,7 +34,7 @@ def plan(config: Config) -> None:
     is_here = not config.ray_address
     made = make_plan(config, host_bytes=psutil.virtual_memory().total if is_here else None)
     CONSOLE.print(placement_table(config, made))
-    CONSOLE.print(memory_table(config, made))
+    CONSOLE.print(memory_table(made))
     CONSOLE.print(step_table(config, made))
     if made.findings:
         CONSOLE.print(findings_table(made))
@@ -43,7 +51,7 @@ def placement_table(config: Config, made: Plan) -> Table:
     for number, node in enumerate(made.placement.nodes):
         rows: dict[tuple[str, float], list[Bundle]] = {}
         for bundle in node.bundles:
-            rows.setdefault((_who(bundle), bundle.num_gpus), []).append(bundle)
+            rows.setdefault((_who(bundle.processes), bundle.num_gpus), []).append(bundle)
         for (who, gpus), bundles in rows.items():
             taken = made.bundle_bytes(bundles[0])
             table.add_row(
@@ -65,20 +73,28 @@ def placement_table(config: Config, made: Plan) -> Table:
     return table
 
 
-def memory_table(config: Config, made: Plan) -> Table:
-    """One row a kind of process: what one of them holds, by part."""
+def memory_table(made: Plan) -> Table:
+    """What one process of each kind holds, by part, in one unit; kinds that hold the same are one row."""
     parts = [part for part in PARTS if any(getattr(m, part) for m in made.memory.values())]
-    table = Table(title="memory of one process", title_justify="left")
-    for heading in ("process", "number", *parts, "total"):
-        table.add_column(heading, justify="left" if heading == "process" else "right")
-    kinds: dict[tuple[str, str], list[Process]] = {}
+    most = max((memory.total for memory in made.memory.values()), default=0)
+    unit, name = next((one for one in UNITS if most >= 10 * one[0]), UNITS[-1])
+    table = Table(
+        title=f"memory of one process, {name}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    table.add_column("process", overflow="fold", min_width=14)
+    for heading in (*(SHORT.get(part, part) for part in parts), "total"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows: dict[Memory, list[Process]] = {}
     for process in made.placement.processes():
         if process.name in made.memory:
-            kinds.setdefault((process.role, process.key), []).append(process)
-    for (role, key), processes in kinds.items():
-        memory: Memory = made.memory[processes[0].name]
-        cells = [size(getattr(memory, part)) if getattr(memory, part) else "" for part in parts]
-        table.add_row(f"{role} {key}", str(len(processes)), *cells, size(memory.total))
+            rows.setdefault(made.memory[process.name], []).append(process)
+    for memory, processes in rows.items():
+        held = [getattr(memory, part) for part in parts]
+        table.add_row(_who(processes), *(_cell(n / unit) for n in (*held, memory.total)))
     known = [
         f"{name}: {model.num_trained / 1e6:,.1f} M parameters, {model.origin} ({model.name})"
         for name, model in made.models.items()
@@ -122,10 +138,16 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
-def _who(bundle: Bundle) -> str:
-    """Name a bundle's processes without their numbers."""
+def _cell(amount: float) -> str:
+    if not amount:
+        return ""
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.1f}"
+
+
+def _who(processes: Iterable[Process]) -> str:
+    """Name processes without their numbers."""
     kinds: dict[str, int] = {}
-    for process in bundle.processes:
+    for process in processes:
         kind = f"{process.role} {process.key}".strip()
         kinds[kind] = kinds.get(kind, 0) + 1
     return ", ".join(f"{kind} x {count}" if count > 1 else kind for kind, count in kinds.items())
