@@ -78,6 +78,7 @@ def _start(address: str, runtime_env: dict[str, Any], store_bytes: int) -> None:
             ) from error
         return
     ray.init(
+        address="local",  # without it Ray joins any cluster that runs on this machine
         num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
         object_store_memory=store_bytes,
         include_dashboard=False,

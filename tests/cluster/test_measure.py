@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from cluster.session import Session
+from cluster.turns import Turns
 from configs.load import load_config
 
 
@@ -40,6 +41,7 @@ def session_in(world: World, *, every: int) -> Session:
         publisher=anything,
         evaluator=anything,
         monitor=anything,
+        turns=Turns(),
     )
 
 

@@ -118,7 +118,7 @@ def test_a_replica_that_is_lost_once_costs_nothing(bench: Bench, fault: str) -> 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("kill", "the worker process ended"),
+        ("kill", "the worker process on host"),
         ("hang", f"no answer within {DEADLINE_S:g} s (rewards.mine.deadline_s)"),
         ("exit", "SystemExit"),
     ],

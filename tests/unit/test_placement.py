@@ -104,7 +104,7 @@ def test_every_process_is_placed_once_and_nothing_is_overfull(workers, ranks, re
     )
     placement = place(config)
     names = [process.name for process in placement.processes()]
-    assert len(names) == len(set(names)) == workers + ranks + 2 + rewards + 3 + 3
+    assert len(names) == len(set(names)) == workers + ranks + 2 + rewards + 4 + 3
     for node in placement.nodes:
         assert node.num_gpus <= per_node
         for bundle in node.bundles:

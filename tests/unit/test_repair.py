@@ -35,7 +35,9 @@ class World:
             image={"image": [self.worker("rollout-image-0")]},
             scoring=self.worker("scoring-0"),
         )
-        self.crew = Crew(pools=self.pools, judges=self.worker("judges-0"), learners={})
+        self.crew = Crew(
+            pools=self.pools, judges=self.worker("judges-0"), learners={}, reserved=cast(Any, None)
+        )
         self.hosts = {"rollout-text-1": "10.0.0.3"}
         self.repair = RolloutRepair(
             config=load_config("tiny"),

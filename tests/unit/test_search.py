@@ -265,10 +265,10 @@ def test_a_trial_is_a_run_of_its_own_with_the_shared_start(tmp_path):
 def test_a_trial_reserves_what_it_spawns():
     config = load_config("demo", ["policies.image.num_gpus=0.5", "rewards.format.num_workers=3"])
     bundles = trial_resources(config, share_rewards=False).bundles
-    # trial, judges, runner, scoring; two processes a policy; format's three and three other rewards
-    assert len(bundles) == 4 + 4 + 6
+    # the trial; two processes a policy, the two that share a GPU in one; three and four rewards; the guides
+    assert len(bundles) == 1 + 3 + 7 + 1
     assert totals(bundles)["GPU"] == 1.0
-    assert len(trial_resources(config, share_rewards=True).bundles) == 3 + 4
+    assert len(trial_resources(config, share_rewards=True).bundles) == 1 + 3 + 1
 
 
 def test_errors_are_one_line():

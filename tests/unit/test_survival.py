@@ -106,6 +106,12 @@ def lose(error: BaseException) -> None:
         raise error
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_gone(monkeypatch):
+    """A Ray that another test started knows nothing of these hosts."""
+    monkeypatch.setattr(survival, "gone_hosts", lambda addresses: [])
+
+
 def test_a_wait_for_a_host_that_is_gone_is_a_loss(monkeypatch):
     with pytest.raises(CallTimeoutError):
         lose(CallTimeoutError("no answer"))
