@@ -148,7 +148,8 @@ def page(run_dir: Path, read: JsonDict, verdict: Verdict) -> Group:
 def workers_table(workers: Sequence[JsonDict]) -> Table:
     """Return a row a worker: what it says it does, what others wait for, and how fresh that is."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("worker", "does", "was asked for", "in hand", "a second", "version"):
+    table.add_column("worker", min_width=max((len(worker["name"]) for worker in workers), default=0))
+    for heading in ("does", "was asked for", "in hand", "a second", "version"):
         table.add_column(
             heading, justify="right" if heading in {"in hand", "a second", "version"} else "left"
         )
