@@ -149,23 +149,23 @@ def workers_table(workers: Sequence[JsonDict]) -> Table:
     """Return a row a worker: what it says it does, what others wait for, and how fresh that is."""
     table = Table(box=None, pad_edge=False)
     table.add_column("worker", min_width=max((len(worker["name"]) for worker in workers), default=0))
+    table.add_column("last sign", justify="right", no_wrap=True)
     for heading in ("does", "was asked for", "in hand", "a second", "version"):
         table.add_column(
             heading, justify="right" if heading in {"in hand", "a second", "version"} else "left"
         )
-    table.add_column("last sign", justify="right")
     for worker in workers:
         pools = worker["pools"]
         does = _doing(worker["doing"])
         silent = is_silent(worker)
         table.add_row(
             worker["name"],
+            "none yet" if worker["silent_s"] is None else f"{worker['silent_s']:.1f} s",
             f"(last said: {does or 'idle'})" if silent else does or ("idle" if worker["pid"] else ""),
             "; ".join(_asked(one) for one in worker["asked"]),
             " ".join(str(pool["num_in_hand"]) for pool in pools),
             " ".join(f"{pool['done_per_s']:.1f}" for pool in pools),
             " ".join(str(pool["version"]) for pool in pools if pool["version"] is not None),
-            "none yet" if worker["silent_s"] is None else f"{worker['silent_s']:.1f} s",
             style="bold red" if silent else "",
         )
     return table
