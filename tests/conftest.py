@@ -25,6 +25,11 @@ os.environ |= {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End-to-end tests first: two processes share the files, and the longest must not come last."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
     """Hold torch to one thread in tests that use it, without loading it in those that do not."""
