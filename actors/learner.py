@@ -27,7 +27,7 @@ from actors.learner_sending import SendsWeights
 from actors.micro_batches import inputs_on, make_actions
 from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
 from actors.transports.outbox import WeightOutbox
-from actors.weights import Bucket, BufferPool, Bytes, ahead
+from actors.weights import BufferPool
 from configs.methods import Adapter, NoCorrection
 from configs.schema import PolicyConfig
 from rl.aggregation import divisor
@@ -37,7 +37,7 @@ from rl.metrics import merge
 from rl.ports import Store
 from rl.spans import span
 from rl.torchvision_compat import ensure_torchvision
-from rl.types import Example, Floats, Manifest, MicroBatch, TrainBatch, UpdateStats
+from rl.types import Example, Floats, MicroBatch, TrainBatch, UpdateStats
 
 ADAPTER = "adapter"
 """Folder of an exported adapter, beside that of the merged model."""
@@ -308,24 +308,6 @@ class LearnerRank(SendsWeights):
                 scores = self._scores(inputs_on(self._device, self._policy.collate([example])))
                 found.append(scores.logprobs[0].float().cpu().numpy())
         return found
-
-    def publish(self, *, averaged: bool = False) -> Iterator[Bytes | Manifest]:
-        """Stream the current weights.
-
-        Every rank must exhaust the iterator: under ZeRO-3 each bucket is gathered as it is asked for, never
-        the whole model.
-
-        Args:
-            averaged: Publish the moving average instead of the weights that are trained.
-
-        Yields:
-            On rank 0 the buckets, then the manifest; on the others nothing.
-        """
-        parts = self._parts(averaged=averaged)
-        # Gathering is collective and stays in this thread; where nothing is gathered, the next bucket is packed while
-        # this one is copied away.
-        for part in parts if self.spec.config.zero_stage == 3 else ahead(parts):
-            yield part.data if isinstance(part, Bucket) else part
 
     def _shown(self, *, averaged: bool) -> AbstractContextManager[None]:
         """Return a context in which the model computes with the average, or as it is."""

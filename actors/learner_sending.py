@@ -6,10 +6,10 @@ The other half of ``actors.learner.LearnerRank``, which says when a method is co
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,15 @@ from actors.policies.base import TrainablePolicy
 from actors.transports.group import Backend
 from actors.transports.outbox import WeightOutbox
 from actors.transports.shared import SharedWeights
-from actors.weights import CPU, Bucket, BufferPool, pack
+from actors.weights import CPU, Bucket, BufferPool, Bytes, ahead, lend, pack
 from configs.methods import Adapter
 from rl.spans import span
 from rl.types import Manifest
 
 if TYPE_CHECKING:
     from actors.learner import LearnerSpec
+
+T = TypeVar("T")
 
 
 class SendsWeights:
@@ -53,6 +55,25 @@ class SendsWeights:
             backend, size=size, address=address, port=port, deadline_s=self.spec.deadline_s
         )
 
+    def publish(self, *, averaged: bool = False) -> Iterator[list[Bytes] | Manifest]:
+        """Stream the current weights.
+
+        Every rank must exhaust the iterator: under ZeRO-3 each bucket is gathered as it is asked for, never
+        the whole model.
+
+        Args:
+            averaged: Publish the moving average instead of the weights that are trained.
+
+        Yields:
+            On rank 0 the buckets, lent until the stream ends, then the manifest; on the others nothing.
+        """
+        if self.spec.config.zero_stage == 3:
+            # Gathering is collective and stays in this thread.
+            return self._parts(partial(lend, pool=self._buffers), averaged=averaged)
+        # The next bucket is digested while this one is copied away.
+        pool = None if self._device.type == "cpu" else self._buffers
+        return ahead(self._parts(partial(lend, pool=pool), averaged=averaged))
+
     def broadcast(self, *, averaged: bool = False) -> Manifest | None:
         """Send the current weights through the process group; collective over the ranks, as ``publish``.
 
@@ -62,8 +83,7 @@ class SendsWeights:
         Raises:
             WeightSyncError: If a receiver is gone or late.
         """
-        device = self._device if self.spec.config.transport == "nccl" else CPU
-        parts = self._parts(averaged=averaged, device=device)
+        parts = self._packed(self._device if self.spec.config.transport == "nccl" else CPU, averaged=averaged)
         if self.spec.rank == 0:
             return self._outbox.broadcast(parts)
         for _ in parts:
@@ -72,28 +92,28 @@ class SendsWeights:
 
     def share(self, *, averaged: bool = False) -> SharedWeights:
         """Keep the current weights on this rank's GPU for the workers on it, until ``release``."""
-        return self._outbox.share(self._parts(averaged=averaged, device=self._device, every_rank=True))
+        return self._outbox.share(self._packed(self._device, averaged=averaged, every_rank=True))
 
     def release(self) -> None:
         """Give back what was shared."""
         self._outbox.release()
 
-    def _parts(
-        self, *, averaged: bool, device: torch.device = CPU, every_rank: bool = False
+    def _packed(
+        self, device: torch.device, *, averaged: bool, every_rank: bool = False
     ) -> Iterator[Bucket | Manifest]:
-        """Gather and pack what is published; on ranks that only help to gather, yield nothing."""
+        return self._parts(
+            partial(pack, device=device, pool=self._buffers), averaged=averaged, every_rank=every_rank
+        )
+
+    def _parts(
+        self, make: Callable[..., Iterator[T]], *, averaged: bool, every_rank: bool = False
+    ) -> Iterator[T]:
+        """Gather what is published and make buckets of it; on ranks that only help to gather, yield nothing."""
         spec = self.spec
         with span("publish", version=self.version), self._shown(averaged=averaged):
             tensors = self._whole_weights(self._published())
             if spec.rank == 0 or every_rank:
-                yield from pack(
-                    spec.policy_name,
-                    self.version,
-                    tensors,
-                    spec.bucket_bytes,
-                    device=device,
-                    pool=self._buffers,
-                )
+                yield from make(spec.policy_name, self.version, tensors, spec.bucket_bytes)
             else:
                 for _ in tensors:
                     pass

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from actors.transports.inbox import LoadTimes, WeightInbox
 from actors.transports.outbox import WeightOutbox
-from actors.weights import CPU, Bucket, BufferPool, Received, ahead, pack, unpack
+from actors.weights import CPU, Bucket, BufferPool, Received, ahead, lend, pack, unpack
 from cluster.calls import Worker, gather
 from cluster.learners import LearnerGroup
 from cluster.progress import bar
@@ -85,8 +85,8 @@ class Rank:
 
     def publish(self, *, averaged: bool) -> Iterator[Any]:
         """Stream buckets and manifest, as ``LearnerRank`` does."""
-        for part in ahead(self._parts()):
-            yield part.data if isinstance(part, Bucket) else part
+        self._version += 1
+        return ahead(lend("policy", self._version, self._weights.items(), BUCKET_BYTES))
 
     def open_group(self, backend: Any, *, size: int, address: str, port: int) -> None:
         """Become the sender of a process group."""

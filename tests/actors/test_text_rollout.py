@@ -19,7 +19,7 @@ from actors.policies.token import TokenPolicy
 from actors.policies.tokenizer import TextVocabulary, load_vocabulary
 from actors.text_engine import BATCHED_TOKENS
 from actors.text_rollout import TextRolloutWorker
-from actors.weights import Bucket, Bytes, pack
+from actors.weights import Bytes, lend
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
 from rl.types import Example, Ints, Manifest, TextRequest, TextSampling, TokenStream
@@ -87,10 +87,10 @@ def make_policy(directory: Path, config: PolicyConfig, *, seed: int | None = Non
     return policy
 
 
-def publication(policy: TokenPolicy, version: int) -> tuple[Manifest, list[Bytes]]:
-    *buckets, manifest = pack("text", version, ((n, p.detach()) for n, p in policy.published()), 1 << 20)
+def publication(policy: TokenPolicy, version: int) -> tuple[Manifest, list[list[Bytes]]]:
+    *buckets, manifest = lend("text", version, policy.published(), 1 << 20)
     assert isinstance(manifest, Manifest)
-    return manifest, [b.data for b in buckets if isinstance(b, Bucket)]
+    return manifest, [bucket for bucket in buckets if not isinstance(bucket, Manifest)]
 
 
 def worst_gap(policy: TokenPolicy, examples: list[Example]) -> float:
@@ -192,8 +192,8 @@ def test_a_flipped_byte_is_refused_and_nothing_has_changed(
 ) -> None:
     before = sample(worker, vocabulary, [0])[0]
     manifest, buckets = publication(learner(seed=9), 5)
-    buckets[0] = buckets[0].copy()
-    buckets[0][100] ^= 1
+    damaged = buckets[0][1] = buckets[0][1].copy()
+    damaged[3] ^= 1
     with pytest.raises(WeightSyncError, match="policy text version 5: bucket 0"):
         asyncio.run(worker.load_weights(manifest, *buckets))
     after = sample(worker, vocabulary, [0])[0]

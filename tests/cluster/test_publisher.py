@@ -11,7 +11,7 @@ import ray
 import torch
 
 from actors.transports.inbox import LoadTimes
-from actors.weights import Bucket, pack, unpack
+from actors.weights import Bytes, lend, unpack
 from cluster.calls import Worker, gather
 from cluster.learners import LearnerGroup, WeightPublisher
 from cluster.spawn import spawn
@@ -44,8 +44,7 @@ class Rank:
         if self.rank == 0:
             weight = self.version * (0.5 if averaged else 1.0)
             tensors = [("a", torch.full((5,), weight)), ("b", torch.arange(200.0))]
-            for part in pack("text", self.version, tensors, 256):
-                yield part.data if isinstance(part, Bucket) else part
+            yield from lend("text", self.version, tensors, 256)
 
     def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
         weight = self.version * (self.factor if averaged else 1.0)
@@ -62,11 +61,9 @@ class Rollout:
     async def misbehave(self, *, keeps_cache: bool = False, flips_bit: bool = False) -> None:
         self.keeps_cache, self.flips_bit = keeps_cache, flips_bit
 
-    async def load_weights(
-        self, manifest: Manifest, *buckets: np.ndarray[Any, np.dtype[np.uint8]]
-    ) -> LoadTimes:
-        arrived = [bucket.copy() for bucket in buckets]
-        arrived[-1][0] ^= int(self.flips_bit)
+    async def load_weights(self, manifest: Manifest, *buckets: list[Bytes]) -> LoadTimes:
+        arrived = [[piece.copy() for piece in bucket] for bucket in buckets]
+        arrived[-1][0][0] ^= int(self.flips_bit)
         weights = dict(unpack(manifest, arrived))
         if not self.keeps_cache:
             self.weight = float(weights["a"][0])

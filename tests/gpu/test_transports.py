@@ -34,7 +34,7 @@ def digests(tensors: Any) -> dict[str, str]:
     found = {}
     for name, tensor in tensors:
         flat = tensor.detach().reshape(-1).contiguous().cpu()
-        found[name] = digest(flat.view(torch.uint8)) if flat.numel() else "empty"
+        found[name] = digest([flat.view(torch.uint8).numpy()])
     return found
 
 

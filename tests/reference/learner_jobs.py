@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from actors.deepspeed_engine import stop_process_group
 from actors.learner import LearnerRank, LearnerSpec
 from actors.lora import add_adapter
-from actors.weights import pack, unpack
+from actors.weights import Bytes, unpack
 from configs.methods import CISPO, GSPO, PPO, Adapter, TruncatedImportance
 from configs.schema import PolicyConfig
 from rl.batching import lay_out
@@ -124,10 +124,14 @@ def plain_scores(policy: TinyPolicy, example: Example) -> torch.Tensor:
 
 
 def received(learner: LearnerRank, *, averaged: bool = False) -> dict[str, torch.Tensor]:
-    """What a rollout worker would get, copied out of the buckets; {} on all ranks but the first."""
-    *buckets, manifest = [*learner.publish(averaged=averaged)] or [*pack("none", -1, [], 1)]
-    assert isinstance(manifest, Manifest)
-    data = [bucket for bucket in buckets if not isinstance(bucket, Manifest)]
+    """What a rollout worker would get, copied away as it is handed out; {} on all ranks but the first."""
+    data: list[list[Bytes]] = []
+    manifest = Manifest(policy="none", version=-1, tensors=(), bucket_bytes=(), digests=())
+    for part in learner.publish(averaged=averaged):
+        if isinstance(part, Manifest):
+            manifest = part
+        else:
+            data.append([piece.copy() for piece in part])
     return {name: tensor.clone() for name, tensor in unpack(manifest, data)}
 
 
