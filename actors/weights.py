@@ -188,7 +188,8 @@ def _bytes_of(tensor: Tensor) -> Bytes:
 def _copied(tensor: Tensor, pool: BufferPool) -> Bytes:
     """Copy a tensor, straight from its device."""
     data = pool.take(tensor.nbytes)
-    _copy(tensor, torch.from_numpy(data))
+    if data.size:  # torch views no empty array as another dtype
+        _copy(tensor, torch.from_numpy(data))
     return data
 
 

@@ -190,7 +190,7 @@ def test_the_canary_sees_a_cache_that_was_kept(worker: ForgetfulWorker, learner:
 def test_a_flipped_byte_is_refused_and_nothing_has_changed(
     worker: ForgetfulWorker, vocabulary: TextVocabulary, learner: Learner
 ) -> None:
-    before = sample(worker, vocabulary, [0])[0]
+    before, version = sample(worker, vocabulary, [0])[0], worker.stats()["version"]
     manifest, buckets = publication(learner(seed=9), 5)
     damaged = buckets[0][1] = buckets[0][1].copy()
     damaged[3] ^= 1
@@ -198,7 +198,7 @@ def test_a_flipped_byte_is_refused_and_nothing_has_changed(
         asyncio.run(worker.load_weights(manifest, *buckets))
     after = sample(worker, vocabulary, [0])[0]
     np.testing.assert_array_equal(written(before), written(after))
-    assert worker.stats()["version"] == 4
+    assert worker.stats()["version"] == version
 
 
 def more_than_fits(worker: TextRolloutWorker, vocabulary: TextVocabulary) -> list[TextRequest]:
