@@ -150,12 +150,9 @@ def workers_table(workers: Sequence[JsonDict]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("worker", min_width=max((len(worker["name"]) for worker in workers), default=0))
     table.add_column("last sign", justify="right", no_wrap=True)
-    for heading in ("does", "was asked for", "in hand", "a second", "version"):
-        table.add_column(
-            heading, justify="right" if heading in {"in hand", "a second", "version"} else "left"
-        )
+    for heading in ("does", "was asked for", "pool"):
+        table.add_column(heading)
     for worker in workers:
-        pools = worker["pools"]
         does = _doing(worker["doing"])
         silent = is_silent(worker)
         table.add_row(
@@ -163,9 +160,7 @@ def workers_table(workers: Sequence[JsonDict]) -> Table:
             "none yet" if worker["silent_s"] is None else f"{worker['silent_s']:.1f} s",
             f"(last said: {does or 'idle'})" if silent else does or ("idle" if worker["pid"] else ""),
             "; ".join(_asked(one) for one in worker["asked"]),
-            " ".join(str(pool["num_in_hand"]) for pool in pools),
-            " ".join(f"{pool['done_per_s']:.1f}" for pool in pools),
-            " ".join(str(pool["version"]) for pool in pools if pool["version"] is not None),
+            _pooled(worker["pools"]),
             style="bold red" if silent else "",
         )
     return table
@@ -193,6 +188,15 @@ def _doing(spans: Sequence[JsonDict]) -> str:
 def _asked(one: JsonDict) -> str:
     many = f" x{one['num']}" if one["num"] > 1 else ""
     return f"{one['method']}{many} by {one['by']}, {one['seconds']:.1f} s"
+
+
+def _pooled(pools: Sequence[JsonDict]) -> str:
+    """Return what a worker has in hand and answers a second, over all its pools, and its weight version."""
+    if not pools:
+        return ""
+    num, rate = (sum(pool[key] for pool in pools) for key in ("num_in_hand", "done_per_s"))
+    versions = "".join(f", v{pool['version']}" for pool in pools if pool["version"] is not None)
+    return f"{num} in hand, {rate:.1f}/s{versions}"
 
 
 def _is_alive(pid: int, begin_s: float) -> bool:

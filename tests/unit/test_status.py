@@ -51,9 +51,9 @@ def write(run_dir: Path, **changes: object) -> JsonDict:
     return read
 
 
-def shown(run_dir: Path) -> str:
+def shown(run_dir: Path, width: int = 200) -> str:
     read = read_status(run_dir)
-    console = Console(width=200, file=io.StringIO(), record=True)
+    console = Console(width=width, file=io.StringIO(), record=True)
     console.print(page(run_dir, read, judge(run_dir, read)))
     return console.export_text()
 
@@ -76,7 +76,14 @@ def test_a_living_run_shows_phase_rewards_and_workers(run_dir):
     assert "score x4 by scoring-0, 3.5 s" in row
     pools = next(line for line in said.splitlines() if line.startswith("scoring-0"))
     assert pools.split()[1:3] == ["0.4", "s"]
-    assert pools.split()[-3:] == ["7", "2.2", "12"]
+    assert pools.rstrip().endswith("7 in hand, 2.2/s, v12")
+
+
+def test_nothing_is_cropped_in_a_terminal_of_80_columns(run_dir):
+    write(run_dir)
+    words = shown(run_dir, width=80).split()
+    assert sorted(shown(run_dir).split()) == sorted(words)
+    assert "v12" in words
 
 
 def test_a_silent_worker_is_named(run_dir):
