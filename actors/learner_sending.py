@@ -67,12 +67,12 @@ class SendsWeights:
         Yields:
             On rank 0 the buckets, lent until the stream ends, then the manifest; on the others nothing.
         """
-        if self.spec.config.zero_stage == 3:
-            # Gathering is collective and stays in this thread.
-            return self._parts(partial(lend, pool=self._buffers), averaged=averaged)
-        # The next bucket is digested while this one is copied away.
-        pool = None if self._device.type == "cpu" else self._buffers
-        return ahead(self._parts(partial(lend, pool=pool), averaged=averaged))
+        is_gathered = self.spec.config.zero_stage == 3
+        pool = self._buffers if is_gathered or self._device.type != "cpu" else None
+        parts = self._parts(partial(lend, pool=pool), averaged=averaged)
+        # Gathering is collective and stays in this thread; where nothing is gathered, the next bucket is digested while
+        # this one is copied away. Ray takes a generator function, nothing that returns one.
+        yield from parts if is_gathered else ahead(parts)
 
     def broadcast(self, *, averaged: bool = False) -> Manifest | None:
         """Send the current weights through the process group; collective over the ranks, as ``publish``.

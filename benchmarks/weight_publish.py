@@ -86,7 +86,7 @@ class Rank:
     def publish(self, *, averaged: bool) -> Iterator[Any]:
         """Stream buckets and manifest, as ``LearnerRank`` does."""
         self._version += 1
-        return ahead(lend("policy", self._version, self._weights.items(), BUCKET_BYTES))
+        yield from ahead(lend("policy", self._version, self._weights.items(), BUCKET_BYTES))
 
     def open_group(self, backend: Any, *, size: int, address: str, port: int) -> None:
         """Become the sender of a process group."""
