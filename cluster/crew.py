@@ -37,7 +37,7 @@ class Crew:
     judges: Worker
     learners: Mapping[str, LearnerGroup]
     reserved: Reserved
-    """The bundles all of them are in; ``release`` ends them."""
+    """The bundles all of them are in."""
 
     @property
     def rollouts(self) -> dict[str, list[Worker]]:

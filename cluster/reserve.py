@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,26 +28,17 @@ class Reserved:
     """A placement whose bundles are held."""
 
     placement: Placement
-    groups: tuple[PlacementGroup, ...]
-    """One a node of the placement."""
-    first: tuple[int, ...]
-    """Index, in its group, of each node's first bundle."""
+    places: Mapping[str, tuple[PlacementGroup, int]]
+    """Placement group of each process, and its bundle there."""
 
     def where(self, name: str) -> PlacementGroupSchedulingStrategy:
         """Return the scheduling strategy of a process of the plan."""
-        node, bundle = self.placement.where(name)
-        return PlacementGroupSchedulingStrategy(
-            placement_group=self.groups[node], placement_group_bundle_index=self.first[node] + bundle
-        )
+        group, bundle = self.places[name]
+        return PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
 
     def num_gpus(self, name: str) -> float:
         """Return what a process of the plan reserves of its bundle's GPUs."""
         return next(process.num_gpus for process in self.placement.processes() if process.name == name)
-
-    def release(self) -> None:
-        """Give the bundles back; the workers in them end."""
-        for group in self.groups:
-            remove_placement_group(group)
 
 
 def trial_bundles(placement: Placement) -> list[dict[str, float]]:
@@ -67,26 +58,38 @@ def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
         ConfigError: If the cluster does not have them in that time; names the machines that are missing.
     """
     if (trial := get_current_placement_group()) is not None:
-        sizes = (len(node.bundles) for node in placement.nodes)
-        first = tuple(itertools.accumulate(sizes, initial=1))[:-1]
-        return Reserved(placement=placement, groups=(trial,) * len(first), first=first)
-    groups = tuple(
-        placement_group([_resources(bundle) for bundle in node.bundles], strategy=placement.strategy)
-        for node in placement.nodes
-    )
-    reserved = Reserved(placement=placement, groups=groups, first=(0,) * len(groups))
+        bundles = [bundle for node in placement.nodes for bundle in node.bundles]
+        return Reserved(placement=placement, places=_places(trial, bundles, first=1))
+    num_nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+    parts = [part for node in placement.nodes for part in placement.groups(node, num_nodes)]
+    groups = [placement_group([_resources(b) for b in part], strategy=placement.strategy) for part in parts]
     end = time.monotonic() + deadline_s
-    missing = [i for i, group in enumerate(groups) if not group.wait(max(0.1, end - time.monotonic()))]
+    missing = [group for group in groups if not group.wait(max(0.1, end - time.monotonic()))]
     if missing:
-        reserved.release()
-        node = placement.nodes[missing[0]]
+        for group in groups:
+            remove_placement_group(group)
+        node = max(placement.nodes, key=lambda one: one.num_gpus)
         raise ConfigError(
-            f"the cluster has no room for {len(missing)} of the plan's {len(groups)} machines (each {node.num_gpus:g} "
-            f"GPUs and {node.num_cpus:g} CPUs) within {deadline_s:g} s; add machines, free them, or change "
-            "gpus_per_node (vlcot plan shows the bundles)"
+            f"the cluster has no room for {len(missing)} of the plan's {len(groups)} placement groups (its largest "
+            f"machine has {node.num_gpus:g} GPUs and {node.num_cpus:g} CPUs) within {deadline_s:g} s; add machines, "
+            "free them, or change gpus_per_node (vlcot plan shows the bundles)"
         )
-    logger.debug("reserved %d bundles", sum(len(node.bundles) for node in placement.nodes))
-    return reserved
+    logger.debug("reserved %d bundles in %d groups", sum(map(len, parts)), len(groups))
+    places: dict[str, tuple[PlacementGroup, int]] = {}
+    for group, part in zip(groups, parts, strict=True):
+        places |= _places(group, part)
+    return Reserved(placement=placement, places=places)
+
+
+def _places(
+    group: PlacementGroup, bundles: Sequence[Bundle], first: int = 0
+) -> dict[str, tuple[PlacementGroup, int]]:
+    """Return where in a group each process of these bundles is."""
+    return {
+        process.name: (group, index)
+        for index, bundle in enumerate(bundles, start=first)
+        for process in bundle.processes
+    }
 
 
 def check_nodes(placement: Placement) -> None:

@@ -78,8 +78,8 @@ class Placement:
 
     nodes: tuple[Node, ...]
     strategy: Literal["STRICT_PACK", "SPREAD"]
-    """Ray's word for how the bundles of one node's group lie: on one machine, or (without GPUs) as widely as the
-    cluster allows."""
+    """Ray's word for how the bundles of a placement group lie: on one machine, or (without GPUs) on as many as there
+    are."""
 
     def processes(self) -> Iterator[Process]:
         """Yield all processes, machine by machine."""
@@ -87,25 +87,36 @@ class Placement:
             for bundle in node.bundles:
                 yield from bundle.processes
 
-    def where(self, name: str) -> tuple[int, int]:
-        """Return the indexes of a process's node and of its bundle there.
+    def groups(self, node: Node, num_nodes: int) -> list[tuple[Bundle, ...]]:
+        """Return the placement groups that a node's bundles are reserved in.
 
-        Raises:
-            KeyError: If no process has the name.
+        Without GPUs a group for the workers of a kind, at most one a machine: Ray spreads the first bundles of a
+        group only, and the ranks of a policy, or its rollout workers, belong on different machines.
+
+        Args:
+            node: One of this placement.
+            num_nodes: Machines of the cluster.
         """
-        for index, node in enumerate(self.nodes):
-            for number, bundle in enumerate(node.bundles):
-                if any(process.name == name for process in bundle.processes):
-                    return index, number
-        raise KeyError(name)
+        if self.strategy == "STRICT_PACK":
+            return [node.bundles]
+        kinds: dict[tuple[str, str], list[Bundle]] = {}
+        for bundle in node.bundles:
+            first = bundle.processes[0]
+            kinds.setdefault((first.role, first.key), []).append(bundle)
+        size = max(1, num_nodes)
+        return [
+            tuple(bundles[begin : begin + size])
+            for bundles in kinds.values()
+            for begin in range(0, len(bundles), size)
+        ]
 
 
 def place(config: Config, *, learn: bool = True) -> Placement:
     """Lay out the processes of a valid configuration.
 
     Whole GPUs come first, in the order rollouts, learners, rewards; processes that want a part of one fill a GPU
-    each, the largest first. What needs no GPU goes round the machines. A run without GPUs is one group whose
-    bundles Ray spreads over the machines there are.
+    each, the largest first. What needs no GPU goes round the machines. A run without GPUs is one node, whose
+    bundles are spread over the machines there are.
 
     Args:
         config: The run.

@@ -77,9 +77,20 @@ def test_machines_are_filled_in_order():
     config = load_config("demo", [*ON_GPU, "policies.text.num_rollout_workers=9", "gpus_per_node=4"])
     placement = place(config)
     assert [node.num_gpus for node in placement.nodes] == [4, 4, 4]
-    assert placement.where("rollout-text-5") == (1, 1)
-    with pytest.raises(KeyError):
-        placement.where("rollout-text-9")
+    assert [p.name for p in placement.nodes[1].bundles[1].processes] == ["rollout-text-5"]
+    assert [placement.groups(node, 3) for node in placement.nodes] == [[n.bundles] for n in placement.nodes]
+
+
+@pytest.mark.parametrize(("num_nodes", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5])])
+def test_without_gpus_a_group_holds_workers_of_one_kind_and_no_more_than_there_are_machines(num_nodes, sizes):
+    placement = place(load_config("demo", ["policies.text.num_rollout_workers=5"]))
+    (node,) = placement.nodes
+    groups = placement.groups(node, num_nodes)
+    assert [bundle for group in groups for bundle in group] == list(node.bundles)
+    rollouts = [group for group in groups if group[0].processes[0].name.startswith("rollout-text")]
+    assert [len(group) for group in rollouts] == sizes
+    for group in groups:
+        assert len({(bundle.processes[0].role, bundle.processes[0].key) for bundle in group}) == 1
 
 
 @settings(max_examples=60, deadline=None)
