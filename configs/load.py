@@ -183,16 +183,16 @@ def _resolved(tree: Mapping[str, Any]) -> Any:
 
 
 def parse_override(override: str) -> dict[str, Any]:
-    """Return what ``key=value`` says, as nested keys and values.
+    """Return what ``key=value`` says, as nested keys and values; ``key=`` is empty text.
 
     Raises:
         ConfigError: If it is not of that form, or the value is not valid YAML.
     """
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{override!r}: overrides are written key=value, e.g. num_steps=10")
     try:
-        return _plain(OmegaConf.from_dotlist([override]))
+        return _plain(OmegaConf.from_dotlist([override if value.strip() else f"{key}=''"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{override!r}: the value is not valid YAML") from error
 

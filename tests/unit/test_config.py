@@ -265,11 +265,16 @@ def test_a_misspelt_key_names_the_nearest_right_one(override, key, near):
     assert f"did you mean {near}?" in text
 
 
+def test_nothing_behind_the_equals_sign_is_empty_text():
+    assert load_config("demo", ["ray_address=auto", "ray_address="]).ray_address == ""
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("num_steps=abc", "num_steps: want a whole number, got 'abc'"),
         ("num_steps=1.5", "num_steps: want a whole number, got 1.5"),
+        ("num_steps=", "num_steps: want a whole number, got ''"),
         ("num_steps=null", "num_steps: want a whole number, got nothing"),
         ("resume=maybe", "resume: want true or false, got 'maybe'"),
         ("advantage.credit=blok", "advantage.credit: want one of block, chain, got 'blok'"),
