@@ -1,13 +1,14 @@
 """Does the search find what was lost? The demo with learning rates ten times too small, and `vlcot search` from there.
 
     python benchmarks/search.py                                 # 12 trials of 45 steps, two plain runs
-    python benchmarks/search.py --trials 24 eval.every=0        # overrides are key=value
+    python benchmarks/search.py --trials 24 group_size=16        # overrides are key=value
 
 Runs `good` (the demo's learning rates) and `bad` (a tenth of both), then searches both learning rates within a factor
 of 30 either way of the bad ones: the search is not told which way is right. All share one cold start, with fewer text
-steps than the demo's: after the demo's own, short runs gain too little to tell them apart. The gains over it are judged on held-out prompts that the search never saw, paired by prompt; `recovered` is the winner's
-gain over the good run's, with a bootstrap interval over prompts. Exits with 1 where it is below 0.9. What is
-there already is not run again. Writes `<output_dir>/search.md` and `search.json`.
+steps than the demo's: after the demo's own, short runs gain too little to tell them apart. The gains over it are
+judged on held-out prompts that the search never saw, paired by prompt; `recovered` is the winner's gain over the good
+run's, with a bootstrap interval over prompts. Exits with 1 where it is below 0.9. What is there already is not run
+again. Writes `<output_dir>/search.md` and `search.json`.
 """
 
 from __future__ import annotations
