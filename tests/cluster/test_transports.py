@@ -49,7 +49,7 @@ class Rank:
             yield from lend("text", self._version, weights(self._version).items(), BUCKET_BYTES)
 
     def open_group(self, backend: Any, *, size: int, address: str, port: int) -> None:
-        self._outbox.open_group(backend, size=size, address=address, port=port, deadline_s=20)
+        self._outbox.open_group(backend, size=size, address=address, port=port, deadline_s=60)
 
     def broadcast(self, *, averaged: bool) -> Manifest | None:
         return self._outbox.broadcast(self._parts()) if self._rank == 0 else None
