@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from cluster.plugins import shipped_modules, use_plugins
 from cluster.probe import check_cluster
@@ -69,6 +70,9 @@ def _start(address: str, runtime_env: dict[str, Any], store_bytes: int) -> None:
         ConfigError: If there is no cluster.
     """
     if address:
+        # Given an address, Ray shows no token unless RAY_AUTH_MODE says so, but `ray start` asks for one wherever a
+        # private Ray has once left one (~/.ray/auth_token). A cluster that wants none takes one too.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         try:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -213,7 +213,7 @@ def test_ctrl_c_ends_a_cold_start_at_once(tmp_path: Path) -> None:
         assert any(line.startswith("start Ray") for line in process.stdout)
         time.sleep(5)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=120) == 130
     assert not list(tmp_path.glob("*/coldstart.json"))
 
 
