@@ -1,6 +1,6 @@
 """Does the search find what was lost? The demo with learning rates ten times too small, and `vlcot search` from there.
 
-    python benchmarks/search.py                                 # 8 trials of 45 steps, two plain runs
+    python benchmarks/search.py                                 # 10 trials of 45 steps, two plain runs
     python benchmarks/search.py --trials 24 group_size=16        # overrides are key=value
 
 Runs `good` (the demo's learning rates) and `bad` (a tenth of both), then searches both learning rates within a factor
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="changes to the configuration")
     parser.add_argument("--config", default="demo", help="the good configuration")
     parser.add_argument("--steps", type=int, default=45, help="GRPO steps of every run")
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--prompts", type=int, default=288, help="held-out prompts the search looks at")
     parser.add_argument("--judged", type=int, default=768, help="further ones that runs are judged on")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/search"))
