@@ -27,6 +27,7 @@ from rl.types import Manifest, TensorSpec
 
 T = TypeVar("T")
 Bytes = NDArray[np.uint8]
+Memory = TypeVar("Memory", Bytes, Tensor)
 Received = Bytes | Tensor | Sequence[Bytes]
 """A bucket as a worker has it: bytes in its memory, ``uint8[num_bytes]`` on its GPU, or the bytes of each tensor."""
 CPU = torch.device("cpu")
@@ -304,11 +305,11 @@ def _sizes(packed_bytes: int, data: Received, inside: Sequence[TensorSpec]) -> t
     return [spec.num_bytes for spec in inside], [piece.nbytes for piece in data]
 
 
-def _pieces(data: Bytes | Sequence[Bytes], inside: Sequence[TensorSpec]) -> Sequence[Bytes]:
+def _pieces(data: Memory | Sequence[Memory], inside: Sequence[TensorSpec]) -> Sequence[Memory]:
     """Return the bytes of each tensor in a bucket."""
-    if not isinstance(data, np.ndarray):
-        return data
-    return [data[spec.offset : spec.offset + spec.num_bytes] for spec in inside]
+    if isinstance(data, Tensor | np.ndarray):
+        return [data[spec.offset : spec.offset + spec.num_bytes] for spec in inside]
+    return data
 
 
 def _broken(manifest: Manifest, index: int, what: str) -> WeightSyncError:
@@ -336,8 +337,9 @@ def _views(
     """Yield each tensor as a view of its bucket."""
     for index, data in enumerate(buckets):
         specs = inside[index]
+        pieces: Sequence[Tensor]
         if isinstance(data, Tensor):
-            pieces = [data[spec.offset : spec.offset + spec.num_bytes] for spec in specs]
+            pieces = _pieces(data, specs)
         else:
             pieces = [torch.from_numpy(np.asarray(_Alias(piece))) for piece in _pieces(data, specs)]
         for spec, piece in zip(specs, pieces, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Reserved:
 def trial_bundles(placement: Placement) -> list[dict[str, float]]:
     """Return the bundles of a trial's placement group: one for the trial's own process, then the placement's."""
     own = {"CPU": SHARE}
-    return [own, *(_resources(bundle) for node in placement.nodes for bundle in node.bundles)]
+    return [own, *(_resources(bundle) for bundle in placement.bundles())]
 
 
 def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
@@ -55,11 +55,10 @@ def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
         deadline_s: Longest wait, seconds.
 
     Raises:
-        ConfigError: If the cluster does not have them in that time; names the machines that are missing.
+        ConfigError: If the cluster does not have them in that time; says how many placement groups are missing.
     """
     if (trial := get_current_placement_group()) is not None:
-        bundles = [bundle for node in placement.nodes for bundle in node.bundles]
-        return Reserved(placement=placement, places=_places(trial, bundles, first=1))
+        return Reserved(placement=placement, places=_places(trial, placement.bundles(), first=1))
     num_nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
     parts = [part for node in placement.nodes for part in placement.groups(node, num_nodes)]
     groups = [placement_group([_resources(b) for b in part], strategy=placement.strategy) for part in parts]
@@ -82,7 +81,7 @@ def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
 
 
 def _places(
-    group: PlacementGroup, bundles: Sequence[Bundle], first: int = 0
+    group: PlacementGroup, bundles: Iterable[Bundle], first: int = 0
 ) -> dict[str, tuple[PlacementGroup, int]]:
     """Return where in a group each process of these bundles is."""
     return {

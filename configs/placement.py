@@ -83,9 +83,13 @@ class Placement:
 
     def processes(self) -> Iterator[Process]:
         """Yield all processes, machine by machine."""
+        for bundle in self.bundles():
+            yield from bundle.processes
+
+    def bundles(self) -> Iterator[Bundle]:
+        """Yield all bundles, machine by machine."""
         for node in self.nodes:
-            for bundle in node.bundles:
-                yield from bundle.processes
+            yield from node.bundles
 
     def groups(self, node: Node, num_nodes: int) -> list[tuple[Bundle, ...]]:
         """Return the placement groups that a node's bundles are reserved in.
