@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/vlcot train demo $(if $(wildcard runs/demo/resolved.yaml),resume=true)
 
 # One thread a process: the suite starts many processes on few cores. Two at a time: end-to-end tests wait more than
-# they compute. A file stays with one process, whose tests share a Ray and a finished run; the long files go first.
+# they compute. A file stays with one process, whose tests share a Ray; the long files go first.
 test: export OMP_NUM_THREADS = 1
 test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
