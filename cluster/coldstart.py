@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from actors.policies.tokenizer import load_vocabulary
-from cluster.calls import gather
-from cluster.coldstart_job import EXPERT, Board, run_job
+from cluster.calls import Call, Worker, gather, is_answered
+from cluster.coldstart_job import EXPERT, Job
 from cluster.progress import CONSOLE
 from cluster.rundir import write_atomically
 from cluster.runner import TextContext
-from cluster.spawn import spawn
+from cluster.spawn import kill, spawn
 from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
 from configs.load import digest
 from configs.schema import Config
 from rl.chain import ChainGrammar
-from rl.errors import ConfigError, LearnerError, VlcotError
+from rl.errors import ConfigError
+
+LOOK_S = 1.0
+"""How often the progress bars move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,93 +100,88 @@ def _no_text(ids: object) -> str:
 
 
 def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
-    """Teach all policies at once; the expert follows the image policy, from whose outputs it learns."""
+    """Teach all policies at once; the expert follows the image policy, from whose outputs it learns.
+
+    What a job makes appears under its name when it is whole, and is not made again.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     lessons = {name: [kind] for name, kind in kinds.items()}
     painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
     if config.coldstart.expert_steps and painter is not None:
         lessons[painter].append(EXPERT)
-    with Progress(console=CONSOLE) as progress:
-        jobs = [_in_background(_teach_all, config, directory, n, k, progress) for n, k in lessons.items()]
-        for job in jobs:
-            job.result()
+    running: dict[str, _Running] = {}
+    with Progress(console=CONSOLE) as progress, _ended(running):
+        while lessons or running:
+            for policy in [p for p in lessons if p not in running]:
+                kind = lessons[policy].pop(0)
+                if not lessons[policy]:
+                    del lessons[policy]
+                if not (directory / (EXPERT if kind == EXPERT else policy)).exists():
+                    running[policy] = _start(config, directory, policy, kind, progress)
+            for policy, job in list(running.items()):
+                if _follow(job, directory, progress, config.deadline_s):
+                    kill(running.pop(policy).worker)
+            time.sleep(LOOK_S)
     shutil.rmtree(directory / "work", ignore_errors=True)
 
 
-def _teach_all(
-    config: Config, directory: Path, policy: str, kinds: Sequence[str], progress: Progress
-) -> None:
-    """Run jobs one after another."""
-    for kind in kinds:
-        _teach(config, directory, policy, kind, progress)
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A job under way."""
+
+    name: str
+    worker: Worker
+    fit: Call
+    task: TaskID
+    num_steps: int
 
 
-def _teach(config: Config, directory: Path, policy: str, kind: str, progress: Progress) -> None:
-    """Run one job under Ray Train and follow it with a progress bar; nothing if it was done before.
+@contextmanager
+def _ended(running: Mapping[str, _Running]) -> Iterator[None]:
+    """End the jobs that still run when the block is left: by Ctrl-C, or because one of them failed."""
+    try:
+        yield
+    finally:
+        for job in running.values():
+            kill(job.worker)
 
-    What it makes appears under its name when it is whole.
-    """
+
+def _start(config: Config, directory: Path, policy: str, kind: str, progress: Progress) -> _Running:
+    """Have Ray Train begin one job."""
     name = EXPERT if kind == EXPERT else policy
-    if (directory / name).exists():
-        return
     work = directory / "work" / name
-    num_workers = 1 if kind == EXPERT else config.coldstart.num_workers
-    steps = {
+    num_steps = {
         "token": config.coldstart.text_steps,
         "denoising": config.coldstart.image_steps,
         EXPERT: config.coldstart.expert_steps,
     }[kind]
-    board = spawn(Board, f"coldstart-{name}-board", num_cpus=0, kwargs={})
-    trainer = TorchTrainer(
-        run_job,
-        train_loop_config={
-            "config": config,
-            "policy": policy,
-            "kind": kind,
-            "num_steps": steps,
-            "directory": str(work / "made"),
-            "made": str(directory),
-            "work": str(work),
-            "board": board,
-        },
-        scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
-        run_config=RunConfig(name=name, storage_path=str(directory / "work" / "ray")),
-    )
-    task = progress.add_task(f"cold start: {name}", total=steps)
-    result = _in_background(trainer.fit)
-    while not result.done():
-        (done,) = gather([board.call("read")], deadline_s=config.deadline_s)
-        progress.update(task, completed=done)
-        time.sleep(1.0)
-    try:
-        result.result()
-    except TrainingFailedError as error:
-        raise _cause(error, name) from error
-    (work / "made").rename(directory / name)
-    progress.update(task, completed=steps)
+    worker = spawn(Job, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
+    settings = {
+        "config": config,
+        "name": name,
+        "policy": policy,
+        "kind": kind,
+        "num_steps": num_steps,
+        "directory": str(work / "made"),
+        "made": str(directory),
+        "work": str(work),
+        "job": worker,
+    }
+    num_workers = 1 if kind == EXPERT else config.coldstart.num_workers
+    fit = worker.call("fit", settings, num_workers, directory / "work" / "ray")
+    return _Running(name, worker, fit, progress.add_task(f"cold start: {name}", total=num_steps), num_steps)
 
 
-def _in_background(work: Callable[..., Any], *args: object) -> Future[Any]:
-    """Run work in a thread that does not keep the process alive: Ctrl-C must not wait for a cold start."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work(*args))
-        except BaseException as error:  # noqa: BLE001 - goes to who waits
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name=f"coldstart-{work.__name__}").start()
-    return future
-
-
-def _cause(error: TrainingFailedError, name: str) -> BaseException:
-    """Return what one of the job's workers raised, as itself where it is of our own kind."""
-    failures = list(getattr(error, "worker_failures", {}).values())
-    ours = next((f for f in failures if isinstance(f, VlcotError)), None)
-    if ours is not None:
-        return ours
-    return LearnerError(f"cold start of {name} failed: {failures[0] if failures else error}")
+def _follow(job: _Running, directory: Path, progress: Progress, deadline_s: float) -> bool:
+    """Move a job's progress bar; return whether it is done, and what it made in its place."""
+    if not is_answered(job.fit):
+        (done,) = gather([job.worker.call("read")], deadline_s=deadline_s)
+        progress.update(job.task, completed=done)
+        return False
+    gather([job.fit], deadline_s=deadline_s)
+    (directory / "work" / job.name / "made").rename(directory / job.name)
+    progress.update(job.task, completed=job.num_steps)
+    return True
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:
