@@ -43,15 +43,26 @@ class Span:
         return self.begin_s + self.seconds
 
 
+_WALL_S = time.time() - time.perf_counter()
+
+
+def _now_s() -> float:
+    """Return the wall clock, seconds since 1970, as it goes on from the start of the process.
+
+    It is never set back and is read once for each end of a span, so that spans of one lane nest or follow each other:
+    trace viewers drop a span that half overlaps another.
+    """
+    return _WALL_S + time.perf_counter()
+
+
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A span under way; ``mark`` is its begin on the clock that durations are read from."""
+    """A span under way."""
 
     name: str
     lane: str
     overlaps: bool
     begin_s: float
-    mark: float
     details: Mapping[str, Detail]
 
     def until_now(self) -> Span:
@@ -60,7 +71,7 @@ class _Open:
             lane=self.lane,
             overlaps=self.overlaps,
             begin_s=self.begin_s,
-            seconds=time.perf_counter() - self.mark,
+            seconds=_now_s() - self.begin_s,
             details=self.details,
         )
 
@@ -92,7 +103,7 @@ class SpanLog:
             The details, for what is known at the end only.
         """
         key = next(self._keys)
-        begun = _Open(name, lane, overlaps, time.time(), time.perf_counter(), details)
+        begun = _Open(name, lane, overlaps, _now_s(), details)
         self._open[key] = begun
         try:
             yield details

@@ -1,6 +1,12 @@
 """The trace file is valid while it grows, when it is cut off, and when a run goes on; and its coverage is right."""
 
+import itertools
 import json
+import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -8,7 +14,7 @@ from hypothesis import strategies as st
 
 import cluster.timeline
 from cluster.timeline import DRIVER, TimelineWriter, covered_frac, read_timeline, spans_of
-from rl.spans import Span
+from rl.spans import Span, SpanLog
 
 T0 = 1_700_000_000.0
 
@@ -74,6 +80,38 @@ def test_a_file_that_grows_too_large_is_set_aside_and_both_are_whole(tmp_path, m
     assert begins == list(range(begins[0], 100))
     assert len(before["rollout-text-0"]) > 20
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1e-3)), max_size=40), st.integers(0, 2**32))
+def test_rows_hold_no_half_overlapping_events(moves, seed):
+    """Perfetto drops an event that begins in another of its row and ends after it."""
+    chance, clock = random.Random(seed), [float(seed % 10**6)]
+
+    def tick():
+        """The process is held up before, after and between any two readings."""
+        clock[0] += chance.choice([0, 1e-7, 1e-5])
+        return clock[0]
+
+    times = SimpleNamespace(perf_counter=tick, time=lambda: T0 + tick())
+    log, open_spans = SpanLog(), []
+    with patch("rl.spans.time", times):
+        for begins, pause in moves:
+            clock[0] += pause
+            if begins:
+                open_spans.append(log.span("x"))
+                open_spans[-1].__enter__()
+            elif open_spans:
+                open_spans.pop().__exit__(None, None, None)
+        while open_spans:
+            open_spans.pop().__exit__(None, None, None)
+    with TemporaryDirectory() as folder:
+        writer = TimelineWriter(path := Path(folder) / "timeline.json")
+        writer.write(DRIVER, log.take())
+        rows = [(e["ts"], e["ts"] + e["dur"]) for e in read_timeline(path) if e["ph"] == "X"]
+    assert len(rows) == sum(begins for begins, _ in moves)
+    for (begin, end), (other_begin, other_end) in itertools.combinations(rows, 2):
+        assert not begin < other_begin < end < other_end
+        assert not other_begin < begin < other_end < end
 
 
 def test_no_file_has_no_events(tmp_path):
