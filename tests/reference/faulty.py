@@ -105,6 +105,7 @@ class EnvReward(Reward):
 
 
 def _kill() -> None:
+    time.sleep(1.0)  # an answer that dies with its process is rightly worked out again: let the last one get away
     os.kill(os.getpid(), signal.SIGKILL)
 
 
