@@ -1,0 +1,101 @@
+"""What watching a run costs: steps with and without signs of life, timeline.json and status.json.
+
+    python benchmarks/observing.py                        # the demo, three runs of 16 steps each way
+    python benchmarks/observing.py --rounds 5 group_size=16
+
+Runs take turns, each in processes of its own, from one cold start. Both ways do the same work step by step (same seeds,
+same chains), so steps are compared in pairs; the first two of a run warm up. Without watching no worker has a
+sender of beats and nothing is collected or written; spans are still noted in each process, which costs microseconds
+(last line of the table).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.observer import Observer
+from cluster.training import train
+from configs.load import load_config
+from rl.spans import SpanLog
+from rl.statistics import mean_interval
+
+WARM_UP = 2
+NUM_SPANS = 100_000
+Seconds = NDArray[np.float64]
+
+
+def main() -> None:
+    """Run, compare, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="changes to the configuration")
+    parser.add_argument("--config", default="demo")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/observing"))
+    parser.add_argument("--run", choices=("watched", "unwatched"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    overrides = [
+        f"num_steps={arguments.steps}",
+        "save_every=0",
+        "eval.num_prompts=8",
+        f"output_dir={arguments.output_dir}",
+        *arguments.overrides,
+    ]
+    if arguments.run is not None:
+        with unwatched() if arguments.run == "unwatched" else nullcontext():
+            train(load_config(arguments.config, overrides))
+        return
+    seconds: dict[str, list[float]] = {"unwatched": [], "watched": []}
+    for turn in range(arguments.rounds):
+        for way in seconds if turn % 2 else reversed(seconds):
+            words = ["--run", way, "--config", arguments.config, *overrides, f"name={way}-{turn}"]
+            subprocess.run([sys.executable, __file__, *words], check=True)
+            lines = (arguments.output_dir / f"{way}-{turn}" / "metrics.jsonl").read_text().splitlines()
+            found = [row["time/step_s"] for row in map(json.loads, lines) if "time/step_s" in row]
+            seconds[way] += found[WARM_UP:]
+    print_table(np.asarray(seconds["watched"]), np.asarray(seconds["unwatched"]))
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Have nobody listen to the workers, and nothing written down."""
+    quiet = lambda *_: nullcontext()  # noqa: E731 - stands for a method
+    with patch.object(Observer, "listening", quiet), patch.object(Observer, "watching", quiet):
+        yield
+
+
+def print_table(watched: Seconds, unwatched: Seconds) -> None:
+    """Print medians, the paired difference with its interval, and the cost of a span."""
+    added = mean_interval(100 * (watched - unwatched) / unwatched)
+    print("| | |\n|---|---:|")
+    print(f"| step, watched, median of {len(watched)} | {np.median(watched):.3f} s |")
+    print(f"| step, unwatched, median | {np.median(unwatched):.3f} s |")
+    print(f"| watching adds, paired by step | {added.mean:+.1f} % [{added.low:+.1f}, {added.high:+.1f}] |")
+    print(f"| one span | {span_us():.1f} µs |")
+
+
+def span_us() -> float:
+    """Return what noting one span costs, microseconds."""
+    log = SpanLog()
+    begin = time.perf_counter()
+    for index in range(NUM_SPANS):
+        with log.span("score", num=index):
+            pass
+    return (time.perf_counter() - begin) / NUM_SPANS * 1e6
+
+
+if __name__ == "__main__":
+    main()
