@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     overrides = [
         f"num_steps={arguments.steps}",
-        "save_every=0",
+        f"save_every={arguments.steps}",
         "eval.num_prompts=8",
         f"output_dir={arguments.output_dir}",
         *arguments.overrides,
