@@ -1,10 +1,10 @@
 """What watching a run costs: steps with and without signs of life, timeline.json and status.json.
 
-    python benchmarks/observing.py                        # the demo, three runs of 16 steps each way
-    python benchmarks/observing.py --rounds 5 group_size=16
+    python benchmarks/observing.py                        # the demo, five runs of 24 steps each way
+    python benchmarks/observing.py --rounds 3 group_size=16
 
-Runs take turns, each in processes of its own, from one cold start. Both ways do the same work step by step (same seeds,
-same chains), so steps are compared in pairs; the first two of a run warm up. Without watching no worker has a
+Runs take turns, each in processes of its own, from one cold start. Both ways do the same work (same seeds, same chains);
+a round's two runs are a pair, and the interval is over rounds. The first two steps of a run warm up. Without watching no worker has a
 sender of beats and nothing is collected or written; spans are still noted in each process, which costs microseconds
 (last line of the table).
 """
@@ -42,8 +42,8 @@ def main() -> None:
     )
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="changes to the configuration")
     parser.add_argument("--config", default="demo")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/observing"))
     parser.add_argument("--run", choices=("watched", "unwatched"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -58,14 +58,14 @@ def main() -> None:
         with unwatched() if arguments.run == "unwatched" else nullcontext():
             train(load_config(arguments.config, overrides))
         return
-    seconds: dict[str, list[float]] = {"unwatched": [], "watched": []}
+    seconds: dict[str, list[list[float]]] = {"unwatched": [], "watched": []}
     for turn in range(arguments.rounds):
         for way in seconds if turn % 2 else reversed(seconds):
             words = ["--run", way, "--config", arguments.config, *overrides, f"name={way}-{turn}"]
             subprocess.run([sys.executable, __file__, *words], check=True)
             lines = (arguments.output_dir / f"{way}-{turn}" / "metrics.jsonl").read_text().splitlines()
             found = [row["time/step_s"] for row in map(json.loads, lines) if "time/step_s" in row]
-            seconds[way] += found[WARM_UP:]
+            seconds[way].append(found[WARM_UP:])
     print_table(np.asarray(seconds["watched"]), np.asarray(seconds["unwatched"]))
 
 
@@ -78,12 +78,14 @@ def unwatched() -> Iterator[None]:
 
 
 def print_table(watched: Seconds, unwatched: Seconds) -> None:
-    """Print medians, the paired difference with its interval, and the cost of a span."""
-    added = mean_interval(100 * (watched - unwatched) / unwatched)
+    """Print means, the difference with its interval, and the cost of a span; both arguments are (rounds, steps)."""
+    rounds = 100 * (watched.mean(axis=1) / unwatched.mean(axis=1) - 1)
+    added = mean_interval(rounds)
     print("| | |\n|---|---:|")
-    print(f"| step, watched, median of {len(watched)} | {np.median(watched):.3f} s |")
-    print(f"| step, unwatched, median | {np.median(unwatched):.3f} s |")
-    print(f"| watching adds, paired by step | {added.mean:+.1f} % [{added.low:+.1f}, {added.high:+.1f}] |")
+    print(f"| step, watched, mean of {watched.size} | {watched.mean():.3f} s |")
+    print(f"| step, unwatched, mean | {unwatched.mean():.3f} s |")
+    print(f"| watching adds | {added.mean:+.1f} % [{added.low:+.1f}, {added.high:+.1f}] |")
+    print(f"| by round | {', '.join(f'{one:+.1f} %' for one in rounds)} |")
     print(f"| one span | {span_us():.1f} µs |")
 
 
