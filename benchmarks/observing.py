@@ -3,10 +3,10 @@
     python benchmarks/observing.py                        # the demo, five runs of 24 steps each way
     python benchmarks/observing.py --rounds 3 group_size=16
 
-Runs take turns, each in processes of its own, from one cold start. Both ways do the same work (same seeds, same chains);
-a round's two runs are a pair, and the interval is over rounds. The first two steps of a run warm up. Without watching no worker has a
-sender of beats and nothing is collected or written; spans are still noted in each process, which costs microseconds
-(last line of the table).
+Runs take turns, each in processes of its own, from one cold start. Both ways do the same work (same seeds, same
+chains); a round's two runs are a pair, and the interval is over rounds. The first two steps of a run warm up. Without
+watching no worker sends beats, and nothing is collected or written; spans are still noted in each process, which
+costs microseconds (last line of the table).
 """
 
 from __future__ import annotations

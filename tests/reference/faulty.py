@@ -105,7 +105,8 @@ class EnvReward(Reward):
 
 
 def _kill() -> None:
-    time.sleep(1.0)  # an answer that dies with its process is rightly worked out again: let the last one get away
+    # An answer that dies with its process is rightly worked out again: the last one is to get away.
+    time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
