@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
 from configs.load import digest
 from configs.schema import Config
 from rl.chain import ChainGrammar
-from rl.errors import ConfigError
+from rl.errors import CallTimeoutError, ConfigError
 
 LOOK_S = 1.0
 """How often the progress bars move."""
@@ -125,7 +125,7 @@ def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
     shutil.rmtree(directory / "work", ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     """A job under way."""
 
@@ -134,6 +134,10 @@ class _Running:
     fit: Call
     task: TaskID
     num_steps: int
+    done: int = 0
+    """Steps, when last asked."""
+    moved_s: float = field(default_factory=time.monotonic)
+    """When that was less."""
 
 
 @contextmanager
@@ -173,9 +177,17 @@ def _start(config: Config, directory: Path, policy: str, kind: str, progress: Pr
 
 
 def _follow(job: _Running, directory: Path, progress: Progress, deadline_s: float) -> bool:
-    """Move a job's progress bar; return whether it is done, and what it made in its place."""
+    """Move a job's progress bar; return whether it is done, and what it made in its place.
+
+    Raises:
+        CallTimeoutError: If it makes no step within ``deadline_s``.
+    """
     if not is_answered(job.fit):
         (done,) = gather([job.worker.call("read")], deadline_s=deadline_s)
+        if done > job.done:
+            job.done, job.moved_s = done, time.monotonic()
+        elif time.monotonic() - job.moved_s > deadline_s:
+            raise CallTimeoutError(f"{job.worker.name}: no step within {deadline_s:g} s (deadline_s)")
         progress.update(job.task, completed=done)
         return False
     gather([job.fit], deadline_s=deadline_s)

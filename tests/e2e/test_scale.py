@@ -55,10 +55,12 @@ def test_a_search_goes_on_after_sigkill_and_its_trials_are_plain_runs(runs: Path
     assert [numbers(record) for record in plain] == [numbers(record) for record in tried]
     written = (book.path(0) / "metrics.jsonl").stat().st_mtime_ns
 
-    said = vlcot("search", str(runs / "searched"))
+    said = vlcot("search", str(runs / "searched"), "search.num_trials=3", "search.max_concurrent=2")
     assert book.read(0) == first
     assert (book.path(0) / "metrics.jsonl").stat().st_mtime_ns == written, "it is not run again"
-    assert book.read(1).state == "finished"
+    assert [book.read(number).state for number in (1, 2)] == ["finished"] * 2
+    times = [json.loads((book.path(number) / "status.json").read_text()) for number in (1, 2)]
+    assert max(one["begin_s"] for one in times) < min(one["updated_s"] for one in times), "side by side"
     assert "trial-000" in said
     best = runs / "searched" / "best"
     values = {trial.name: trial.last for trial in book.all()}
