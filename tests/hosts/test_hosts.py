@@ -52,6 +52,7 @@ def pictures(runs: Path) -> list[str]:
     (start,) = runs.glob("coldstart-*")
     words = [str(ROOT / "tests" / "reference" / "pictures.yaml"), f"policies.image.source={start}/image"]
     words += ["policies.image.num_ranks=2", "policies.image.num_rollout_workers=2"]
+    words.append("num_steps=20")  # a step takes half a second: the cable is pulled before the last
     vlcot("train", *words, f"output_dir={runs}", "name=one")
     return words
 
