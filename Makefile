@@ -1,6 +1,6 @@
 # make demo    install, then train the small RealSR-R1 system on this machine (no GPU, no download of models)
 # make test    install, then every check CI makes
-# make test-hosts    runs that lose workers, and three network namespaces of which one is cut off (root; 15 minutes)
+# make test-hosts    runs that lose workers, and three network namespaces of which one is cut off (root; 10 minutes)
 # make lint    the static checks only
 # make lock    resolve the dependencies again (needs uv: pip install uv)
 # make clean   remove the environment and every cache; keeps runs/
