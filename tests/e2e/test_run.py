@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from cluster.trackers import read_notes
 from cluster.tracking import read_metrics
 from rl.data.images import load_picture, resize
 from tests.reference import own_package
-from tests.reference.command import FAILING, NUM_STEPS, ROOT, numbers, vlcot
+from tests.reference.command import FAILING, INTERRUPTIBLE, NUM_STEPS, ROOT, interrupt, numbers, vlcot
 
 pytestmark = [
     pytest.mark.ray,
@@ -207,15 +206,14 @@ def test_what_a_cold_start_cannot_do_costs_one_line(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_cold_start_at_once(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "cluster.cli", "coldstart", "tiny", f"output_dir={tmp_path}"]
-    # What a shell starts in the background ignores SIGINT, and so would all that the suite starts.
-    words = ["env", "--default-signal=INT", *words]
+    words = [*INTERRUPTIBLE, sys.executable, "-m", "cluster.cli", "coldstart"]
+    words += ["tiny", f"output_dir={tmp_path}"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert any(line.startswith("start Ray") for line in process.stdout)
         time.sleep(5)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        interrupt(process)
+        assert process.returncode == 130
     assert not list(tmp_path.glob("*/coldstart.json"))
 
 

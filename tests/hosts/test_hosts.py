@@ -5,7 +5,6 @@ Not part of ``make test``: it wants rights to make network namespaces, and minut
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.tracking import read_metrics
-from tests.reference.command import numbers, vlcot
+from tests.reference.command import INTERRUPTIBLE, interrupt, numbers, vlcot
 from tests.reference.hosts import ROOT, ForbiddenError, Hosts, check_allowed, environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
@@ -66,7 +65,7 @@ def hosts() -> Iterator[Hosts]:
 
 def start(hosts: Hosts, runs: Path, name: str, *words: str) -> subprocess.Popen[str]:
     """Start a run whose driver is on the head."""
-    command = [sys.executable, "-P", "-m", "cluster.cli", "train", *words]
+    command = [*INTERRUPTIBLE, sys.executable, "-P", "-m", "cluster.cli", "train", *words]
     return subprocess.Popen(
         hosts.inside(0, *command, f"ray_address={hosts.ray_address}", f"output_dir={runs}", f"name={name}"),
         cwd=ROOT,
@@ -83,8 +82,7 @@ def finish(process: subprocess.Popen[str], *, expect: int) -> str:
     try:
         said, _ = process.communicate(timeout=DEADLINE_S)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=120)
+        said, _ = interrupt(process, within_s=120)
     assert process.returncode == expect, said
     return said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,21 @@ def vlcot(*words: str, expect: int = 0, cwd: Path = ROOT, python: Path = Path(sy
     )
     assert done.returncode == expect, done.stdout
     return done.stdout
+
+
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+"""Words before a command that is to be interrupted: what a shell starts in the background ignores SIGINT, and so would
+all that the suite starts."""
+
+
+def interrupt(process: subprocess.Popen[str], *, within_s: float = 60.0) -> tuple[str, str]:
+    """Press Ctrl-C, and return what the process said from then on; it is killed if it does not end in time."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.communicate(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
 
 
 def numbers(record: JsonDict) -> JsonDict:

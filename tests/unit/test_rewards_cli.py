@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from rewards.understanding import UnderstandingReward
 from rewards.wire import decode_answer, decode_request, describe, encode_picture, encode_request
 from rl.data.images import resize
 from rl.errors import ConfigError
+from tests.reference.command import INTERRUPTIBLE, interrupt
 from tests.reference.rewards import picture
 
 ROOT = Path(__file__).parents[2]
@@ -200,7 +200,8 @@ def test_the_text_that_restore_writes_is_judged_too(folders, capsys):
 
 
 def test_serve_hosts_a_reward_until_it_is_interrupted():
-    words = [sys.executable, "-P", "-m", "cluster.cli", "rewards", "serve", "understanding", "--port", "0"]
+    words = [*INTERRUPTIBLE, sys.executable, "-P", "-m", "cluster.cli"]
+    words += ["rewards", "serve", "understanding", "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -215,7 +216,6 @@ def test_serve_hosts_a_reward_until_it_is_interrupted():
             remote, direct = (evaluate(r, "u", chains).values for r in (reward, UnderstandingReward()))
             assert remote.tolist() == direct.tolist()
         finally:
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = interrupt(process)
         assert process.returncode == 130
         assert err == "vlcot: interrupted\n"
