@@ -3,16 +3,15 @@
     python benchmarks/observing.py                        # the demo, five runs of 24 steps each way
     python benchmarks/observing.py --rounds 3 group_size=16
 
-Runs take turns, each in processes of its own, from one cold start. Both ways do the same work (same seeds, same
-chains); a round's two runs are a pair, and the interval is over rounds. The first two steps of a run warm up. Without
-watching no worker sends beats, and nothing is collected or written; spans are still noted in each process, which
-costs microseconds (last line of the table).
+Runs take turns, each in processes of its own, from one cold start. Both ways do the same work (same seeds; the chains
+are the same but for rounding); a round's two runs are a pair, and the interval is over rounds. The first two steps of
+a run warm up. Without watching no worker sends beats, and nothing is collected or written; spans are still noted in
+each process, which costs microseconds (last line of the table).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.observer import Observer
+from cluster.tracking import read_metrics
 from cluster.training import train
 from configs.load import load_config
 from rl.spans import SpanLog
@@ -63,9 +63,8 @@ def main() -> None:
         for way in seconds if turn % 2 else reversed(seconds):
             words = ["--run", way, "--config", arguments.config, *overrides, f"name={way}-{turn}"]
             subprocess.run([sys.executable, __file__, *words], check=True)
-            lines = (arguments.output_dir / f"{way}-{turn}" / "metrics.jsonl").read_text().splitlines()
-            found = [row["time/step_s"] for row in map(json.loads, lines) if "time/step_s" in row]
-            seconds[way].append(found[WARM_UP:])
+            records = read_metrics(arguments.output_dir / f"{way}-{turn}" / "metrics.jsonl")
+            seconds[way].append([r["time/step_s"] for r in records if "time/step_s" in r][WARM_UP:])
     print_table(np.asarray(seconds["watched"]), np.asarray(seconds["unwatched"]))
 
 

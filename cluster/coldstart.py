@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from actors.policies.tokenizer import load_vocabulary
-from cluster.calls import Call, Worker, gather, is_answered
+from cluster.calls import Worker, gather, is_answered
 from cluster.coldstart_job import EXPERT, Job
 from cluster.progress import CONSOLE
 from cluster.rundir import write_atomically
@@ -109,91 +109,78 @@ def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
     painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
     if config.coldstart.expert_steps and painter is not None:
         lessons[painter].append(EXPERT)
-    running: dict[str, _Running] = {}
-    with Progress(console=CONSOLE) as progress, _ended(running):
-        while lessons or running:
-            for policy in [p for p in lessons if p not in running]:
-                kind = lessons[policy].pop(0)
-                if not lessons[policy]:
-                    del lessons[policy]
-                if not (directory / (EXPERT if kind == EXPERT else policy)).exists():
-                    running[policy] = _start(config, directory, policy, kind, progress)
-            for policy, job in list(running.items()):
-                if _follow(job, directory, progress, config.deadline_s):
-                    kill(running.pop(policy).worker)
+    with Progress(console=CONSOLE) as progress, ExitStack() as stack:
+        teachers = [
+            stack.enter_context(closing(_teach(config, directory, policy, its, progress)))
+            for policy, its in lessons.items()
+        ]
+        while teachers:
+            teachers = [teacher for teacher in teachers if not next(teacher, True)]
             time.sleep(LOOK_S)
     shutil.rmtree(directory / "work", ignore_errors=True)
 
 
-@dataclass(slots=True)
-class _Running:
-    """A job under way."""
-
-    name: str
-    worker: Worker
-    fit: Call
-    task: TaskID
-    num_steps: int
-    done: int = 0
-    """Steps, when last asked."""
-    moved_s: float = field(default_factory=time.monotonic)
-    """When that was less."""
-
-
-@contextmanager
-def _ended(running: Mapping[str, _Running]) -> Iterator[None]:
-    """End the jobs that still run when the block is left: by Ctrl-C, or because one of them failed."""
-    try:
-        yield
-    finally:
-        for job in running.values():
-            kill(job.worker)
+def _teach(
+    config: Config, directory: Path, policy: str, kinds: Sequence[str], progress: Progress
+) -> Generator[None]:
+    """Run a policy's jobs one after another, and yield while they work; closed before its end, it ends the job."""
+    for kind in kinds:
+        name = EXPERT if kind == EXPERT else policy
+        if (directory / name).exists():
+            continue
+        job = spawn(Job, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
+        try:
+            yield from _follow(job, _settings(config, directory, policy, kind, name, job), progress)
+        finally:
+            kill(job)
+        (directory / "work" / name / "made").rename(directory / name)
 
 
-def _start(config: Config, directory: Path, policy: str, kind: str, progress: Progress) -> _Running:
-    """Have Ray Train begin one job."""
-    name = EXPERT if kind == EXPERT else policy
+def _settings(
+    config: Config, directory: Path, policy: str, kind: str, name: str, job: Worker
+) -> dict[str, Any]:
+    """Return what ``run_job`` takes."""
     work = directory / "work" / name
     num_steps = {
         "token": config.coldstart.text_steps,
         "denoising": config.coldstart.image_steps,
         EXPERT: config.coldstart.expert_steps,
-    }[kind]
-    worker = spawn(Job, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
-    settings = {
+    }
+    return {
         "config": config,
         "name": name,
         "policy": policy,
         "kind": kind,
-        "num_steps": num_steps,
+        "num_steps": num_steps[kind],
         "directory": str(work / "made"),
         "made": str(directory),
         "work": str(work),
-        "job": worker,
+        "job": job,
     }
-    num_workers = 1 if kind == EXPERT else config.coldstart.num_workers
-    fit = worker.call("fit", settings, num_workers, directory / "work" / "ray")
-    return _Running(name, worker, fit, progress.add_task(f"cold start: {name}", total=num_steps), num_steps)
 
 
-def _follow(job: _Running, directory: Path, progress: Progress, deadline_s: float) -> bool:
-    """Move a job's progress bar; return whether it is done, and what it made in its place.
+def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Generator[None]:
+    """Have Ray Train run a job and move its progress bar; yields while it works.
 
     Raises:
         CallTimeoutError: If it makes no step within ``deadline_s``.
     """
-    if not is_answered(job.fit):
-        (done,) = gather([job.worker.call("read")], deadline_s=deadline_s)
-        if done > job.done:
-            job.done, job.moved_s = done, time.monotonic()
-        elif time.monotonic() - job.moved_s > deadline_s:
-            raise CallTimeoutError(f"{job.worker.name}: no step within {deadline_s:g} s (deadline_s)")
-        progress.update(job.task, completed=done)
-        return False
-    gather([job.fit], deadline_s=deadline_s)
-    (directory / "work" / job.name / "made").rename(directory / job.name)
-    progress.update(job.task, completed=job.num_steps)
-    return True
+    config, num_steps = settings["config"], settings["num_steps"]
+    num_workers = 1 if settings["kind"] == EXPERT else config.coldstart.num_workers
+    fit = job.call("fit", settings, num_workers, Path(settings["made"]) / "work" / "ray")
+    task = progress.add_task(f"cold start: {settings['name']}", total=num_steps)
+    done, moved_s = 0, time.monotonic()
+    while not is_answered(fit):
+        before = done
+        (done,) = gather([job.call("read")], deadline_s=config.deadline_s)
+        if done > before:
+            moved_s = time.monotonic()
+        elif time.monotonic() - moved_s > config.deadline_s:
+            raise CallTimeoutError(f"{job.name}: no step within {config.deadline_s:g} s (deadline_s)")
+        progress.update(task, completed=done)
+        yield
+    gather([fit], deadline_s=config.deadline_s)
+    progress.update(task, completed=num_steps)
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:
