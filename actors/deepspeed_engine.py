@@ -110,6 +110,10 @@ def make_engine(
     """
     import deepspeed
 
+    # An engine's finalizer imports this. Python 3.11 breaks off an import (KeyError) in whose midst the garbage
+    # collector runs a finalizer that imports something for the first time.
+    import deepspeed.utils.pin_memory
+
     # DeepSpeed reserves whole communication buckets, by default of 5e8 elements, also for a small model.
     num_elements = sum(parameter.numel() for parameter in module.parameters())
     bucket_elements = min(MAX_BUCKET_ELEMENTS, num_elements // BUCKET_UNIT * BUCKET_UNIT + BUCKET_UNIT)

@@ -8,7 +8,7 @@ import torch
 
 from actors.supervised import SupervisedSpec
 from tests.reference.learner_jobs import run_ranks
-from tests.reference.supervised_jobs import NUM_STEPS, lives, supervised_batches
+from tests.reference.supervised_jobs import NUM_STEPS, finalizer_imports, lives, supervised_batches
 from tests.reference.tiny_policy import TinyClassifier
 
 
@@ -71,3 +71,9 @@ def test_resumed_run_is_the_same_to_the_last_bit(found, world):
 def test_every_rank_diverges(found, world):
     for rank in found[world]:
         assert rank["diverged"].startswith("supervised step 0: loss or gradient is not finite")
+
+
+@pytest.mark.engine
+def test_an_engine_that_is_dropped_imports_nothing():
+    """Where the garbage collector drops it during an import, Python 3.11 would break that import off."""
+    assert run_ranks(finalizer_imports, 1) == [{"collected": True, "imported": []}]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors import deepspeed_engine as ds
 from actors.supervised import SupervisedSpec, run_supervised
 from rl.errors import DivergedError
 from tests.reference.tiny_policy import TinyClassifier
@@ -56,6 +60,25 @@ def lives(rank: int, world_size: int, port: int, folder: Path) -> dict[str, Any]
         "resumed weights": resumed,
         "diverged": diverged,
     }
+
+
+def finalizer_imports(*_: int) -> dict[str, Any]:
+    """Use an engine, drop it, and tell whether the garbage collector had it and what that imported."""
+    ds.join_process_group(torch.device("cpu"))
+    engine = ds.make_engine(
+        TinyClassifier(),
+        zero_stage=1,
+        learning_rate=1e-2,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        dtype="float32",
+    )
+    ds.backward(engine, engine(next(supervised_batches(0, 1))))
+    ds.step(engine, 1e-2)
+    seen, before = weakref.ref(engine), set(sys.modules)
+    del engine
+    gc.collect()
+    return {"collected": seen() is None, "imported": sorted(set(sys.modules) - before)}
 
 
 def _life(spec: SupervisedSpec, rank: int, world_size: int) -> tuple[list[float], dict[str, Tensor]]:
