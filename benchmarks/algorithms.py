@@ -33,22 +33,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actors.micro_batches import make_actions
+from actors.learner.micro_batches import make_actions
 from actors.policies.base import PolicyBatch
 from configs.algorithms import ALGORITHMS, algorithm_layer
 from configs.build import build, merge
+from configs.checks.validate import validate
 from configs.schema import Config
-from configs.validate import validate
-from rl.actions import ActionScores
-from rl.advantage import assign_advantages
-from rl.aggregation import divisor
-from rl.batching import build_train_batches
-from rl.combine import RewardTerm
-from rl.denoising import flow_sigmas, gaussian_logprob
-from rl.loss import policy_loss
-from rl.samplers import step_mean_std, unit_stds
-from rl.scores import known
-from rl.step_selection import select_steps
+from rl.advantage.assign import assign_advantages
+from rl.advantage.batching import build_train_batches
+from rl.advantage.combine import RewardTerm
+from rl.advantage.scores import known
+from rl.denoising.samplers import step_mean_std, unit_stds
+from rl.denoising.step_selection import select_steps
+from rl.denoising.steps import flow_sigmas, gaussian_logprob
+from rl.loss.actions import ActionScores
+from rl.loss.aggregation import divisor
+from rl.loss.policy_loss import policy_loss
 from rl.types import Chain, Finish, JsonDict, ScoredGroup, SegmentInfo
 
 NUM_STEPS = {"words": 60, "pictures": 60}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.tracking import read_metrics
+from cluster.record.sinks import read_metrics
 from rewards.base import Need, Reward, Score
 from rl.types import ChainView, JsonDict, Pixels
 

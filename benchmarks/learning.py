@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.tables import eval_markdown
-from cluster.tracking import read_metrics
-from rl.statistics import summarise_eval
+from cluster.record.sinks import read_metrics
+from cluster.record.tables import eval_markdown
+from rl.measure.statistics import summarise_eval
 from rl.types import JsonDict
 
 FILES = {"deterministic": "eval.json", "stochastic": "eval_stochastic.json"}

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from configs.load import load_config
-from configs.memory import PARTS, Memory, learner_memory, rollout_memory
-from configs.model_files import Model, find_model
+from configs.planning.memory import PARTS, Memory, learner_memory, rollout_memory
+from configs.planning.model_files import Model, find_model
+from configs.planning.workload import PROMPT_TOKENS, text_shape
 from configs.schema import Config
-from configs.workload import PROMPT_TOKENS, text_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -141,7 +141,7 @@ def build(name: str, directory: Path) -> None:
     if spec["policy"] == "text":
         build_text(directory, spec)
     else:
-        from actors.image_teacher import build_image_policy
+        from actors.coldstart.image_teacher import build_image_policy
 
         build_image_policy(directory, texts=TEXTS, sizes=(16, 32, 64), seed=0, channels=spec["channels"])
 
@@ -150,7 +150,7 @@ def build_text(directory: Path, spec: Mapping[str, Any]) -> None:
     """Make the small Qwen2.5-VL, and the same again with more and wider layers."""
     import torch
 
-    from actors.policies.qwen2_5_vl import build_text_policy
+    from actors.policies.token.qwen2_5_vl import build_text_policy
 
     blocks = list(load_config("demo").chain)
     build_text_policy(directory, texts=TEXTS, block_names=blocks, degraded_px=16, seed=0)
@@ -234,15 +234,16 @@ def learn(config: Config, name: str, directory: Path, watch: Watch) -> None:
     """Make two updates of two micro-batches each, and publish."""
     import torch
 
-    from actors.learner import LearnerRank, LearnerSpec
-    from rl.batching import lay_out
+    from actors.learner.rank import LearnerRank
+    from actors.learner.spec import LearnerSpec
+    from rl.advantage.batching import lay_out
     from rl.types import TrainItem
 
     policy = str(MODELS[name]["policy"])
     spec = config.policies[policy]
     target = {
-        "text": "actors.policies.token:TokenPolicy",
-        "image": "actors.policies.denoising:DenoisingPolicy",
+        "text": "actors.policies.token.policy:TokenPolicy",
+        "image": "actors.policies.denoising.policy:DenoisingPolicy",
     }
     rank = LearnerRank(
         LearnerSpec(
@@ -287,7 +288,7 @@ def examples_of(config: Config, name: str, directory: Path, number: int) -> list
 
 def text_examples(config: Config, name: str, directory: Path, number: int) -> list[Any]:
     """Three pictures in the context, and every block as long as it may be."""
-    from actors.policies.tokenizer import load_vocabulary
+    from actors.policies.token.tokenizer import load_vocabulary
     from rl.types import Example, TextSampling, TokenStream
 
     vocabulary = load_vocabulary(directory, tuple(config.chain))
@@ -325,7 +326,7 @@ def find_known(config: Config, policy: str) -> Model:
 
 def picture_example(config: Config, seed: int) -> Any:
     """A final picture of which every step but the last is trained."""
-    from rl.step_selection import sampler_spec
+    from rl.denoising.step_selection import sampler_spec
     from rl.types import DenoisingSegment, Example
 
     block = config.chain["final_image"]
@@ -348,10 +349,10 @@ def picture_example(config: Config, seed: int) -> Any:
 
 def write_texts(config: Config, name: str, directory: Path, watch: Watch) -> None:
     """Fill the cache with long contexts, and take a publication."""
-    from actors.policies.tokenizer import load_vocabulary
-    from actors.text_rollout import TextRolloutWorker
-    from configs.memory import CPU_CACHE_BYTES
-    from configs.workload import cache_bytes_a_token
+    from actors.policies.token.tokenizer import load_vocabulary
+    from actors.rollout.text_worker import TextRolloutWorker
+    from configs.planning.memory import CPU_CACHE_BYTES
+    from configs.planning.workload import cache_bytes_a_token
     from rl.types import TextRequest, TextSampling
 
     worker = TextRolloutWorker(
@@ -389,8 +390,8 @@ def write_texts(config: Config, name: str, directory: Path, watch: Watch) -> Non
 
 def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
     """Paint a full batch of the largest pictures, and take a publication."""
-    from actors.image_rollout import ImageRolloutWorker
-    from rl.step_selection import sampler_spec
+    from actors.rollout.image_worker import ImageRolloutWorker
+    from rl.denoising.step_selection import sampler_spec
     from rl.types import ImageRequest
 
     spec, block = config.policies["image"], config.chain["final_image"]
@@ -427,7 +428,7 @@ def published(config: Config, policy: str, directory: Path) -> tuple[Any, ...]:
     import torch
     from safetensors import safe_open
 
-    from actors.weights import Bucket, pack
+    from actors.weights.buckets import Bucket, pack
 
     net = directory if policy == "text" else directory / "unet"
     prefix = "" if policy == "text" else "unet."

@@ -23,12 +23,12 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.observer import Observer
-from cluster.tracking import read_metrics
-from cluster.training import train
+from cluster.record.observer import Observer
+from cluster.record.sinks import read_metrics
+from cluster.run.train import train
 from configs.load import load_config
+from rl.measure.statistics import mean_interval
 from rl.spans import SpanLog
-from rl.statistics import mean_interval
 
 WARM_UP = 2
 NUM_SPANS = 100_000

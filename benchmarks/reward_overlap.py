@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import ray
 
-from cluster.calls import Worker, gather
-from cluster.runner import ChainRunner, Job, Pools, TextContext
-from cluster.scoring import Scoring
-from cluster.spawn import spawn
+from cluster.pools.chain_runner import ChainRunner, Job, Pools, TextContext
+from cluster.pools.scoring import Scoring
+from cluster.runtime.calls import Worker, gather
+from cluster.runtime.spawn import spawn
 from configs.load import load_config
 from configs.schema import Config, RewardConfig
 from rewards.base import Need, Reward
-from rl.chain import ChainGrammar
+from rl.chain.state import ChainGrammar
 from rl.types import (
     ChainView,
     DenoisingSegment,

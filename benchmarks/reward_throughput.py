@@ -24,12 +24,12 @@ import numpy as np
 import ray
 import torch
 
-from cluster.calls import Worker, gather, put
-from cluster.scoring import Scoring
-from cluster.spawn import kill, spawn
+from cluster.pools.scoring import Scoring
+from cluster.runtime.calls import Worker, gather, put
+from cluster.runtime.spawn import kill, spawn
 from configs.load import load_config
 from configs.schema import RewardConfig
-from rewards.experts import Expert, to_tensor
+from rewards.experts.expert import Expert, to_tensor
 from rl.types import DEGRADED, Finish, Pixels, RewardRequest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.trials import TRIALS, TrialBook
+from cluster.search.trials import TRIALS, TrialBook
 from configs.load import load_config
 from configs.search import PLAN
-from rl.statistics import mean_interval
+from rl.measure.statistics import mean_interval
 
 OFF = 10.0
 """How far the learning rates are off."""

@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from actors.transports.inbox import LoadTimes, WeightInbox
-from actors.transports.outbox import WeightOutbox
-from actors.weights import CPU, Bucket, BufferPool, Received, ahead, lend, pack, unpack
-from cluster.calls import Worker, gather
-from cluster.learners import LearnerGroup
-from cluster.progress import bar
-from cluster.spawn import spawn
-from cluster.transports import Publication, make_transport
+from actors.weights.buckets import CPU, Bucket, BufferPool, Received, ahead, lend, pack, unpack
+from actors.weights.inbox import LoadTimes, WeightInbox
+from actors.weights.outbox import WeightOutbox
+from cluster.pools.learner_group import LearnerGroup
+from cluster.pools.transports import Publication, make_transport
+from cluster.runtime.calls import Worker, gather
+from cluster.runtime.console import bar
+from cluster.runtime.spawn import spawn
 from configs.schema import Config, PolicyConfig
 from rl.types import Manifest
 

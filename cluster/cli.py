@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cluster import rewards_cli
+from cluster.commands import rewards_parser as rewards_cli
 from configs import PACKAGES
 from configs.errors import ConfigError, VlcotError
 
@@ -182,7 +182,7 @@ def _on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Name
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from configs.check_search import check_search
+    from configs.checks.search import check_search
     from configs.search import PLAN, load_plan, with_place
 
     place = Path(arguments.config).resolve()
@@ -190,7 +190,7 @@ def _search(arguments: argparse.Namespace) -> None:
     if resume := (place / PLAN).is_file():
         plan = with_place(plan, place.parent, place.name)
     _say_derived(check_search(plan))
-    _resolve("cluster.search:search")(plan, resume=resume)
+    _resolve("cluster.search.search:search")(plan, resume=resume)
 
 
 def _restore(arguments: argparse.Namespace) -> None:
@@ -198,17 +198,17 @@ def _restore(arguments: argparse.Namespace) -> None:
     for image in arguments.images:
         if not image.exists():
             raise ConfigError(f"{image}: no such photograph or folder")
-    _resolve("cluster.restore:restore")(config, arguments.images, arguments.out)
+    _resolve("cluster.commands.restore:restore")(config, arguments.images, arguments.out)
 
 
 def _report_run(arguments: argparse.Namespace) -> None:
     if not (arguments.run_dir / "metrics.jsonl").is_file():
         raise ConfigError(f"{arguments.run_dir}: no run here (no metrics.jsonl); give a run directory")
-    _resolve("cluster.report:write_report")(arguments.run_dir)
+    _resolve("cluster.report.page:write_report")(arguments.run_dir)
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    if code := _resolve("cluster.status:status")(arguments.run_dir, watch=arguments.watch):
+    if code := _resolve("cluster.commands.status:status")(arguments.run_dir, watch=arguments.watch):
         sys.exit(code)
 
 
@@ -217,19 +217,19 @@ COMMANDS: Mapping[str, Command] = {
         "train both policies and the learned expert on examples, before GRPO",
         "vlcot coldstart demo coldstart.text_steps=200",
         _takes_config,
-        _on_config("cluster.training:coldstart"),
+        _on_config("cluster.run.train:coldstart"),
     ),
     "train": Command(
         "run GRPO; makes the cold start first where there is none",
         "vlcot train demo num_steps=50 name=longer",
         _takes_config_and_address,
-        _on_config("cluster.training:train"),
+        _on_config("cluster.run.train:train"),
     ),
     "eval": Command(
         "measure a run's newest weights on held-out photographs",
         "vlcot eval runs/demo eval.num_prompts=96",
         _takes_config,
-        _on_config("cluster.training:evaluate"),
+        _on_config("cluster.run.train:evaluate"),
     ),
     "restore": Command(
         "restore photographs with what was trained",
@@ -259,13 +259,13 @@ COMMANDS: Mapping[str, Command] = {
         "check a configuration and its photographs, and print what follows; starts nothing",
         "vlcot check demo policies.text.num_ranks=2",
         _takes_config,
-        _on_config("cluster.check:check", announce=False),
+        _on_config("cluster.run.preflight:check", announce=False),
     ),
     "plan": Command(
         "print where every process of a run goes, what it holds, and what does not fit; starts nothing",
         "vlcot plan qwen2_5_vl_8gpu policies.text.zero_stage=2",
         _takes_config,
-        _on_config("cluster.plan_table:plan", announce=False),
+        _on_config("cluster.commands.plan:plan", announce=False),
     ),
     "rewards": Command(
         rewards_cli.SUMMARY,
@@ -280,8 +280,8 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def _load(name_or_path: str, overrides: Sequence[str]) -> Any:
+    from configs.checks.validate import validate
     from configs.load import RESOLVED, load_config
-    from configs.validate import validate
 
     config = load_config(name_or_path, overrides)
     if (Path(name_or_path) / RESOLVED).is_file():

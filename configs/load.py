@@ -1,7 +1,7 @@
 """One YAML file and ``key=value`` overrides in, one frozen ``Config`` out.
 
 The only place that reads a configuration. A mistake costs one line that names the full key, and the
-nearest right one where a key is misspelt. What the values *mean* together is ``configs.validate``'s job.
+nearest right one where a key is misspelt. What the values *mean* together is ``configs.checks.validate``'s job.
 
 Layers, each on top of the one before: the schema's defaults, the algorithm that the file names, the file, the
 algorithm that an override names (it takes the place of the file's), the other overrides.
@@ -82,7 +82,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
 
     Returns:
         The frozen configuration. Values are of the right type; whether they fit together is for
-        ``configs.validate.validate``.
+        ``configs.checks.validate.validate``.
 
     Raises:
         ConfigError: For a file, key or value that cannot be; one line.

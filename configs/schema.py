@@ -75,7 +75,7 @@ class PolicyConfig:
     """What is done about the mismatch between rollout worker and learner: a name or a mapping."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
-    The first steps count for more: the decay rises to it (``actors.ema``)."""
+    The first steps count for more: the decay rises to it (``actors.learner.ema``)."""
     lora: Lora = field(default_factory=FullWeights)
     """Train low-rank adapters instead of the weights: a name or a mapping. The reference of ``kl_weight`` is then the
     policy without them."""

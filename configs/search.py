@@ -1,7 +1,7 @@
 """The ``search:`` section of a configuration: what is searched, for what, and how long.
 
 It is no part of a run's ``Config``: every other command leaves it alone. What its values must be together is
-``configs.check_search``'s job.
+``configs.checks.search``'s job.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import BlockConfig
-from rewards.tracebacks import RAISED
+from rewards.core.tracebacks import RAISED
 from rl.types import ChainView, Scores
 
 _TOLERANCE = 1e-6

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from configs.schema import BlockConfig
 from rewards.base import Missing, Need, Reward, Score
-from rl.data.labels import slot_texts
+from rl.restoration.labels import slot_texts
 from rl.types import ChainView
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from configs.derive import final_px
 from configs.schema import BlockConfig
 from rewards.base import Failure, Need, Reward, Score
-from rewards.catalogue import catalogue, find_metric
-from rewards.experts import JUDGE_OPTIONS, Expert
+from rewards.experts.catalogue import catalogue, find_metric
+from rewards.experts.expert import Expert
+from rewards.experts.judges import JUDGE_OPTIONS
 from rewards.generation import rescale
 from rl.errors import ConfigError
 from rl.types import ChainView
@@ -21,7 +22,7 @@ class FidelityReward(Reward):
 
     The bad end of the range is 0 and the good end 1, whatever the metric's direction; scores beyond an end count as
     that end. PSNR has pyiqa's range of 0 to 40 dB unless another is given. Colour space and border are those of the
-    judges of the same name (``rewards.experts.Judges``). A chain without a final picture, or of a photo without
+    judges of the same name (``rewards.experts.expert.Judges``). A chain without a final picture, or of a photo without
     truth, gets 0.
     """
 
@@ -42,7 +43,7 @@ class FidelityReward(Reward):
         Args:
             metric: pyiqa's name of a full-reference metric.
             range: Its scores' [low, high]; default what pyiqa declares.
-            weights: Its weights file; see ``rewards.experts.Expert``.
+            weights: Its weights file; see ``rewards.experts.expert.Expert``.
             options: Further arguments of the metric.
             device: torch device; None takes a GPU where the process has one.
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from configs.derive import final_px
 from configs.schema import BlockConfig
 from rewards.base import Failure, Need, Reward, Score
-from rewards.catalogue import catalogue
-from rewards.experts import Expert
-from rewards.suggest import suggest
+from rewards.core.suggest import suggest
+from rewards.experts.catalogue import catalogue
+from rewards.experts.expert import Expert
 from rl.errors import ConfigError
 from rl.types import ChainView, Floats
 

@@ -1,4 +1,4 @@
-"""A reward that lives behind a URL: in another environment, on another machine. ``rewards.wire`` has the schema."""
+"""A reward behind a URL: in another environment, on another machine. ``rewards.remote.wire`` has the schema."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rewards.base import Failure, Reward, Score
-from rewards.columns import check_bounds, parse_needs
-from rewards.request import Patience, RequestError, exchange
-from rewards.suggest import suggest
-from rewards.wire import DESCRIBE_PATH, SCORE_PATH, WireError, decode_answer, describe, encode_request
+from rewards.core.suggest import suggest
+from rewards.plain.columns import check_bounds, parse_needs
+from rewards.remote.request import Patience, RequestError, exchange
+from rewards.remote.wire import DESCRIBE_PATH, SCORE_PATH, WireError, decode_answer, describe, encode_request
 from rl.errors import ConfigError, RewardError
 from rl.types import ChainView
 

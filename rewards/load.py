@@ -13,12 +13,12 @@ from typing import Any
 
 from configs.schema import BlockConfig, Config, RewardConfig
 from rewards.base import Need, Reward
-from rewards.compute_score import ComputeScoreReward, is_compute_score
-from rewards.functions import FunctionReward, is_trl_function
-from rewards.suggest import suggest
-from rl.combine import RewardTerm
+from rewards.core.suggest import suggest
+from rewards.plain.compute_score import ComputeScoreReward, is_compute_score
+from rewards.plain.functions import FunctionReward, is_trl_function
+from rl.advantage.combine import RewardTerm
+from rl.advantage.overlong import overlong_terms
 from rl.errors import ConfigError
-from rl.overlong import overlong_terms
 
 
 def load_reward(name: str, config: RewardConfig) -> Reward:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rewards.base import Missing, Need
-from rewards.suggest import suggest
+from rewards.core.suggest import suggest
 from rl.errors import ConfigError
 from rl.types import ChainView, Pixels
 

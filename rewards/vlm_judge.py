@@ -14,9 +14,9 @@ import numpy as np
 from configs.schema import BlockConfig
 from rewards.base import Failure, Reward, Score
 from rewards.rubric import Rubric, Scale
+from rl.compat.vllm import device_arguments, max_model_len, prepare
 from rl.errors import ConfigError
 from rl.types import ChainView, Finish, Reference
-from rl.vllm_setup import device_arguments, max_model_len, prepare
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from configs.schema import Config
-from rl.advantage import assign_advantages
-from rl.batching import build_train_batches
-from rl.combine import RewardTerm
-from rl.metrics import advantage_metrics
+from rl.advantage.assign import assign_advantages
+from rl.advantage.batching import build_train_batches
+from rl.advantage.combine import RewardTerm
+from rl.measure.metrics import advantage_metrics
 from rl.ports import Ports
 from rl.spans import span
 from rl.types import Metrics

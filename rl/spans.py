@@ -2,7 +2,7 @@
 
 Every worker process has one log, ``SPANS``. Writing a span costs microseconds and never waits; the log is bounded,
 so a process that nobody collects from forgets its oldest spans and nothing else happens. Knows nothing of who
-collects (``cluster.beats``) or of trace files (``cluster.timeline``).
+collects (``cluster.runtime.heartbeats``) or of trace files (``cluster.record.timeline``).
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class SamplerSpec:
     """How a picture was sampled; enough to score it again."""
 
     kind: str = "flow_grpo"
-    """A name in ``rl.samplers.SAMPLERS``."""
+    """A name in ``rl.denoising.samplers.SAMPLERS``."""
     noise_level: float = 0.7
     """Of that sampler; 0 is deterministic and leaves nothing to train."""
     guidance_scale: float = 1.0

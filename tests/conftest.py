@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.reference.command import ROOT
 
 # Before any library reads them. Tests start many processes on few cores, and must never reach out.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

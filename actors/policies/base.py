@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import PolicyConfig
-from rl.actions import ActionScores as ActionScores
+from rl.loss.actions import ActionScores as ActionScores
 from rl.types import Example
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.recorder import block_texts
-from cluster.timeline import covered_frac, spans_of
-from cluster.trackers import read_notes
-from cluster.tracking import read_metrics
+from cluster.record.recorder import block_texts
+from cluster.record.sinks import read_metrics
+from cluster.record.timeline import covered_frac, spans_of
+from cluster.record.trackers.base import read_notes
 from rl.data.images import load_picture, resize
 from tests.reference import own_package
 from tests.reference.command import FAILING, INTERRUPTIBLE, NUM_STEPS, ROOT, interrupt, numbers, vlcot
@@ -155,7 +155,7 @@ def test_a_users_own_package_is_a_reward_of_a_config_from_outside(runs: Path, tm
 
 
 def test_exports_load_with_the_plain_libraries(runs: Path) -> None:
-    from rl.torchvision_compat import ensure_torchvision
+    from rl.compat.torchvision import ensure_torchvision
 
     ensure_torchvision()
     from diffusers import DiffusionPipeline

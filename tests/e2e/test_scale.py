@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.tracking import read_metrics
-from cluster.trials import TrialBook
+from cluster.record.sinks import read_metrics
+from cluster.search.trials import TrialBook
 from rl.types import JsonDict
 from tests.reference.command import DEADLINE_S, NUM_STEPS, ROOT, numbers, vlcot
 

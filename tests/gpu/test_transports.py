@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from actors.transports.group import WeightGroup
-from actors.transports.outbox import WeightOutbox
-from actors.transports.shared import open_shared
-from actors.weights import CPU, Bucket, digest, pack, unpack
+from actors.weights.buckets import CPU, Bucket, digest, pack, unpack
+from actors.weights.group import WeightGroup
+from actors.weights.ipc import open_shared
+from actors.weights.outbox import WeightOutbox
 from rl.types import Manifest
 from tests.reference.gpu import in_processes, needs_gpus
 

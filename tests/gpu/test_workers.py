@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from actors.image_rollout import ImageRolloutWorker
-from actors.image_teacher import build_image_policy
+from actors.coldstart.image_teacher import build_image_policy
 from actors.policies.base import TrainablePolicy
-from actors.policies.denoising import DenoisingPolicy
-from actors.policies.image_sampler import load_pipeline
-from actors.policies.token import TokenPolicy
-from actors.text_rollout import TextRolloutWorker
-from actors.weights import Bucket, pack
+from actors.policies.denoising.policy import DenoisingPolicy
+from actors.policies.denoising.sampler import load_pipeline
+from actors.policies.token.policy import TokenPolicy
+from actors.rollout.image_worker import ImageRolloutWorker
+from actors.rollout.text_worker import TextRolloutWorker
+from actors.weights.buckets import Bucket, pack
 from configs.schema import PolicyConfig
 from rl.types import Example
 from tests.reference.gpu import in_processes, needs_gpus

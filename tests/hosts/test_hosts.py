@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.tracking import read_metrics
+from cluster.record.sinks import read_metrics
 from tests.reference.command import INTERRUPTIBLE, interrupt, numbers, vlcot
 from tests.reference.hosts import ROOT, ForbiddenError, Hosts, check_allowed, environment
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.tracking import read_metrics
+from cluster.record.sinks import read_metrics
 from tests.reference.command import DEADLINE_S, ROOT, numbers, vlcot
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configs.methods import CISPO, GMPO, GSPO, PPO, DualClip, Guard, OnPolicy
-from rl.actions import Actions, ActionScores
+from rl.loss.actions import Actions, ActionScores
 from tests.reference.loss import normal_logprob
 
 METHODS = (

@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from actors import deepspeed_engine
-from actors.learner import LearnerRank
+from actors.learner.rank import LearnerRank
+from actors.shared import deepspeed_engine
 from configs.schema import PolicyConfig
 from rl.types import Example
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received

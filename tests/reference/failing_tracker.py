@@ -1,6 +1,6 @@
 """A tracker that breaks in the middle of a run."""
 
-from cluster.trackers import Tracker
+from cluster.record.trackers.base import Tracker
 
 
 class FailsAtOne(Tracker):

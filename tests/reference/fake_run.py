@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from cluster.recorder import ChainRecorder
-from cluster.tracking import JsonlSink
-from rl.statistics import summarise_eval
+from cluster.record.recorder import ChainRecorder
+from cluster.record.sinks import JsonlSink
+from rl.measure.statistics import summarise_eval
 from rl.types import Chain, Finish, Prompt, Reference
 
 PHOTOS = {

@@ -4,14 +4,14 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 
 from benchmarks.hackable import LocalContrast, local_contrast
-from cluster.recorder import ChainRecorder
-from cluster.selection import chains_to_record
-from cluster.tracking import JsonlSink
-from cluster.watch import JudgeWatch
+from cluster.record.recorder import ChainRecorder
+from cluster.record.selection import chains_to_record
+from cluster.record.sinks import JsonlSink
+from cluster.run.alarms import JudgeWatch
 from configs.schema import BlockConfig, Config, RewardConfig
-from rl.combine import RewardTerm
-from rl.hacking import judges_of
-from rl.metrics import reward_metrics
+from rl.advantage.combine import RewardTerm
+from rl.measure.hacking import judges_of
+from rl.measure.metrics import reward_metrics
 from rl.types import Chain, Finish
 from tests.reference.fake_run import PHOTOS, make_prompt, restore
 from tests.reference.groups import make_group, make_scores

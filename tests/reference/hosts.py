@@ -16,7 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.reference.command import ROOT
+
 PORT = 6379
 OBJECT_STORE_BYTES = 256 << 20
 RAY = {

@@ -14,13 +14,14 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from actors.deepspeed_engine import stop_process_group
-from actors.learner import LearnerRank, LearnerSpec
-from actors.lora import add_adapter
-from actors.weights import Bytes, unpack
+from actors.learner.rank import LearnerRank
+from actors.learner.spec import LearnerSpec
+from actors.shared.deepspeed_engine import stop_process_group
+from actors.shared.lora import add_adapter
+from actors.weights.buckets import Bytes, unpack
 from configs.methods import CISPO, GSPO, PPO, Adapter, TruncatedImportance
 from configs.schema import PolicyConfig
-from rl.batching import lay_out
+from rl.advantage.batching import lay_out
 from rl.errors import DivergedError
 from rl.types import Example, Manifest, TokenStream, TrainBatch, TrainItem
 from tests.reference.plain_losses import PlainSequence, step_loss
@@ -220,7 +221,7 @@ def all_stages(
     rank: int, world_size: int, port: int, root: Path, lives: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """Train, publish, score, export, save, load and diverge under each (ZeRO stage, micro-batch size)."""
-    from actors import deepspeed_engine
+    from actors.shared import deepspeed_engine
 
     deepspeed_engine.PERSISTENCE_ELEMENTS = 0  # so that ZeRO-3 shards even the tiny policy
     found: dict[str, Any] = {}
@@ -272,7 +273,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def all_methods(rank: int, world_size: int, port: int, root: Path) -> dict[str, Any]:
     """Train under each method."""
-    from actors import deepspeed_engine
+    from actors.shared import deepspeed_engine
 
     deepspeed_engine.PERSISTENCE_ELEMENTS = 0
     found = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from actors import deepspeed_engine
+from actors.shared import deepspeed_engine
 from configs.methods import Adapter
 from configs.schema import PolicyConfig
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors import deepspeed_engine as ds
-from actors.supervised import SupervisedSpec, run_supervised
+from actors.coldstart.supervised import SupervisedSpec, run_supervised
+from actors.shared import deepspeed_engine as ds
 from rl.errors import DivergedError
 from tests.reference.tiny_policy import TinyClassifier
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.policies.qwen2_5_vl import build_text_policy
-from actors.policies.tokenizer import TextVocabulary, load_vocabulary
+from actors.policies.token.qwen2_5_vl import build_text_policy
+from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
 from rl.types import DEGRADED, Example, Pixels, TextReply, TextRequest, TextSampling, TokenStream
 
 BLOCKS = ("look", "picture", "say")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rl.torchvision_compat import ensure_torchvision
+from rl.compat.torchvision import ensure_torchvision
 from rl.types import Pixels
 from tests.reference.tiny_text import build
 

@@ -1,0 +1,1 @@
+"""The supervised start: data, losses and loop."""

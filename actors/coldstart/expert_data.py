@@ -1,0 +1,152 @@
+"""What the learned expert is taught with: pictures that a restoring policy could make, and how good they are.
+
+Its lessons are all that GRPO could be tempted by: blur, noise left or added, sharpening, compression, half a
+restoration, and the image policy's own outputs at several noise levels.
+
+Letters: N contents, V variants of each, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from rl.restoration.degradation import jpeg
+from rl.restoration.kernels import resize_planes, to_bytes
+from rl.types import Floats, Pixels
+
+_LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertDataset:
+    """Variants of photographs, and how good each is."""
+
+    pictures: NDArray[np.uint8]
+    """``[N, V, H, W, 3]``."""
+    qualities: Floats
+    """``[N, V]``, SSIM to the truth."""
+    kinds: tuple[str, ...]
+    """``[V]``: what was done; ``truth`` first, restored outputs begin with ``restored/``."""
+
+    def columns(self, prefix: str) -> list[int]:
+        """Return the indexes of the variants whose kind begins so."""
+        return [index for index, kind in enumerate(self.kinds) if kind.startswith(prefix)]
+
+
+def make_expert_dataset(
+    truths: Sequence[Pixels], restored: Mapping[str, Sequence[Pixels]], *, seed: int
+) -> ExpertDataset:
+    """Make and grade variants of photographs.
+
+    Args:
+        truths: N photographs of one size.
+        restored: Outputs of the image policy by any name, e.g. ``noise0.7/sample1``; each holds one picture
+            a truth, in order. Several samples at one noise level teach what matters most: telling apart the
+            near-equal restorations of one group.
+        seed: Of the variants.
+
+    Raises:
+        ValueError: If a sequence in ``restored`` differs from ``truths`` in number or size.
+    """
+    for name, outputs in restored.items():
+        if [o.shape for o in outputs] != [t.shape for t in truths]:
+            raise ValueError(f"restored[{name!r}] must hold one picture a truth, of its size")
+    rng = np.random.default_rng(seed)
+    rows = [
+        make_variants(truth, rng) | {f"restored/{name}": outputs[i] for name, outputs in restored.items()}
+        for i, truth in enumerate(truths)
+    ]
+    pictures = np.stack([np.stack(list(row.values())) for row in rows])
+    return ExpertDataset(
+        pictures=pictures,
+        qualities=np.stack([ssim_luma(p, truth) for p, truth in zip(pictures, truths, strict=True)]),
+        kinds=tuple(rows[0]),
+    )
+
+
+def make_variants(truth: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
+    """Make one picture of each kind from a truth, at random severity.
+
+    ``near/`` kinds are equal but for small differences, as the restorations of one group are.
+    """
+    sharp = truth.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+    small = _down_up(sharp, rng.uniform(1.5, 4.0))
+    blurred = _blur(sharp, rng.uniform(0.4, 2.5))
+    base = small + rng.uniform(0.0, 0.6) * (sharp - small)
+    near = rng.uniform(0.005, 0.03)
+    planes = {
+        "truth": sharp,
+        "truth/noise-light": sharp + _noise(sharp, rng.uniform(0.01, 0.03), rng),
+        "truth/noise": sharp + _noise(sharp, rng.uniform(0.03, 0.12), rng),
+        "truth/sharpened": _sharpen(sharp, rng),
+        "truth/jpeg": jpeg(sharp, int(rng.integers(15, 80))),
+        "bicubic": small,
+        "bicubic/noise": small + _noise(small, rng.uniform(0.01, 0.1), rng),
+        "bicubic/sharpened": _sharpen(small, rng),
+        "bicubic/jpeg": jpeg(small, int(rng.integers(15, 80))),
+        "blurred": blurred,
+        "blurred/noise": blurred + _noise(blurred, rng.uniform(0.01, 0.08), rng),
+    }
+    for index in range(4):
+        share = rng.uniform(-0.1, 0.1)
+        added = _noise(sharp, near * rng.uniform(0.2, 2.0), rng, grain_px=rng.choice([0.0, 0.5, 1.0]))
+        planes[f"near/{index}"] = base + share * (sharp - small) + added
+    return {kind: to_bytes(np.ascontiguousarray(p.transpose(1, 2, 0))) for kind, p in planes.items()}
+
+
+def ssim_luma(pictures: NDArray[np.uint8], truth: Pixels) -> Floats:
+    """Return the SSIM of pictures to one truth, on rounded luma, without border.
+
+    The judge ``ssim`` to four digits, thirty times faster: its window is separable, and grading the data set
+    would otherwise take as long as the fit.
+
+    Args:
+        pictures: ``uint8[V, H, W, 3]``.
+        truth: ``uint8[H, W, 3]``, edges of at least 11 pixels.
+
+    Source:
+        Wang et al. 2004, eq. 13; window 11 x 11, sigma 1.5, K1 0.01, K2 0.03.
+    """
+
+    def blur(planes: Floats) -> Floats:
+        means: Floats = gaussian_filter(planes, sigma=1.5, radius=5, axes=(-2, -1))[..., 5:-5, 5:-5]
+        return means
+
+    x: Floats = np.rint(pictures @ _LUMA)
+    y: Floats = np.rint(truth @ _LUMA)
+    mean_x, mean_y = blur(x), blur(y)
+    variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    structure = np.maximum(2 * covariance + 7.65**2, 0) / (variances + 7.65**2)
+    similarity = (2 * mean_x * mean_y + 2.55**2) / (mean_x**2 + mean_y**2 + 2.55**2) * structure
+    graded: Floats = similarity.mean(axis=(-2, -1), dtype=np.float64).astype(np.float32)
+    return graded
+
+
+def _down_up(planes: Floats, factor: float) -> Floats:
+    _, height, width = planes.shape
+    small = resize_planes(planes, max(2, round(height / factor)), max(2, round(width / factor)), "area")
+    return resize_planes(small, height, width, "bicubic")
+
+
+def _blur(planes: Floats, sigma: float) -> Floats:
+    blurred: Floats = gaussian_filter(planes, sigma=(0, sigma, sigma), mode="mirror")
+    return blurred
+
+
+def _sharpen(planes: Floats, rng: np.random.Generator) -> Floats:
+    return planes + np.float32(rng.uniform(0.5, 2.5)) * (planes - _blur(planes, rng.uniform(0.7, 1.5)))
+
+
+def _noise(planes: Floats, level: float, rng: np.random.Generator, *, grain_px: float = 0.0) -> Floats:
+    """Draw Gaussian noise of a standard deviation ``level``, smoothed to grains of ``grain_px``."""
+    noise = rng.standard_normal(planes.shape, dtype=np.float32)
+    if grain_px:
+        noise = _blur(noise, grain_px)
+    scaled: Floats = noise * np.float32(level / max(float(noise.std()), 1e-6))
+    return scaled

@@ -1,0 +1,281 @@
+"""What the text policy's cold start learns from: true chains and their pictures as patches, made once.
+
+Chains are put together from what is known of a photo by walking the grammar, so the grammar proves each.
+
+Letters: N examples, B rows, S expanded tokens (padded), P patches, d values a patch, V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from actors.policies.token.policy import TokenPolicy
+from actors.policies.token.tokenizer import TextVocabulary, closing_tag, encode, opening_tag
+from rl.chain.state import ChainGrammar, ChainState, PaintImage, WriteText
+from rl.data.images import resize
+from rl.errors import DataError
+from rl.restoration.labels import VOCABULARY, degradation_text
+from rl.seeding import derive_seed
+from rl.types import DEGRADED, Example, Finish, Pixels, Prompt, TextSampling
+
+DEGRADATION_BLOCK = "degradation"
+"""The text block that names the degradations; the others take the captions, coarse to fine."""
+COLLATE_ROWS = 64
+"""Examples turned to patches at a time."""
+NOT_AN_ACTION = -100
+"""Target where nothing is learned (what ``cross_entropy`` ignores)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDataset:
+    """Whole chains with their pictures as patches, made once."""
+
+    input_ids: Tensor
+    """``[N, S]`` int64: placeholders expanded, padded behind the end."""
+    position_ids: Tensor
+    """``[N, 3, S]`` int64: time, height, width."""
+    targets: Tensor
+    """``[N, S]`` int64: the id to be sampled at each position, or ``NOT_AN_ACTION``."""
+    lengths: Tensor
+    """``[N]`` int64: tokens of each row."""
+    patches: Tensor
+    """``[N, P, d]`` float16: of the degraded photo, then of each picture in the context."""
+    grids: Tensor
+    """``[pictures, 3]`` int64: patches in time, height and width; equal in all rows."""
+    slots: Tensor
+    """``[N, 5]`` int64: the right word of each degradation slot."""
+    words: Tensor
+    """``[N, V]`` bool: ids that occur in the captions."""
+
+
+def make_dataset(
+    prompts: Sequence[Prompt],
+    *,
+    grammar: ChainGrammar,
+    vocabulary: TextVocabulary,
+    tokenizer: Any,
+    policy: TokenPolicy,
+    seed: int,
+) -> TextDataset:
+    """Put true chains together and turn their pictures into patches.
+
+    A picture in the context lies at random between the truth and the enlarged degraded photo: when the policy
+    is used, it is the image policy's own, which may be as blurred as either.
+
+    Args:
+        prompts: Each with labels and captions, all degraded photos of one size.
+        grammar: Of the chain; every chain is checked by it.
+        vocabulary: The text policy's.
+        tokenizer: The text policy's.
+        policy: Turns pictures into patches the way it will in RL.
+        seed: Of the pictures in the context.
+
+    Raises:
+        DataError: If labels or captions are missing, a text does not fit its block, or photos differ in size.
+    """
+    if len({prompt.degraded.shape for prompt in prompts}) != 1:
+        raise DataError("the text cold start wants degraded photos of one size")
+    num_ids = int(policy.model.config.get_text_config().vocab_size)
+    sampling = TextSampling(forbidden_ids=vocabulary.forbidden_ids)
+    parts = []
+    for first in range(0, len(prompts), COLLATE_ROWS):
+        some = prompts[first : first + COLLATE_ROWS]
+        states = [write_chain(prompt, grammar, vocabulary, tokenizer) for prompt in some]
+        chains = zip(some, states, strict=True)
+        parts.append(_rows(policy, [make_example(p, s, grammar, sampling, seed=seed) for p, s in chains]))
+    length = max(part["input_ids"].shape[1] for part in parts)
+    columns = {"input_ids": 0, "position_ids": 0, "targets": NOT_AN_ACTION}
+
+    def join(name: str) -> Tensor:
+        if name not in columns:
+            return torch.cat([part[name] for part in parts])
+        return torch.cat([_widen(part[name], length, columns[name]) for part in parts])
+
+    return TextDataset(
+        input_ids=join("input_ids"),
+        position_ids=join("position_ids"),
+        targets=join("targets"),
+        lengths=join("lengths"),
+        patches=join("patches"),
+        grids=parts[0]["grids"],
+        slots=torch.tensor([_slot_ids(prompt) for prompt in prompts]),
+        words=torch.stack([_word_mask(prompt, tokenizer, num_ids) for prompt in prompts]),
+    )
+
+
+def true_texts(prompt: Prompt, grammar: ChainGrammar) -> dict[str, str]:
+    """Return the right body of every text block.
+
+    Raises:
+        DataError: If labels or captions are missing.
+    """
+    reference, texts = prompt.reference, {}
+    captions = iter(reference.captions)
+    for name, block in zip(grammar.names, grammar.blocks, strict=True):
+        if block.kind == "image":
+            continue
+        if name == DEGRADATION_BLOCK:
+            texts[name] = degradation_text(reference.labels) if reference.labels else ""
+        else:
+            texts[name] = next(captions, "")
+        if not texts[name]:
+            what = "degradation labels" if name == DEGRADATION_BLOCK else "a caption"
+            raise DataError(f"{prompt.prompt_id}: the text cold start needs {what} for <{name}>")
+    return texts
+
+
+def write_chain(
+    prompt: Prompt, grammar: ChainGrammar, vocabulary: TextVocabulary, tokenizer: Any
+) -> ChainState:
+    """Walk the grammar with the right texts.
+
+    Raises:
+        DataError: If labels or captions are missing, or a text is longer than its block.
+    """
+    texts = true_texts(prompt, grammar)
+    state = ChainState(grammar, vocabulary.prompt)
+    index = {name: i for i, name in enumerate(grammar.names)}
+    while isinstance(step := state.next_step(), WriteText | PaintImage):
+        if isinstance(step, PaintImage):
+            state.image_painted(step.block, 0)
+            continue
+        written = f"{opening_tag(step.block)}{texts[step.block]}{closing_tag(step.block)}"
+        following = index[step.block] + 1
+        if grammar.is_image(following):
+            written += opening_tag(grammar.names[following])
+        tokens = encode(tokenizer, written)
+        if len(tokens) > step.max_tokens:
+            raise DataError(
+                f"{prompt.prompt_id}: <{step.block}> takes {len(tokens)} tokens; "
+                f"raise chain.{step.block}.max_tokens (now {step.max_tokens})"
+            )
+        state.text_written(tokens, [0.0] * len(tokens), stopped=True, version=0)
+    if step.finish is not Finish.STOP:
+        raise DataError(f"{prompt.prompt_id}: its texts do not fit the chain: {step.error}")
+    return state
+
+
+def batches(
+    dataset: TextDataset, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, head_batches: int = 0
+) -> Iterator[dict[str, Tensor]]:
+    """Yield training batches without end, every example once before any comes again.
+
+    Args:
+        dataset: From ``make_dataset``.
+        batch_size: Rows over all ranks.
+        seed: Of the order.
+        rank: This worker; ranks take different rows of the same order.
+        world: Number of workers.
+        head_batches: The first batches teach the head alone.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "text teacher"))
+    num = -(-batch_size // world)
+    order = torch.empty(0, dtype=torch.int64)
+    count = 0
+    while True:
+        while len(order) < num * world:
+            order = torch.cat([order, torch.randperm(len(dataset.slots), generator=generator)])
+        rows, order = order[rank : num * world : world], order[num * world :]
+        yield _batch(dataset, rows, has_chains=count >= head_batches)
+        count += 1
+
+
+def _batch(dataset: TextDataset, rows: Tensor, *, has_chains: bool) -> dict[str, Tensor]:
+    """Take some rows; of chains, no more columns than the longest needs."""
+    grids = dataset.grids if has_chains else dataset.grids[:1]
+    batch = {
+        "patches": dataset.patches[rows, : int(grids.prod(1).sum())].float(),
+        "grids": grids,
+        "slots": dataset.slots[rows],
+        "words": dataset.words[rows].float(),
+    }
+    if has_chains:
+        length = int(dataset.lengths[rows].max())
+        batch["input_ids"] = dataset.input_ids[rows, :length]
+        batch["position_ids"] = dataset.position_ids[rows, :, :length].transpose(0, 1).contiguous()
+        batch["targets"] = dataset.targets[rows, :length]
+    return batch
+
+
+# --------------------------------------------------------------------------------- examples
+
+
+def make_example(
+    prompt: Prompt, state: ChainState, grammar: ChainGrammar, sampling: TextSampling, *, seed: int
+) -> Example:
+    """Put a chain and its pictures together.
+
+    Raises:
+        DataError: If the chain has no text blocks.
+    """
+    stream = state.stream(sampling)
+    if stream is None:
+        raise DataError("the text cold start needs a chain with text blocks")
+    rng = np.random.default_rng(derive_seed(seed, "context pictures", prompt.prompt_id))
+    sizes = {name: block.size_px for name, block in zip(grammar.names, grammar.blocks, strict=True)}
+    pictures = tuple(
+        prompt.degraded if name == DEGRADED else _context_picture(prompt, sizes[name], rng)
+        for name in stream.pictures
+    )
+    return Example(segment=stream, pictures=pictures)
+
+
+def _context_picture(prompt: Prompt, size: int, rng: np.random.Generator) -> Pixels:
+    """Mix the truth and the enlarged degraded photo, ``u8[size, size, 3]``."""
+    blurred = resize(prompt.degraded, size, size)
+    if prompt.reference.photo is None:
+        return blurred
+    truth = resize(prompt.reference.photo, size, size)
+    share = rng.uniform()
+    return np.rint(share * truth + (1 - share) * blurred).astype(np.uint8)
+
+
+def _rows(policy: TokenPolicy, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Collate some examples the way the learner does, one row each."""
+    inputs = policy.collate(examples).inputs
+    input_ids, num = inputs["input_ids"], len(examples)
+    targets = torch.full_like(input_ids, NOT_AN_ACTION)
+    targets[inputs["row_of"], inputs["source"]] = inputs["target"]
+    grids = inputs["image_grid_thw"].view(num, -1, 3)
+    patches = inputs["pixel_values"]
+    last = torch.where(targets != NOT_AN_ACTION, torch.arange(input_ids.shape[1]), 0).amax(1)
+    return {
+        "input_ids": input_ids,
+        "position_ids": inputs["position_ids"].transpose(0, 1),
+        "targets": targets,
+        "lengths": last + 1,
+        "patches": patches.view(num, -1, patches.shape[-1]).half(),
+        "grids": grids[0],
+    }
+
+
+def _widen(values: Tensor, length: int, fill: int) -> Tensor:
+    """Pad the last axis to ``length``."""
+    return F.pad(values, (0, length - values.shape[-1]), value=fill)
+
+
+def _slot_ids(prompt: Prompt) -> list[int]:
+    """Number the right word of each slot.
+
+    Raises:
+        DataError: If a word is none of its slot's.
+    """
+    labels = prompt.reference.labels
+    if len(labels) != len(VOCABULARY) or any(w not in v for w, v in zip(labels, VOCABULARY, strict=True)):
+        raise DataError(f"{prompt.prompt_id}: the text cold start needs degradation labels, got {labels}")
+    return [words.index(word) for word, words in zip(labels, VOCABULARY, strict=True)]
+
+
+def _word_mask(prompt: Prompt, tokenizer: Any, num_ids: int) -> Tensor:
+    """Mark the ids of the captions, ``[V]`` bool."""
+    mask = torch.zeros(num_ids, dtype=torch.bool)
+    for caption in prompt.reference.captions:
+        mask[encode(tokenizer, caption)] = True
+    return mask

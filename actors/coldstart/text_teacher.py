@@ -1,0 +1,116 @@
+"""The text policy under the loss of its cold start.
+
+Two losses. The language-model loss teaches the grammar and the words. It alone leaves the degradation words at
+chance for as long as a laptop run lasts, because nothing tells the vision tower what to look for; so a linear
+head on the degraded photo's mean picture token classifies the degradation slots and the words of the captions,
+first alone and then beside the other. The head is dropped at export.
+
+Knows neither DeepSpeed nor Ray: ``actors.coldstart.supervised`` runs it.
+
+Letters: B rows, P patches, d values a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from actors.coldstart.text_data import NOT_AN_ACTION
+from actors.policies.token.policy import TokenPolicy
+from actors.policies.token.tokenizer import load_tokenizer
+from configs.schema import PolicyConfig
+from rl.restoration.labels import VOCABULARY
+
+WORDS_WEIGHT = 0.01
+"""Weight of the head's words beside its slots: dozens of easy words drown five slots at 0.05 already."""
+RARE = -4.0
+"""Log-odds of a word before anything is learned. At 0 the hundreds of words that never occur would be all that
+the optimizer hears of for hundreds of steps."""
+HEAD_SHARE = 0.78
+"""Share of the steps that teach the head alone, under a learning-rate schedule of their own: ten of them cost one
+with chains, and words come fast once there is something to say."""
+HEAD_WEIGHT = 1.0
+"""Weight of the head's loss beside the language-model loss."""
+
+
+class TextTeacher(nn.Module):
+    """A token policy and a head on what it sees, under the supervised loss.
+
+    Args:
+        directory: Checkpoint to start from, in the Hugging Face layout.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.tokenizer = load_tokenizer(directory)
+        self.policy = TokenPolicy.load(directory, PolicyConfig(kind="token", dtype="float32"), block_names=())
+        config = self.policy.model.config
+        text = config.get_text_config()
+        self._num_slot_words = [len(words) for words in VOCABULARY]
+        self.head = nn.Linear(int(text.hidden_size), sum(self._num_slot_words) + int(text.vocab_size))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        nn.init.constant_(self.head.bias[sum(self._num_slot_words) :], RARE)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the head's loss, and with chains in the batch the language-model loss with it.
+
+        Args:
+            batch: From ``batches``.
+
+        Returns:
+            Scalar, nats: mean over tokens plus mean over slots.
+        """
+        seen = self._look(batch["patches"], batch["grids"])
+        # Normed like the language model norms its input: what the head finds there, that can find as well.
+        pooled = F.rms_norm(seen[0], seen[0].shape[-1:]).mean(1)
+        loss = HEAD_WEIGHT * self._head_loss(pooled, batch["slots"], batch["words"])
+        if "targets" not in batch:
+            return loss
+        return loss + self._chain_loss(torch.cat(seen, dim=1), batch)
+
+    def _look(self, patches: Tensor, grids: Tensor) -> list[Tensor]:
+        """Turn patches ``[B, P, d]`` into picture tokens, ``[B, tokens, width]`` a picture.
+
+        Gradient flows through the first, the degraded photo: the others show the same and cost twice as much.
+        """
+        first, *others = patches.split(grids.prod(1).tolist(), dim=1)
+        seen = [self._see(first, grids[0])]
+        with torch.no_grad():
+            return seen + [self._see(part, grid) for part, grid in zip(others, grids[1:], strict=True)]
+
+    def _see(self, patches: Tensor, grid: Tensor) -> Tensor:
+        """Run the vision tower on one picture of every row."""
+        rows = len(patches)
+        output = self.policy.model.model.visual(patches.flatten(0, 1), grid_thw=grid.expand(rows, 3))
+        tokens: Tensor = output.pooler_output
+        return tokens.view(rows, -1, tokens.shape[-1])
+
+    def _head_loss(self, pooled: Tensor, slots: Tensor, words: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the slots plus that of the words, which are independent."""
+        scores = self.head(pooled)
+        *by_slot, of_words = scores.split([*self._num_slot_words, words.shape[1]], dim=1)
+        slot_losses = [F.cross_entropy(part, slots[:, index]) for index, part in enumerate(by_slot)]
+        word_loss = F.binary_cross_entropy_with_logits(of_words, words, reduction="none").sum(1).mean()
+        return torch.stack(slot_losses).mean() + WORDS_WEIGHT * word_loss
+
+    def _chain_loss(self, seen: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean negative log-prob of the sampled tokens."""
+        model = self.policy.model
+        embedded = model.get_input_embeddings()(batch["input_ids"])
+        is_picture = (batch["input_ids"] == model.config.image_token_id)[..., None]
+        hidden = model.model.language_model(
+            inputs_embeds=embedded.masked_scatter(is_picture, seen.to(embedded.dtype)),
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).last_hidden_state
+        is_action = batch["targets"] != NOT_AN_ACTION
+        return F.cross_entropy(model.lm_head(hidden[is_action]), batch["targets"][is_action])
+
+    def export(self, directory: Path) -> None:
+        """Write the policy with the present weights: model, processor and tokenizer, without the head."""
+        self.policy.export(directory, {n: p.detach().clone() for n, p in self.policy.published()})

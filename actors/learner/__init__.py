@@ -1,0 +1,1 @@
+"""Learner ranks: update, publish, save."""

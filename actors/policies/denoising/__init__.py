@@ -1,0 +1,1 @@
+"""Policies that paint by denoising steps."""

@@ -1,0 +1,1 @@
+"""Rollout workers: text with vLLM, pictures with diffusers."""

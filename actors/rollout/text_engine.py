@@ -1,0 +1,260 @@
+"""One vLLM engine in this process: requests in, sampled ids and their log-probs out.
+
+The only file of the text policy that knows vLLM. Not thread-safe: one thread makes it and does everything with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.policies.token.guidance import without_content
+from actors.rollout.guided_pairs import UNCONDITIONAL, Pair, PairDesk, Room
+from actors.shared.lora import scale_of
+from actors.weights.buckets import Received
+from actors.weights.inbox import LoadTimes
+from configs.methods import Adapter
+from configs.schema import PolicyConfig
+from rl.compat.vllm import device_arguments, max_model_len, prepare
+from rl.errors import WeightSyncError
+from rl.types import Manifest, Pixels, TextReply, TextRequest
+
+BATCHED_TOKENS = 8192
+"""Most tokens in one step of the engine; at least the longest chain."""
+MAX_MODEL_LEN = 4096
+"""Longest chain, tokens with expanded pictures; less where the model allows less."""
+GPU_MEMORY_FRAC = 0.9
+"""Share of its part of a GPU that the engine takes, weights and cache together."""
+RECEIVER = "actors.rollout.vllm_extension.WeightReceiver"
+GUIDANCE = "actors.rollout.vllm_guidance:PairGuidance"
+
+GUIDED_ENVIRONMENT = {
+    # The newer model runner, the default on GPUs, has another interface for what changes logits.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
+
+
+class TextEngine:
+    """A vLLM engine that serves one Qwen2.5-VL checkpoint.
+
+    With guidance each request is two rows of the engine, one with the pictures and one with grey ones.
+
+    Args:
+        directory: Hugging Face layout.
+        config: Of the policy.
+        max_pictures: Most pictures in one context.
+        seed: Of the engine; every request has its own.
+    """
+
+    def __init__(self, directory: Path, config: PolicyConfig, *, max_pictures: int, seed: int) -> None:
+        is_guided = config.guidance_scale != 1
+        prepare(directory, GUIDED_ENVIRONMENT if is_guided else None)
+        from vllm import EngineArgs, LLMEngine
+
+        arguments = EngineArgs(
+            model=str(directory),
+            dtype=config.dtype,
+            seed=seed,
+            max_model_len=max_model_len(directory, MAX_MODEL_LEN),
+            max_num_batched_tokens=BATCHED_TOKENS,
+            enable_prefix_caching=True,
+            limit_mm_per_prompt={"image": max_pictures, "video": 0},
+            # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls=RECEIVER,
+            # So that it can give its memory back wherever it has to take turns with a learner.
+            enable_sleep_mode=config.num_gpus > 0,
+            logits_processors=[GUIDANCE] if is_guided else None,
+            # What a step wrote must be known before the next begins, to prove that pairs kept in step.
+            async_scheduling=False if is_guided else None,
+            **device_arguments(
+                on_gpu=config.num_gpus > 0,
+                gpu_memory_frac=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
+            ),
+        )
+        self._base = _base_of(directory, config)
+        self._engine: Any = LLMEngine.from_engine_args(arguments)
+        self._num_ids = int(self._engine.model_config.get_vocab_size())
+        self._pairs = PairDesk(self._room()) if is_guided else None
+
+    def _room(self) -> Room:
+        """Read off vLLM's configuration what a step takes."""
+        config = self._engine.vllm_config
+        return Room(
+            step_tokens=int(config.scheduler_config.max_num_batched_tokens),
+            rows=int(config.scheduler_config.max_num_seqs),
+            # vLLM keeps one block for itself.
+            blocks=int(config.cache_config.num_gpu_blocks) - 1,
+            block_tokens=int(config.cache_config.block_size),
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is unfinished."""
+        is_waiting = self._pairs is not None and self._pairs.is_waiting
+        return not is_waiting and not self._engine.has_unfinished_requests()
+
+    def add(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> None:
+        """Take a request in; it joins those that decode.
+
+        Args:
+            key: Unique among the unfinished.
+            request: What to write.
+            pictures: Those of its placeholders, in order.
+
+        Raises:
+            ValueError: If vLLM refuses it, e.g. because it is too long, or it wants guidance of an engine that
+                was made without, or the other way round.
+        """
+        if (self._pairs is not None) != (request.sampling.guidance != 1):
+            raise ValueError(
+                f"{request.request_id}: guidance must be the engine's (policies.*.guidance_scale)"
+            )
+        if self._pairs is None:
+            prompt = _prompt(request, pictures)
+            self._engine.add_request(key, prompt, _sampling_params(request, self._num_ids))
+        else:
+            self._pairs.put(self._pair(key, request, pictures))
+
+    def _pair(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> Pair:
+        """Have vLLM check and expand both rows; they are not in the engine yet."""
+        from actors.rollout.vllm_guidance import ARGUMENT, Half
+
+        def row(row_key: str, shown: Sequence[Pixels]) -> Any:
+            half = Half(
+                pair=key,
+                name=request.request_id,
+                scale=request.sampling.guidance,
+                is_conditional=shown is pictures,
+            )
+            params = _sampling_params(request, self._num_ids, {ARGUMENT: half})
+            tasks = self._engine.get_supported_tasks()
+            return self._engine.input_processor.process_inputs(
+                row_key, _prompt(request, shown), params, tasks
+            )
+
+        rows = row(key, pictures), row(key + UNCONDITIONAL, without_content(pictures))
+        return Pair(
+            key=key,
+            name=request.request_id,
+            requests=rows,
+            length=max(len(r.prompt_token_ids) for r in rows),
+            max_tokens=request.max_tokens,
+        )
+
+    def step(self) -> dict[str, Any]:
+        """Decode one token of every request; return the outputs that are finished now by key.
+
+        Raises:
+            RolloutError: If the two rows of a guided request did not keep in step.
+        """
+        for pair in self._pairs.start() if self._pairs is not None else ():
+            for row_key, row in zip(pair.keys, pair.requests, strict=True):
+                self._engine.add_request(row_key, row, row.params)
+        finished = {output.request_id: output for output in self._engine.step() if output.finished}
+        return finished if self._pairs is None else self._pairs.finish(finished)
+
+    def abort_all(self, keys: Sequence[str]) -> None:
+        """Forget unfinished requests."""
+        self._engine.abort_request(list(keys) if self._pairs is None else self._pairs.forget(keys))
+
+    def load_weights(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
+        """Load a publication; only while idle.
+
+        Raises:
+            WeightSyncError: If a bucket is damaged; nothing has changed then.
+        """
+        times: list[LoadTimes] = self._engine.collective_rpc(
+            "receive_weights", args=(manifest, list(buckets), self._base)
+        )
+        return max(times, key=lambda one: one["check_s"] + one["load_s"])
+
+    def sleep(self) -> None:
+        """Move the weights to the host and forget the caches; only while idle, on a GPU."""
+        self.drop_caches()
+        self._engine.sleep(level=1)
+
+    def wake(self) -> None:
+        """Come back with the weights as they were and empty caches."""
+        self._engine.wake_up()
+
+    def drop_caches(self) -> None:
+        """Forget everything that was computed with the present weights; only while idle.
+
+        Raises:
+            WeightSyncError: If the engine kept its prefix cache.
+        """
+        if not self._engine.reset_prefix_cache():
+            raise WeightSyncError("vLLM did not drop its prefix cache: a request still holds some of it")
+        self.drop_picture_caches()
+
+    def drop_picture_caches(self) -> None:
+        """Forget the pictures' features, here and in the scheduler's books; only while idle."""
+        self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.engine_core.shutdown()
+
+
+def _base_of(directory: Path, config: PolicyConfig) -> Any:
+    """Describe what published adapters are added to; None where whole weights are published."""
+    if not isinstance(config.lora, Adapter):
+        return None
+    from actors.rollout.vllm_extension import Base
+
+    return Base(directory=Path(directory), scale=scale_of(config.lora))
+
+
+def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
+    """Turn a finished vLLM output into a reply."""
+    (completion,) = output.outputs
+    return TextReply(
+        request_id=request.request_id,
+        tokens=np.asarray(completion.token_ids, dtype=np.int32),
+        logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+        stopped=completion.finish_reason == "stop",
+        version=version,
+        num_cached=int(output.num_cached_tokens or 0),
+    )
+
+
+def _prompt(request: TextRequest, pictures: Sequence[Pixels]) -> dict[str, Any]:
+    prompt: dict[str, Any] = {"prompt_token_ids": request.tokens.tolist()}
+    if pictures:
+        prompt["multi_modal_data"] = {"image": list(pictures)}
+    return prompt
+
+
+def _sampling_params(request: TextRequest, num_ids: int, extra: Mapping[str, object] | None = None) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=request.sampling.temperature,
+        max_tokens=request.max_tokens,
+        stop_token_ids=list(request.stop_ids),
+        allowed_token_ids=_allowed_ids(request.sampling.forbidden_ids, num_ids),
+        ignore_eos=True,
+        seed=request.seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+        extra_args=None if extra is None else dict(extra),
+    )
+
+
+@lru_cache(maxsize=4)
+def _allowed_ids(forbidden_ids: tuple[int, ...], num_ids: int) -> list[int] | None:
+    """Return the ids that may be sampled: vLLM gives all others probability 0, which a logit bias does not."""
+    if not forbidden_ids:
+        return None
+    allowed: list[int] = np.setdiff1d(np.arange(num_ids), forbidden_ids).tolist()
+    return allowed

@@ -1,0 +1,80 @@
+"""What vLLM's workers get besides their own methods: a receiver of published weights.
+
+vLLM mixes the class into its worker in every process of the engine (``worker_extension_cls``), so the same code
+serves one process and tensor parallelism. Adapters are merged before vLLM sees them: it then computes with the very
+weights that are exported, and its own kernels for adapters, caches by adapter and limits of rank do not matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from actors.policies.token.qwen2_5_vl import published_name
+from actors.shared.lora import merged
+from actors.weights.buckets import Received, unpack
+from actors.weights.inbox import LoadTimes
+from rl.errors import WeightSyncError
+from rl.types import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What published adapters are added to."""
+
+    directory: Path
+    """Checkpoint of the starting weights, in the Hugging Face layout."""
+    scale: float
+    """``alpha / rank``."""
+
+
+class WeightReceiver:
+    """Mixed into a vLLM worker; ``model_runner`` is the worker's."""
+
+    model_runner: Any
+
+    def receive_weights(
+        self, manifest: Manifest, buckets: Sequence[Received], base: Base | None
+    ) -> LoadTimes:
+        """Load a publication in place of the present weights.
+
+        Args:
+            manifest: What was published.
+            buckets: All of it.
+            base: Where adapters are published; None where whole weights are.
+
+        Raises:
+            WeightSyncError: If a bucket is damaged; nothing has changed then.
+        """
+        begin = time.perf_counter()
+        tensors = unpack(manifest, buckets)
+        checked = time.perf_counter()
+        if base is not None:
+            tensors = merged(starting_weights(base.directory), dict(tensors), base.scale)
+        # A reload packs matrices again; a plain copy into the packed ones fails on the CPU.
+        self.model_runner.reload_weights(weights_iterator=tensors)
+        return LoadTimes(check_s=checked - begin, load_s=time.perf_counter() - checked)
+
+
+def starting_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield a checkpoint's weights one by one, under the names they are published by.
+
+    The files are mapped, so the starting weights of all workers of a machine are in its memory once.
+
+    Raises:
+        WeightSyncError: If the folder has no safetensors file.
+    """
+    from safetensors import safe_open
+
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise WeightSyncError(f"{directory}: adapters are added to safetensors files, and it has none")
+    for path in files:
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  # not a mapping
+                yield published_name(name), weights.get_tensor(name)

@@ -1,0 +1,1 @@
+"""What learners and rollout workers share: DeepSpeed, adapters, network, GPU."""

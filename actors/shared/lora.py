@@ -1,0 +1,193 @@
+"""Low-rank adapters: put beside a net's linear layers, switched off, named, merged, written down.
+
+peft computes with them in the learner. Rollout workers and exports compute with merged weights instead, always from
+the starting weights: ``W = W0 + alpha / rank * B A`` has no drift, and an engine needs no adapter of its own.
+
+Source:
+    Hu et al. 2021 (LoRA), eq. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from configs.methods import Adapter
+from rl.compat.torchvision import ensure_torchvision
+from rl.errors import ConfigError, WeightSyncError
+
+FAMILY_TARGETS: Mapping[str, Sequence[str]] = {
+    "token": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "denoising": ("to_q", "to_k", "to_v", "to_out.0"),
+}
+"""Layers that are adapted where ``lora.targets`` is empty, by kind of policy."""
+A, B = ".lora_A", ".lora_B"
+WEIGHT = ".weight"
+BASE = ".base_layer."
+"""What peft puts into the name of an adapted layer's own weight."""
+NAME = "default"
+"""peft's name of the only adapter."""
+PEFT_PREFIX = "base_model.model."
+"""What peft puts before every name in an adapter's file."""
+
+
+def add_adapter(net: nn.Module, lora: Adapter, *, kind: str, key: str, seed: int) -> None:
+    """Put adapters beside the chosen layers, in place; everything else is frozen.
+
+    They begin at 0 (B is), so the net computes what it did.
+
+    Args:
+        net: What is trained and published of a policy.
+        lora: Rank, alpha and targets.
+        kind: Of the policy, ``token`` or ``denoising``.
+        key: The configuration key of ``lora``, for messages.
+        seed: Of A; the same on all ranks.
+
+    Raises:
+        ConfigError: If a target is no linear layer, or there is none of its name.
+    """
+    ensure_torchvision()
+    from peft import inject_adapter_in_model
+
+    targets = list(lora.targets or FAMILY_TARGETS[kind])
+    _check_targets(net, targets, key)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(_peft_config(lora, targets), net, adapter_name=NAME)
+
+
+def _peft_config(lora: Adapter, targets: Sequence[str]) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(targets), lora_dropout=0.0)  # type: ignore[arg-type]
+
+
+def _check_targets(net: nn.Module, targets: Sequence[str], key: str) -> None:
+    for target in targets:
+        found = {type(module) for name, module in net.named_modules() if f".{name}".endswith(f".{target}")}
+        if not found:
+            linear = {name.rpartition(".")[2] for name, m in net.named_modules() if isinstance(m, nn.Linear)}
+            raise ConfigError(
+                f"{key}.targets: the net has no layer {target!r}; linear layers end in {', '.join(sorted(linear))}"
+            )
+        if odd := [kind.__name__ for kind in found if not issubclass(kind, nn.Linear)]:
+            raise ConfigError(f"{key}.targets: {target!r} is a {odd[0]}, and only linear layers are adapted")
+
+
+@contextmanager
+def switched_off(net: nn.Module) -> Iterator[None]:
+    """Have the net compute with its starting weights alone: the reference policy."""
+    layers: list[Any] = [module for module in net.modules() if hasattr(module, "lora_A")]
+    for layer in layers:
+        # peft's own switch also freezes the adapters, on whose gradients DeepSpeed's hooks wait.
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+# --------------------------------------------------------------------------------- names
+
+
+def adapters_only(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Keep the adapters of published parameters, under the names peft writes: ``<layer>.lora_A.weight``."""
+    for name, parameter in named:
+        if A in name or B in name:
+            yield name.replace(f".{NAME}.", "."), parameter
+
+
+def split(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Part whole published weights into those of the plain net, under its plain names, and the adapters."""
+    adapters = {n.replace(f".{NAME}.", "."): t for n, t in weights.items() if A in n or B in n}
+    plain = {n.replace(BASE, "."): t for n, t in weights.items() if A not in n and B not in n}
+    return plain, adapters
+
+
+def scale_of(lora: Adapter) -> float:
+    """Return the factor on the product of the two matrices."""
+    return lora.alpha / lora.rank
+
+
+def adapted_names(adapters: Iterable[str]) -> set[str]:
+    """Return the plain names of the weights that some adapters change."""
+    return {name.removesuffix(A + WEIGHT) + WEIGHT for name in adapters if name.endswith(A + WEIGHT)}
+
+
+# --------------------------------------------------------------------------------- merged weights
+
+
+def merged(
+    weights: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Tensor], scale: float
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield starting weights with their adapters added; weights without one as they are.
+
+    Args:
+        weights: Plain names and starting weights; never written to.
+        adapters: ``<layer>.lora_A.weight`` ``[r, in]`` and ``<layer>.lora_B.weight`` ``[out, r]``.
+        scale: ``alpha / rank``.
+
+    Yields:
+        Names and weights, of the starting weights' dtype; the sum is made in float32.
+
+    Raises:
+        WeightSyncError: At the end, if an adapter belongs to none of the weights.
+    """
+    left = adapted_names(adapters)
+    for name, weight in weights:
+        if name not in left:
+            yield name, weight
+            continue
+        left.remove(name)
+        layer = name.removesuffix(WEIGHT)
+        a, b = (adapters[layer + side + WEIGHT].to(weight.device, torch.float32) for side in (A, B))
+        yield name, torch.addmm(weight.float(), b, a, alpha=scale).to(weight.dtype)
+    if left:
+        raise WeightSyncError(
+            f"{len(left)} adapters belong to no weight of the starting checkpoint, e.g. {sorted(left)[0]}; do "
+            "learner and rollout worker start from the same one?"
+        )
+
+
+def export_adapter(
+    directory: Path, lora: Adapter, weights: Mapping[str, Tensor], *, kind: str, prefix: str
+) -> dict[str, Tensor]:
+    """Write an adapter by itself, and return the plain weights it is merged into.
+
+    Args:
+        directory: Of the adapter.
+        lora: What it was trained with.
+        weights: All that a policy publishes, whole, under the names of its parameters.
+        kind: Of the policy.
+        prefix: What the policy puts before the names of its net.
+
+    Returns:
+        Weights under the plain net's published names.
+    """
+    plain, adapters = split(weights)
+    write_adapter(directory, lora, kind, {name.removeprefix(prefix): t for name, t in adapters.items()})
+    return dict(merged(plain.items(), adapters, scale_of(lora)))
+
+
+def write_adapter(directory: Path, lora: Adapter, kind: str, adapters: Mapping[str, Tensor]) -> None:
+    """Write an adapter as ``peft.PeftModel.from_pretrained(net, directory)`` loads it.
+
+    Args:
+        directory: Made if absent.
+        lora: What it was trained with.
+        kind: Of the policy.
+        adapters: By name in the net.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = _peft_config(lora, lora.targets or FAMILY_TARGETS[kind])
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
+    tensors = {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in adapters.items()}
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

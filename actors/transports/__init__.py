@@ -1,1 +1,0 @@
-"""How buckets of weights travel from learner ranks to rollout workers; one file a way."""

@@ -1,0 +1,1 @@
+"""Commands of `vlcot` that are no run."""

@@ -1,0 +1,135 @@
+"""``vlcot restore``: photographs of any size through the chain; one text, tiled pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from cluster.pools.chain_runner import Job, picture_text
+from cluster.pools.collector import run_jobs
+from cluster.record.recorder import block_texts
+from cluster.record.rundir import write_atomically
+from cluster.run.session import Session, open_session
+from cluster.run.workers import Crew
+from cluster.runtime.calls import Call, fetch, gather
+from cluster.runtime.console import CONSOLE
+from configs.derive import degraded_px
+from configs.schema import Config
+from rl.data.images import list_pictures, load_picture, resize, save_picture
+from rl.denoising.step_selection import sampler_spec
+from rl.errors import ConfigError
+from rl.restoration.tiling import blend, cut_tiles, plan_tiles
+from rl.seeding import derive_seed
+from rl.types import ImageRequest, Pixels, Prompt
+
+OVERLAP_FRAC = 4
+"""Tiles overlap by at least a fourth of their edge."""
+
+
+def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
+    """Restore photographs with a run's newest weights.
+
+    Each picture is enlarged ``scale`` times. The text is written once, on the photo scaled down to one tile;
+    the pictures are painted tile by tile, without noise, and blended.
+
+    Args:
+        config: The run, or a configuration whose policies have sources of their own.
+        images: Picture files of any size and mode, and folders of them.
+        out: Folder for ``NAME.png`` and ``NAME.json``.
+
+    Returns:
+        The restored pictures' paths.
+
+    Raises:
+        ConfigError: If a name occurs twice.
+        DataError: If a picture cannot be read, or a folder holds none; nothing has been written then.
+    """
+    photos = find_photos(images)
+    for path in photos.values():
+        load_picture(path)
+    bare = replace(config, rewards={}, eval=replace(config.eval, judges=[]))
+    with open_session(bare, learn=False) as session:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, path in track(photos.items(), description="restore", console=CONSOLE):
+            photo = load_picture(path)
+            texts, text = write_texts(session, name, photo)
+            save_picture(out / f"{name}.png", paint_tiles(config, session.crew, name, photo, texts))
+            record = {"text": text, "block_text": block_texts(text)}
+            write_atomically(out / f"{name}.json", json.dumps(record, indent=1))
+    CONSOLE.print(f"{len(photos)} restored in {out}")
+    return [out / f"{name}.png" for name in photos]
+
+
+def find_photos(images: Sequence[Path]) -> dict[str, Path]:
+    """Return picture files by the name their results get; folders are searched.
+
+    Raises:
+        ConfigError: If two would write the same file.
+        DataError: If a folder holds no picture.
+    """
+    found: dict[str, Path] = {}
+    for path in images:
+        for picture in list_pictures(path, key="IMAGE") if path.is_dir() else [path]:
+            if (other := found.setdefault(picture.stem, picture)) != picture:
+                raise ConfigError(
+                    f"{other} and {picture} would both be written to {picture.stem}.png; rename one"
+                )
+    return found
+
+
+def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, str], str]:
+    """Run one chain on the whole photo, scaled down to a tile; words are decoded greedily.
+
+    Returns:
+        The text before each image block (a chain that broke off leaves the later ones what it had), and the
+        chain's whole text.
+    """
+    config = session.config
+    edge = degraded_px(config)
+    prompt = Prompt(prompt_id=f"restore/{name}", degraded=resize(photo, edge, edge))
+    job = Job(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
+    (group,) = run_jobs(session.collector.runners, [job], deadline_s=config.deadline_s)
+    text = group.chains[0].text
+    return {n: picture_text(text, n) for n, block in config.chain.items() if block.kind == "image"}, text
+
+
+def paint_tiles(config: Config, crew: Crew, name: str, photo: Pixels, texts: dict[str, str]) -> Pixels:
+    """Paint every image block for every tile and blend the last one."""
+    height, width = photo.shape[:2]
+    edge = degraded_px(config)
+    tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
+    cuts = cut_tiles(photo, tiles)
+    previous: list[Pixels] = []
+    for block, settings in config.chain.items():
+        if settings.kind != "image":
+            continue
+        requests = [
+            ImageRequest(
+                request_id=f"restore/{name}/{index}/{block}",
+                block=block,
+                size_px=settings.size_px,
+                num_steps=settings.num_steps,
+                sampler=sampler_spec(config.policies[settings.policy], noise_level=0.0),
+                degraded=index,
+                previous=len(cuts) + index if previous else -1,
+                text=texts[block],
+                # One seed for all tiles: their sources of noise agree, and so do the seams.
+                seed=derive_seed(config.seed, name, block),
+            )
+            for index in range(len(tiles))
+        ]
+        worker = crew.pools.image[settings.policy][0]
+        call = worker.call("generate", requests, *cuts, *previous, num_returns=1 + 2 * len(requests))
+        previous = _pictures(call, len(requests), config.deadline_s)
+    return np.asarray(blend(tiles, previous, height, width))
+
+
+def _pictures(call: Call, num: int, deadline_s: float) -> list[Pixels]:
+    gather([call.first()], deadline_s=deadline_s)
+    refs = {str(index): call.ref[1 + 2 * index] for index in range(num)}
+    return list(fetch(refs, deadline_s=deadline_s).values())

@@ -1,0 +1,1 @@
+"""Pools of actors and the driver's side of them."""

@@ -1,0 +1,113 @@
+"""The driver's side of the learner ranks, and of moving their weights to the rollout workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cluster.pools.gpu_sharing import Turns
+from cluster.pools.learner_group import LearnerGroup
+from cluster.pools.transports import Transport, make_transport
+from cluster.runtime.calls import Worker, gather, put
+from configs.schema import Config
+from rl.errors import WeightSyncError
+from rl.measure.metrics import merge, to_metrics
+from rl.types import DenoisingSegment, Example, Metrics, TokenStream, TrainBatch, UpdateStats
+
+
+@dataclass(slots=True)
+class LearnerGroups:
+    """All policies' learners: the ``Learners`` port."""
+
+    groups: Mapping[str, LearnerGroup]
+    deadline_s: float
+    turns: Turns = field(default_factory=Turns)
+
+    def update_all(self, batches: Mapping[str, Sequence[TrainBatch]]) -> Metrics:
+        """Update all policies at once; a policy without a batch keeps its version."""
+        calls, owner = [], []
+        for policy in batches:
+            self.turns.give(policy, "learner")
+        for policy, steps in batches.items():
+            calls += (mine := self.groups[policy].call_all("update", steps))
+            owner += [policy] * len(mine)
+        answers: list[Sequence[UpdateStats]] = gather(calls, deadline_s=self.deadline_s)
+        for policy in batches:
+            self.groups[policy].version += 1
+        return to_metrics(merge([stats for ranks in answers for stats in ranks]))
+
+
+@dataclass(slots=True)
+class WeightPublisher:
+    """Moves weights from learners to rollout workers and proves them: the ``Publisher`` port."""
+
+    config: Config
+    learners: Mapping[str, LearnerGroup]
+    rollouts: Mapping[str, Sequence[Worker]]
+    turns: Turns = field(default_factory=Turns)
+    published: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """What each policy's rollout workers have: the version, and whether it is the moving average of it."""
+    transports: dict[str, Transport] = field(default_factory=dict)
+    """By policy, made when first used."""
+
+    def publish_and_prove(self, *, averaged: bool = False) -> Metrics:
+        """Publish every policy whose workers have something else, then compare canaries.
+
+        Args:
+            averaged: Publish the moving averages instead, of the policies that keep one (``ema_decay``): for
+                evaluation. Call it without before sampling goes on.
+
+        Raises:
+            WeightSyncError: If a worker computes something else than its learner.
+        """
+        metrics: Metrics = {}
+        for policy, group in self.learners.items():
+            wanted = (group.version, averaged and self.config.policies[policy].ema_decay > 0)
+            if self.published.get(policy) != wanted:
+                metrics |= self._publish(policy, group, averaged=wanted[1])
+                self.published[policy] = wanted
+            metrics[f"weights/{policy}/version"] = float(group.version)
+        return metrics
+
+    def _transport(self, policy: str, group: LearnerGroup) -> Transport:
+        if policy not in self.transports:
+            self.transports[policy] = make_transport(self.config.policies[policy].transport, group)
+        return self.transports[policy]
+
+    def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
+        deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
+        transport = self._transport(policy, group)
+        self.turns.give(policy, "learner")
+        sent = transport.send(workers, averaged=averaged)
+        self.turns.give(policy, "rollout")
+        publication = transport.load(sent, workers)
+        examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
+        self.turns.give(policy, "learner")
+        scores = group.wait_all("score", put(examples), averaged=averaged)[0]
+        self.turns.give(policy, "rollout")
+        tolerance = self.config.policies[policy].canary_tolerance_nats
+        gaps: Metrics = {}
+        for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):
+            gap = canary_gap(example.segment, logprobs)
+            if not gap <= tolerance:
+                raise WeightSyncError(
+                    f"{worker.name}: after weight version {publication.manifest.version} its log-probs differ from the "
+                    f"learner's by {gap:.2e} nats (policies.{policy}.canary_tolerance_nats={tolerance:g})"
+                )
+            gaps[f"weights/{policy}/canary_nats/{index}"] = gap
+        return {
+            **gaps,
+            f"weights/{policy}/canary_nats/max": max(gaps.values()),
+            **publication.metrics(policy),
+        }
+
+
+def canary_gap(segment: TokenStream | DenoisingSegment, logprobs: np.ndarray[Any, Any]) -> float:
+    """Return the largest log-prob difference over the canary's actions, nats."""
+    mask = segment.action_mask
+    if not mask.any():
+        raise WeightSyncError("the canary holds no action: nothing is proved")
+    return float(np.abs(segment.behaviour_logprobs[mask] - logprobs[mask]).max())

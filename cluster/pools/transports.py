@@ -1,0 +1,190 @@
+"""The driver's side of the ways weights travel; what each costs stands in ``docs/weights.md``.
+
+A transport has a learner group send its present weights to some rollout workers, and has them load what came. Every
+way carries the same manifest and buckets, and ends in the same check of digests.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.pools.learner_group import LearnerGroup
+from cluster.runtime.calls import Call, Worker, gather
+from cluster.runtime.rendezvous import rendezvous
+from rl.errors import VlcotError, WorkerLostError
+from rl.types import Manifest, Metrics
+
+ALIVE_S = 5.0
+"""Longest wait for a sign of life, when it is asked who broke a broadcast, seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A publication that all workers have loaded."""
+
+    manifest: Manifest
+    send_s: float
+    """Gathering, packing, digests and sending, seconds."""
+    check_s: float
+    """Digests in the slowest worker, seconds."""
+    load_s: float
+    """Loading in the slowest worker, seconds."""
+
+    def metrics(self, policy: str) -> Metrics:
+        """Return what is logged of it."""
+        return {
+            f"weights/{policy}/published_bytes": float(sum(self.manifest.bucket_bytes)),
+            f"time/weights/{policy}/send_s": self.send_s,
+            f"time/weights/{policy}/check_s": self.check_s,
+            f"time/weights/{policy}/load_s": self.load_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A publication on its way: the learners have done their part."""
+
+    manifest: Manifest
+    send_s: float
+    """Gathering, packing, digests and sending, seconds."""
+    method: str
+    """What a worker is asked to load it by."""
+    arguments: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Transport(ABC):
+    """Moves the weights of one policy: first ``send``, then ``load``.
+
+    Learners are busy in the first, workers' engines in the second only, so both fit on one GPU in turns. A new set
+    of workers (one was replaced) may be passed any time, the same to both.
+    """
+
+    group: LearnerGroup
+
+    def send(self, workers: Sequence[Worker], *, averaged: bool) -> Sent:
+        """Send the present weights, or their moving average.
+
+        Raises:
+            WeightSyncError: If the workers cannot be reached.
+            WorkerLostError: If a worker's process ended; names it.
+            CallTimeoutError: If anything outlived the group's deadline.
+        """
+        begin = time.perf_counter()
+        manifest, method, arguments = self._send(workers, averaged=averaged)
+        return Sent(manifest=manifest, send_s=time.perf_counter() - begin, method=method, arguments=arguments)
+
+    def load(self, sent: Sent, workers: Sequence[Worker]) -> Publication:
+        """Have every worker check and load what was sent.
+
+        Raises:
+            WeightSyncError: If it did not arrive intact.
+            WorkerLostError: If a worker's process ended; names it.
+            CallTimeoutError: If a worker outlived the group's deadline.
+        """
+        calls = [worker.call(sent.method, *sent.arguments) for worker in workers]
+        times = gather(calls, deadline_s=self.group.deadline_s)
+        self._loaded()
+        return Publication(
+            manifest=sent.manifest,
+            send_s=sent.send_s,
+            check_s=max(one["check_s"] for one in times),
+            load_s=max(one["load_s"] for one in times),
+        )
+
+    @abstractmethod
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+        """Send; return the manifest, and how workers are asked to load it."""
+
+    def _loaded(self) -> None:  # noqa: B027  # most ways have nothing to give back
+        """Give back what was held for the workers."""
+
+
+@dataclass(slots=True)
+class ObjectStore(Transport):
+    """Through Ray's object store: any machines, one copy a machine, nothing to set up."""
+
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+        manifest, buckets = self.group.publish(averaged=averaged)
+        return manifest, "load_weights", (manifest, *buckets)
+
+
+@dataclass(slots=True)
+class Broadcast(Transport):
+    """Through a process group of learner rank 0 and all workers: gloo, or NCCL between GPUs."""
+
+    backend: str = "gloo"
+    members: tuple[str, ...] = field(default=())
+    """Names and actors of the workers in the open group."""
+
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+        self._meet(workers)
+        receiving = [worker.call("receive_weights") for worker in workers]
+        sending = self.group.call_all("broadcast", averaged=averaged)
+        manifest, *_ = self._gather([*sending, *receiving], workers)
+        return manifest, "load_received", (manifest,)
+
+    def _meet(self, workers: Sequence[Worker]) -> None:
+        """Open a process group with exactly these workers, unless it is open."""
+        members = tuple(f"{worker.name} {worker.actor}" for worker in workers)
+        if members == self.members:
+            return
+        deadline_s, size = self.group.deadline_s, len(workers) + 1
+        address, port = rendezvous(self.group.ranks[0], deadline_s=deadline_s)
+        calls = [self.group.ranks[0].call("open_group", self.backend, size=size, address=address, port=port)]
+        for rank, worker in enumerate(workers, start=1):
+            calls.append(worker.call("join_group", self.backend, rank, size, address, port, deadline_s))
+        self._gather(calls, workers)
+        self.members = members
+
+    def _gather(self, calls: Sequence[Call], workers: Sequence[Worker]) -> list[Any]:
+        """Wait for all; where a broadcast broke, say whose process ended."""
+        try:
+            return gather(calls, deadline_s=self.group.deadline_s)
+        except (VlcotError, BaseExceptionGroup) as error:
+            self.members = ()
+            if isinstance(error, WorkerLostError):
+                raise
+            if lost := lost_workers([*self.group.ranks, *workers]):
+                raise WorkerLostError(
+                    f"{', '.join(lost)}: the worker process ended during a {self.backend} transfer of policy "
+                    f"{self.group.policy}'s weights"
+                ) from error
+            raise
+
+
+@dataclass(slots=True)
+class SharedMemory(Transport):
+    """As handles of memory on the GPU that learner ranks and workers share (CUDA IPC)."""
+
+    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+        shared = self.group.wait_all("share", averaged=averaged)
+        return shared[0].manifest, "load_shared", tuple(shared)
+
+    def _loaded(self) -> None:
+        self.group.wait_all("release")
+
+
+def make_transport(kind: str, group: LearnerGroup) -> Transport:
+    """Return the transport of ``policies.*.transport`` for a policy's learners."""
+    if kind in ("gloo", "nccl"):
+        return Broadcast(group, backend=kind)
+    return SharedMemory(group) if kind == "ipc" else ObjectStore(group)
+
+
+def lost_workers(workers: Sequence[Worker]) -> list[str]:
+    """Return the names of those whose process has ended."""
+    lost = []
+    for worker in workers:
+        call = Call(name=worker.name, method="alive", ref=worker.actor.__ray_ready__.remote())
+        try:
+            gather([call], deadline_s=ALIVE_S)
+        except WorkerLostError:
+            lost.append(worker.name)
+        except VlcotError:
+            continue  # busy, not gone
+    return lost

@@ -1,0 +1,236 @@
+"""Watches a run from the driver: once a second it writes ``status.json`` and appends to ``timeline.json``.
+
+A thread of its own reads the bulletin (``cluster.runtime.heartbeats``) and the driver's own spans; the loop is never
+asked and never waits. A fault here is logged once and ends the watching, never the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+
+from cluster.record.rundir import RunDir, write_atomically
+from cluster.record.timeline import DRIVER, TimelineWriter
+from cluster.runtime.calls import Call, Worker, gather, is_answered
+from cluster.runtime.heartbeats import BEAT_S, Bulletin, News, beating_to
+from cluster.runtime.outstanding import OUTSTANDING, Wait
+from cluster.runtime.spawn import kill, spawn
+from configs.schema import Config
+from rl.errors import AlarmError, VlcotError
+from rl.spans import SPANS, Span
+from rl.types import JsonDict, Metrics
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Seconds between two refreshes of ``status.json``."""
+ANSWER_S = 10.0
+"""Longest wait for the bulletin's last answer, and for this thread, at the end."""
+State = Literal["running", "finished", "failed", "alarm", "interrupted"]
+_NO_NEWS = News(beats={}, silent_s={}, done={})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The newest finished step."""
+
+    num_done: int = 0
+    metrics: Mapping[str, float] | None = None
+
+
+class Observer:
+    """One run's watcher; a sink, too, from which it knows the step."""
+
+    def __init__(self, config: Config, run: RunDir) -> None:
+        """Note what to watch; ``watching`` begins it."""
+        self._config, self._run = config, run
+        self._timeline = TimelineWriter(run.timeline)
+        self._bulletin: Worker | None = None
+        self._asked: Call | None = None
+        """The bulletin is being read."""
+        self._news, self._news_s = _NO_NEWS, time.monotonic()
+        self._progress = Progress()
+        self._state: State = "running"
+        self._error = ""
+        self._is_blind = False
+        self._begin_s, self._num = time.time(), 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="observer", daemon=True)
+        self._lock = threading.Lock()
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Take a step's metrics."""
+        shown = {name: value for name, value in metrics.items() if name.startswith(("reward/", "time/"))}
+        self._progress = Progress(step + 1, shown)
+
+    def resumed_at(self, step: int) -> None:
+        """Say how many steps were done before this attempt."""
+        self._progress = Progress(step)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Have the workers that are spawned in the block send signs of life here."""
+        bulletin = spawn(Bulletin, "bulletin-0", num_cpus=0, kwargs={})
+        self._bulletin = bulletin
+        try:
+            with beating_to(bulletin, run=self._config.name):
+                yield
+                self._hear_the_last()
+        finally:
+            with self._lock:
+                self._bulletin = self._asked = None
+            kill(bulletin)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs, and write down how it ended."""
+        self._thread.start()
+        try:
+            yield
+            self._state = "finished"
+        except BaseException as error:
+            self._state, self._error = _ending(error)
+            raise
+        finally:
+            self._end.set()
+            self._thread.join(timeout=ANSWER_S)
+            if self._look_safely():
+                self._timeline.close()
+
+    # ------------------------------------------------------------------ the thread
+
+    def _watch(self) -> None:
+        while not self._end.wait(LOOK_S):
+            if not self._look_safely():
+                return
+
+    def _look_safely(self) -> bool:
+        """Look, unless that failed before: a full disk is said once and costs no run."""
+        if self._is_blind:
+            return False
+        try:
+            self._look()
+        except Exception:
+            self._is_blind = True
+            logger.exception("timeline.json and status.json are not kept up from here on; the run goes on")
+        return not self._is_blind
+
+    def _look(self) -> None:
+        """Read what is new and write it down."""
+        with self._lock:
+            self._hear()
+            self._timeline.write(DRIVER, SPANS.take())
+            self._num += 1
+            write_atomically(self._run.status, json.dumps(self._describe(), indent=1, default=str))
+
+    def _hear(self, within_s: float = 0.0) -> None:
+        """Take the workers' news where there are any, and ask for the next; their timeline is appended."""
+        bulletin = self._bulletin
+        if bulletin is None:
+            return
+        self._asked = self._asked or bulletin.call("read")
+        if not is_answered(self._asked, within_s=within_s):
+            return
+        asked, self._asked = self._asked, bulletin.call("read")
+        try:
+            (news,) = gather([asked], deadline_s=ANSWER_S)
+        except VlcotError as error:
+            logger.debug("no news of the workers: %s", error)
+            return
+        self._news, self._news_s = news, time.monotonic()
+        for worker, spans in news.done.items():
+            self._timeline.write(worker, spans)
+
+    def _hear_the_last(self) -> None:
+        """Wait for one more sign of life of every worker: they send what they did last with it."""
+        end = time.monotonic() + 1.5 * BEAT_S
+        before = {name: beat.num for name, beat in self._news.beats.items()}
+        while time.monotonic() < end:
+            with self._lock:
+                self._hear(within_s=BEAT_S / 4)
+            if all(beat.num > before.get(name, 0) for name, beat in self._news.beats.items()):
+                return
+            time.sleep(BEAT_S / 10)
+
+    # ------------------------------------------------------------------ status.json
+
+    def _describe(self) -> JsonDict:
+        news, progress = self._news, self._progress
+        news_age = time.monotonic() - self._news_s
+        waits = {DRIVER: OUTSTANDING.waits()} | {name: beat.waits for name, beat in news.beats.items()}
+        asked = _asked(waits)
+        return {
+            "name": self._config.name,
+            "state": self._state,
+            "error": self._error,
+            "pid": os.getpid(),
+            "pid_begin_s": psutil.Process().create_time(),
+            "host": socket.gethostname(),
+            "begin_s": self._begin_s,
+            "updated_s": time.time(),
+            "num_updates": self._num,
+            "num_done": progress.num_done,
+            "num_steps": self._config.num_steps,
+            "metrics": dict(progress.metrics or {}),
+            "doing": [_span(one) for one in SPANS.under_way()],
+            "workers": [
+                _worker(name, news, news_age, asked.get(name, ()))
+                for name in sorted({*news.beats, *asked} - {"bulletin-0"})
+            ],
+        }
+
+
+def _ending(error: BaseException) -> tuple[State, str]:
+    said = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    if isinstance(error, AlarmError):
+        return "alarm", line
+    return ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed"), line
+
+
+def _asked(waits: Mapping[str, Sequence[Wait]]) -> dict[str, list[tuple[str, Wait]]]:
+    """Turn what each process waits for into what each worker was asked, and by whom."""
+    found: dict[str, list[tuple[str, Wait]]] = {}
+    for asker, its in waits.items():
+        for wait in its:
+            found.setdefault(wait.worker, []).append((asker, wait))
+    return found
+
+
+def _worker(name: str, news: News, news_age: float, asked: Sequence[tuple[str, Wait]]) -> JsonDict:
+    beat = news.beats.get(name)
+    return {
+        "name": name,
+        "host": beat.host if beat else "",
+        "pid": beat.pid if beat else 0,
+        "silent_s": round(news.silent_s[name] + news_age, 2) if beat else None,
+        "doing": [_span(one) for one in beat.doing] if beat else [],
+        "asked": [
+            {"by": by, "method": one.method, "num": one.num, "seconds": round(one.seconds, 2)}
+            for by, one in asked
+        ],
+        "pools": [
+            {
+                "pool": state.pool,
+                "num_in_hand": state.num_in_hand,
+                "num_done": state.num_done,
+                "done_per_s": round(state.done_per_s, 3),
+                "version": state.version,
+            }
+            for state in (beat.pools if beat else ())
+        ],
+    }
+
+
+def _span(one: Span) -> JsonDict:
+    return {"name": one.name, "seconds": round(one.seconds, 2), "details": dict(one.details)}

@@ -1,0 +1,102 @@
+"""The run directory: where everything of a run lies, and what makes a checkpoint whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl.errors import ConfigError
+
+STATE = "state.json"
+"""Written last: a checkpoint without it is half-written and ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    path: Path
+    step: int
+    """Steps done."""
+    position: int
+    """Prompts drawn from the training source so far."""
+    versions: Mapping[str, int]
+    """Weight version by policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """``<output_dir>/<name>`` and the names of what lies in it."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One flat JSON object a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timeline(self) -> Path:
+        """What every worker did when (``cluster.record.timeline``)."""
+        return self.path / "timeline.json"
+
+    @property
+    def status(self) -> Path:
+        """What the run does now, refreshed each second (``cluster.record.observer``)."""
+        return self.path / "status.json"
+
+    @property
+    def tracking(self) -> Path:
+        """The run's trackers, where each keeps it, and what became of them (``cluster.record.trackers.base``)."""
+        return self.path / "tracking.json"
+
+    @property
+    def resolved(self) -> Path:
+        """The configuration as it ran."""
+        return self.path / "resolved.yaml"
+
+    def check(self, *, resume: bool) -> None:
+        """Refuse to write over another run.
+
+        Raises:
+            ConfigError: If a run lies there and ``resume`` is off, or the other way round.
+        """
+        if resume and not self.resolved.exists():
+            raise ConfigError(f"resume=true, but there is no run in {self.path}; drop it or check name=")
+        if not resume and self.resolved.exists():
+            raise ConfigError(f"{self.path} holds a run already; choose another name= or say resume=true")
+
+    def create(self, *, resolved_yaml: str) -> None:
+        """Make the directory, or go on in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.resolved, resolved_yaml)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Return where the checkpoint of ``step`` steps belongs."""
+        return self.path / "checkpoints" / f"step_{step:06d}"
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the whole checkpoints, oldest first."""
+        states = sorted((self.path / "checkpoints").glob(f"step_*/{STATE}"))
+        return [Checkpoint(path=state.parent, **json.loads(state.read_text())) for state in states]
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest whole checkpoint, or None where there is none."""
+        return next(reversed(self.checkpoints()), None)
+
+    def finish_checkpoint(self, step: int, position: int, versions: Mapping[str, int], *, keep: int) -> None:
+        """Declare the checkpoint of ``step`` whole and remove the oldest beyond ``keep``."""
+        state = {"step": step, "position": position, "versions": dict(versions)}
+        write_atomically(self.checkpoint_path(step) / STATE, json.dumps(state))
+        for old in self.checkpoints()[:-keep]:
+            shutil.rmtree(old.path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that no reader ever sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

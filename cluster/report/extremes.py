@@ -1,0 +1,63 @@
+"""The report's best and worst chains by reward, at the start and at the end: what each reward really likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cluster.record.run_data import RecordedChain, Run
+from cluster.record.tables import number
+from cluster.report.chains import Column, Picture, Strip, embed, last_picture
+from cluster.report.components import components, is_judge
+from cluster.report.text import Span, mark_markup
+from rl.types import TRUTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extreme:
+    """A reward's best and worst recorded chains."""
+
+    name: str
+    is_judge: bool
+    strip: Strip
+    texts: Sequence[tuple[str, Sequence[Span]]]
+    """Title of each chain and everything it wrote."""
+
+
+def extremes(run: Run) -> list[Extreme]:
+    """Return every reward's best and worst chain of the first and of the newest recorded step."""
+    found = [_extreme(run, name) for name in components(run)]
+    return [one for one in found if one is not None]
+
+
+def _extreme(run: Run, name: str) -> Extreme | None:
+    scored = [chain for chain in run.training if chain.score(name) is not None]
+    if not scored:
+        return None
+    columns, texts = [], []
+    for step in dict.fromkeys((scored[0].step, scored[-1].step)):
+        ranked = sorted((c for c in scored if c.step == step), key=lambda chain: _rank(chain, name))
+        for word, chain in (("best", ranked[-1]), ("worst", ranked[0])):
+            title, value = f"{word}, step {step}", number(chain.score(name))
+            columns.append(Column(title=title, picture=_final(chain, value)))
+            columns.append(Column(title=TRUTH, picture=_truth(chain)))
+            texts.append(
+                (f"{title}: {value} · {chain.record['chain_id']}", mark_markup(chain.record["text"]))
+            )
+    strip = Strip(title=name, columns=columns)
+    return Extreme(name=name, is_judge=is_judge(run, name), strip=strip, texts=texts)
+
+
+def _final(chain: RecordedChain, value: str) -> Picture | None:
+    picture = last_picture(chain, ())
+    if picture is None:
+        return None
+    return replace(picture, notes=[value, f"total {number(chain.total)}", *picture.notes])
+
+
+def _truth(chain: RecordedChain) -> Picture | None:
+    return embed(chain.open(TRUTH)) if chain.has(TRUTH) else None
+
+
+def _rank(chain: RecordedChain, name: str) -> tuple[float, str]:
+    return (chain.score(name) or 0.0, chain.record["chain_id"])

@@ -1,0 +1,244 @@
+"""Writes ``report.html``: one file that shows what a run did, opens offline and asks the network for nothing.
+
+Reads the run directory only (also one of a killed or running run); numbers come from where they were logged.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cluster.record import tables
+from cluster.record.run_data import Run, load_run, mean
+from cluster.record.rundir import write_atomically
+from cluster.report import alarms as report_alarm
+from cluster.report import chains as report_chains
+from cluster.report import components as report_components
+from cluster.report import extremes as report_extremes
+from cluster.report import gantt as report_gantt
+from cluster.report.charts import Series, line_chart, stack_chart
+from cluster.report.components import Chart
+
+_FIRST, _LAST = "first", "last"
+_STAGES = {
+    "rollout": "rollout: text and pictures are sampled",
+    "reward": "reward: wait after the last chain",
+    "collect": "collect: rollout and reward",
+    "update": "update: learners step",
+    "publish": "publish: weights sent and proved",
+    "other": "other",
+}
+_COLOURS = {"rollout": 1, "collect": 1, "reward": 2, "update": 3, "publish": 5, "other": 8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One number to read first."""
+
+    label: str
+    value: str
+    note: str = ""
+    mood: str = ""
+    """``better``, ``worse`` or ''."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """One policy metric worth a chart; metrics are ``<component>/<policy>/<ending>``."""
+
+    title: str
+    endings: tuple[str, ...]
+    """Metrics that are added up."""
+    note: str
+    is_log: bool = False
+    limit_key: str = ""
+    """Config key, with the policy's name for ``{}``, of a bound to draw."""
+
+
+_HEALTH = (
+    Quantity(
+        title="Ratio before the update",
+        endings=("ratio_before_update/max_dev",),
+        note="largest |ratio - 1|: learner and rollout worker compute the same",
+        is_log=True,
+    ),
+    Quantity(
+        title="Canary after publishing",
+        endings=("canary_nats/max",),
+        note="largest log-prob gap with the new weights, nats; dashed: tolerance",
+        is_log=True,
+        limit_key="policies.{}.canary_tolerance_nats",
+    ),
+    Quantity(title="Entropy", endings=("entropy_nats/mean",), note="of the sampling distribution, nats"),
+    Quantity(
+        title="Clipped actions",
+        endings=("clip_frac_low", "clip_frac_high"),
+        note="share whose gradient a bound cut",
+    ),
+    Quantity(
+        title="KL to the reference",
+        endings=("ref_kl_nats/mean",),
+        note="nats, estimated as kl_estimator says",
+    ),
+    Quantity(title="KL to the behaviour", endings=("behaviour_kl_nats/mean",), note="k3 estimate, nats"),
+    Quantity(title="Gradient norm", endings=("grad_norm",), note="before it is scaled down", is_log=True),
+    Quantity(title="Staleness", endings=("staleness/max",), note="weight versions; 0 is on-policy"),
+)
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write the report of a run, whole or partial.
+
+    Args:
+        run_dir: ``<output_dir>/<name>``.
+
+    Returns:
+        ``<run_dir>/report.html``.
+
+    Raises:
+        FileNotFoundError: If there is no such directory.
+    """
+    run = load_run(Path(run_dir))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    path = run.path / "report.html"
+    write_atomically(path, environment.get_template("report.html").render(_content(run)))
+    return path
+
+
+def _content(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.setting("name") or run.path.name,
+        "status": _status(run),
+        "tiles": _tiles(run),
+        "columns": [tables.ROWS.get(name, name) for name in tables.columns(run.evaluation)],
+        "headline": tables.headline(run.evaluation),
+        "caption": tables.caption(run.evaluation),
+        "legend": tables.legend(),
+        "strips": report_chains.held_out_strips(run),
+        "alarms": report_alarm.alarms(run),
+        "rewards": report_components.reward_charts(run),
+        "held_out": report_components.held_out_charts(run),
+        "shares": report_components.share_charts(run),
+        "component_columns": [heading for heading, _ in report_components.COLUMNS],
+        "components": report_components.component_rows(run),
+        "correlations": report_components.correlation_rows(run),
+        "extremes": report_extremes.extremes(run),
+        "cards": report_chains.chain_cards(run),
+        "group": report_chains.group_strip(run),
+        "health": _health_charts(run),
+        "time": _time_chart(run),
+        "steps": report_gantt.step_charts(run),
+        "faults": report_gantt.tracker_faults(run),
+        "config": run.config_text,
+    }
+
+
+def _status(run: Run) -> str:
+    done, planned = len(run.metrics), run.setting("num_steps")
+    if not done:
+        return "no step finished yet"
+    if planned is None or done >= planned:
+        return f"finished, {done} steps"
+    return f"{done} of {planned} steps so far"
+
+
+def _tiles(run: Run) -> list[Tile]:
+    tiles = []
+    if total := run.curve("reward/total/mean"):
+        values = [value for _, value in total]
+        few = max(min(5, len(values) // 2), 1)
+        before, after = mean(values[:few]), mean(values[-few:])
+        note = f"mean of the {_FIRST} and the {_LAST} {few} steps" if few > 1 else "first and last step"
+        tiles.append(Tile(label="Training reward", value=f"{before:.2f} → {after:.2f}", note=note))
+    for row in tables.headline(run.evaluation):
+        if row.metric in {"total", "psnr"} and row.difference != "-":
+            unit = " dB" if row.metric == "psnr" else ""
+            note = f"GRPO against cold start, 95 % {row.interval}"
+            label = "Held-out reward" if row.is_reward else f"Held-out {row.label}"
+            mood = "" if row.verdict == "open" else row.verdict
+            tiles.append(Tile(label=label, value=row.difference + unit, note=note, mood=mood))
+    if seconds := [value for _, value in run.curve("time/step_s")]:
+        wall = max((value for _, value in run.curve("wall_time_s")), default=sum(seconds))
+        median = f"median {statistics.median(seconds):.1f} s a step"
+        tiles.append(Tile(label="Time", value=_duration(wall), note=median))
+    chains = run.setting("prompts_per_step", 0) * run.setting("group_size", 0) * len(run.metrics)
+    if chains:
+        note = f"{run.setting('prompts_per_step')} prompts x {run.setting('group_size')} a step"
+        tiles.append(Tile(label="Chains trained", value=f"{chains:,}", note=note))
+    return tiles
+
+
+def _health_charts(run: Run) -> list[Chart]:
+    policies = list(run.setting("policies", {})) or _policies_seen(run)
+    charts = []
+    for quantity in _HEALTH:
+        lines = [
+            Series(name=policy, points=points, colour=colour)
+            for colour, policy in enumerate(policies, start=1)
+            if (points := _sum_curve(run, policy, quantity.endings))
+        ]
+        if not lines:
+            continue
+        limits = [run.setting(quantity.limit_key.format(policy)) for policy in policies]
+        limit = max((value for value in limits if isinstance(value, float)), default=None)
+        charts.append(
+            Chart(
+                title=quantity.title,
+                svg=line_chart(lines, is_log=quantity.is_log, limit=limit),
+                note=quantity.note,
+                legend=tuple((line.name, line.colour) for line in lines),
+            )
+        )
+    return charts
+
+
+def _policies_seen(run: Run) -> list[str]:
+    return sorted({name.split("/")[1] for name in run.metric_names if name.startswith("policy/")})
+
+
+def _sum_curve(run: Run, policy: str, endings: tuple[str, ...]) -> list[tuple[float, float]]:
+    total: dict[float, float] = {}
+    for name in run.metric_names:
+        if any(name.endswith(f"/{policy}/{ending}") for ending in endings):
+            for step, value in run.curve(name):
+                total[step] = total.get(step, 0.0) + value
+    return sorted(total.items())
+
+
+def _time_chart(run: Run) -> Chart | None:
+    stages = {stage: dict(run.curve(f"time/{stage}_s")) for stage in _STAGES}
+    if stages["rollout"]:
+        stages["collect"] = {}
+    steps = sorted({step for values in stages.values() for step in values})
+    if not steps:
+        return None
+    for step, whole in run.curve("time/step_s"):
+        known = sum(values.get(step, 0.0) for values in stages.values())
+        stages["other"][step] = max(whole - known, 0.0)
+    layers, legend = [], []
+    spent = sum(sum(values.values()) for values in stages.values()) or 1.0
+    for stage, values in stages.items():
+        if not values:
+            continue
+        points = [(step, values.get(step, 0.0)) for step in steps]
+        layers.append(Series(name=stage, points=points, colour=_COLOURS[stage]))
+        legend.append((f"{_STAGES[stage]} ({sum(values.values()) / spent:.0%})", _COLOURS[stage]))
+    return Chart(title="Seconds a step, by stage", svg=stack_chart(layers), legend=tuple(legend))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,190 @@
+"""The starting point of a run: made by supervised Ray Train jobs, reused where it is there already.
+
+A cold start is a directory with one checkpoint a policy, the learned expert, and ``coldstart.json``, which is
+written last: without it the directory is half-made and is gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from actors.policies.token.tokenizer import load_vocabulary
+from cluster.pools.chain_runner import TextContext
+from cluster.record.rundir import write_atomically
+from cluster.run.coldstart_job import EXPERT, Job
+from cluster.runtime.calls import Worker, gather, is_answered
+from cluster.runtime.console import CONSOLE
+from cluster.runtime.spawn import kill, spawn
+from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
+from configs.load import digest
+from configs.schema import Config
+from rl.chain.state import ChainGrammar
+from rl.errors import CallTimeoutError, ConfigError
+
+LOOK_S = 1.0
+"""How often the progress bars move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the policies start."""
+
+    directory: Path
+    """The cold start; need not exist where every policy has a source of its own."""
+    sources: Mapping[str, Path]
+    """Checkpoint directory by policy."""
+
+    def with_experts(self, config: Config) -> Config:
+        """Return the configuration with the learned expert's weights in the place of ``coldstart``."""
+        weights = str(self.directory / EXPERT / "expert.pth")
+        rewards = {
+            name: replace(reward, options=_replaced(reward.options, COLDSTART, weights))
+            for name, reward in config.rewards.items()
+        }
+        return replace(config, rewards=rewards)
+
+
+def ensure_start(config: Config) -> Start:
+    """Return the starting point; make the cold start first where it is wanted and not there.
+
+    Raises:
+        ConfigError: If ``coldstart.directory`` holds a cold start of another configuration.
+    """
+    directory = Path(coldstart_directory(config)).resolve()
+    taught = {name: p for name, p in config.policies.items() if p.source == COLDSTART}
+    done = directory / COLDSTART_DONE
+    if taught and not done.exists():
+        _make(config, directory, {name: policy.kind for name, policy in taught.items()})
+        write_atomically(done, json.dumps({"digest": digest(config)}))
+    elif taught and json.loads(done.read_text())["digest"] != digest(config):
+        raise ConfigError(
+            f"{directory} holds the cold start of another configuration; name another coldstart.directory "
+            "or leave it empty"
+        )
+    sources = {n: directory / n if n in taught else Path(p.source) for n, p in config.policies.items()}
+    return Start(directory=directory, sources=sources)
+
+
+def has_start(config: Config) -> bool:
+    """Whether the policies have something to start from without a cold start being made."""
+    taught = any(policy.source == COLDSTART for policy in config.policies.values())
+    return not taught or (Path(coldstart_directory(config)) / COLDSTART_DONE).exists()
+
+
+def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
+    """Read what the chain needs to know of its text policy."""
+    name = next((b.policy for b in config.chain.values() if b.kind == "text"), None)
+    if name is None:
+        grammar = ChainGrammar(config.chain)
+        return TextContext(grammar=grammar, prompt=(), forbidden_ids=(), decode=_no_text)
+    vocabulary = load_vocabulary(sources[name], tuple(config.chain))
+    return TextContext(
+        grammar=ChainGrammar(config.chain, vocabulary.tags),
+        prompt=vocabulary.prompt,
+        forbidden_ids=vocabulary.forbidden_ids,
+        decode=vocabulary.decode,
+    )
+
+
+def _no_text(ids: object) -> str:
+    return ""
+
+
+def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
+    """Teach all policies at once; the expert follows the image policy, from whose outputs it learns.
+
+    What a job makes appears under its name when it is whole, and is not made again.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lessons = {name: [kind] for name, kind in kinds.items()}
+    painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
+    if config.coldstart.expert_steps and painter is not None:
+        lessons[painter].append(EXPERT)
+    with Progress(console=CONSOLE) as progress, ExitStack() as stack:
+        teachers = [
+            stack.enter_context(closing(_teach(config, directory, policy, its, progress)))
+            for policy, its in lessons.items()
+        ]
+        while teachers:
+            teachers = [teacher for teacher in teachers if not next(teacher, True)]
+            time.sleep(LOOK_S)
+    shutil.rmtree(directory / "work", ignore_errors=True)
+
+
+def _teach(
+    config: Config, directory: Path, policy: str, kinds: Sequence[str], progress: Progress
+) -> Generator[None]:
+    """Run a policy's jobs one after another, and yield while they work; closed before its end, it ends the job."""
+    for kind in kinds:
+        name = EXPERT if kind == EXPERT else policy
+        if (directory / name).exists():
+            continue
+        job = spawn(Job, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
+        try:
+            yield from _follow(job, _settings(config, directory, policy, kind, name, job), progress)
+        finally:
+            kill(job)
+        (directory / "work" / name / "made").rename(directory / name)
+
+
+def _settings(
+    config: Config, directory: Path, policy: str, kind: str, name: str, job: Worker
+) -> dict[str, Any]:
+    """Return what ``run_job`` takes."""
+    work = directory / "work" / name
+    num_steps = {
+        "token": config.coldstart.text_steps,
+        "denoising": config.coldstart.image_steps,
+        EXPERT: config.coldstart.expert_steps,
+    }
+    return {
+        "config": config,
+        "name": name,
+        "policy": policy,
+        "kind": kind,
+        "num_steps": num_steps[kind],
+        "directory": str(work / "made"),
+        "made": str(directory),
+        "work": str(work),
+        "job": job,
+    }
+
+
+def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Generator[None]:
+    """Have Ray Train run a job and move its progress bar; yields while it works.
+
+    Raises:
+        CallTimeoutError: If it makes no step within ``deadline_s``.
+    """
+    config, num_steps = settings["config"], settings["num_steps"]
+    num_workers = 1 if settings["kind"] == EXPERT else config.coldstart.num_workers
+    fit = job.call("fit", settings, num_workers, Path(settings["made"]) / "work" / "ray")
+    task = progress.add_task(f"cold start: {settings['name']}", total=num_steps)
+    done, moved_s = 0, time.monotonic()
+    while not is_answered(fit):
+        before = done
+        (done,) = gather([job.call("read")], deadline_s=config.deadline_s)
+        if done > before:
+            moved_s = time.monotonic()
+        elif time.monotonic() - moved_s > config.deadline_s:
+            raise CallTimeoutError(f"{job.name}: no step within {config.deadline_s:g} s (deadline_s)")
+        progress.update(task, completed=done)
+        yield
+    gather([fit], deadline_s=config.deadline_s)
+    progress.update(task, completed=num_steps)
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """Replace a string anywhere in a nested mapping."""
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, old, new) for key, item in value.items()}
+    return new if value == old else value

@@ -1,0 +1,72 @@
+"""Everything that can be wrong with a run and be found without starting one; and ``vlcot check``, which prints it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.progress import track
+from rich.table import Table
+
+from actors.policies.checkpoint import check_architecture
+from cluster.record.trackers.base import check_trackers
+from cluster.runtime.console import CONSOLE
+from cluster.runtime.plugins import use_plugins
+from configs.checks.validate import validate
+from configs.derive import derived, final_px
+from configs.schema import Config
+from rewards.experts.judges import Judges
+from rewards.load import load_reward, reward_terms
+from rl.data.images import load_picture
+from rl.errors import ConfigError
+from rl.restoration.prompts import PromptSource, prompt_source
+
+MANY = 50
+"""Photographs from which on reading them shows a bar."""
+
+
+def preflight(config: Config) -> PromptSource:
+    """Refuse what would fail later: before Ray, before a cold start of minutes, before a run directory.
+
+    Returns:
+        The source of prompts, every photograph of it decoded once.
+
+    Raises:
+        ConfigError: With one line that names the key or file and the remedy.
+    """
+    validate(config)
+    use_plugins(config.plugins)
+    for policy in config.policies.values():
+        if (source_dir := Path(policy.source).expanduser()).is_dir():
+            check_architecture(source_dir, policy.kind)
+    reward_terms(config)
+    for name, reward in config.rewards.items():
+        loaded = load_reward(name, reward)
+        try:
+            loaded.check()
+            loaded.check_chain(config.chain)
+        except ConfigError as error:
+            raise ConfigError(f"rewards.{name}.options: {error}") from error
+        if reward.cache and not loaded.deterministic:
+            raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
+    check_trackers(config.trackers)
+    Judges(config.eval.judges).check(final_px(config.chain) or None)
+    source = prompt_source(config)
+    files = source.files()
+    for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):
+        load_picture(path)
+    return source
+
+
+def check(config: Config) -> None:
+    """Run the checks and print what follows from the configuration.
+
+    Raises:
+        ConfigError: With one line that names the key or file and the remedy.
+    """
+    source = preflight(config)
+    table = Table(title=f"{config.name}: fine", show_header=False, title_justify="left")
+    for key, value in derived(config).items():
+        table.add_row(key, value)
+    table.add_row("photographs", str(len(source.files())))
+    table.add_row("held-out prompts", str(len(source.held_out(config.eval.num_prompts))))
+    CONSOLE.print(table)

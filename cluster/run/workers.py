@@ -1,0 +1,207 @@
+"""Everything a run spawns: rollout workers, reward pools, judges, learner ranks, chain runners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from actors.learner.rank import LearnerRank
+from actors.learner.spec import LearnerSpec
+from actors.rollout.image_worker import ImageRolloutWorker
+from actors.rollout.text_worker import TextRolloutWorker
+from cluster.pools.chain_runner import ChainRunner, Pools, TextContext
+from cluster.pools.gpu_sharing import Turns, switch
+from cluster.pools.learner_group import LearnerGroup
+from cluster.pools.scoring import Scoring
+from cluster.runtime.calls import Call, RayStore, Worker, gather
+from cluster.runtime.placement_groups import Reserved, reserve
+from cluster.runtime.rendezvous import rendezvous
+from cluster.runtime.spawn import CONCURRENCY, spawn
+from configs.checks.rewards import runtime_env
+from configs.planning.placement import SHARE, place
+from configs.schema import Config
+from rewards.experts.judges import Judges
+
+POLICY_CLASSES = {
+    "token": "actors.policies.token.policy:TokenPolicy",
+    "denoising": "actors.policies.denoising.policy:DenoisingPolicy",
+}
+"""What a learner rank loads, by ``policies.*.kind``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """All workers of a run, ready."""
+
+    pools: Pools
+    judges: Worker
+    learners: Mapping[str, LearnerGroup]
+    reserved: Reserved
+    """The bundles all of them are in."""
+
+    @property
+    def rollouts(self) -> dict[str, list[Worker]]:
+        """Rollout workers by policy."""
+        return {**self.pools.text, **self.pools.image}
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Every worker but the rewards' replicas, which come and go."""
+        ranks = [rank for group in self.learners.values() for rank in group.ranks]
+        rollouts = [worker for workers in self.rollouts.values() for worker in workers]
+        return [*rollouts, *ranks, self.pools.scoring, self.judges]
+
+    def turns(self, config: Config) -> Turns:
+        """Return who takes turns with whom on shared GPUs."""
+        return Turns(
+            learners={name: group.ranks for name, group in self.learners.items()},
+            rollouts=self.rollouts,
+            deadline_s=config.deadline_s,
+            is_shared=config.colocate and bool(self.learners),
+        )
+
+
+def spawn_scoring(config: Config, reserved: Reserved | None = None) -> Worker:
+    """Start the scoring actor, which starts the reward actors in its ``setup``.
+
+    Args:
+        config: The run.
+        reserved: The bundles it and they go in; None leaves the choice to Ray.
+    """
+    envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
+    return spawn(
+        Scoring,
+        "scoring-0",
+        num_cpus=SHARE,
+        max_concurrency=CONCURRENCY,
+        where=reserved.where("scoring-0") if reserved else None,
+        kwargs={"config": config, "envs": envs, "reserved": reserved},
+    )
+
+
+def spawn_crew(
+    config: Config, sources: Mapping[str, Path], *, learn: bool, scoring: Worker | None = None
+) -> Crew:
+    """Start every worker in its bundle and wait until all are ready.
+
+    Colocated learners come first and go to sleep: an engine takes what memory it finds.
+
+    Args:
+        config: The run.
+        sources: Checkpoint directory by policy.
+        learn: Whether learner ranks are needed.
+        scoring: A scoring actor that is there already, and is others' too; None starts one.
+    """
+    placed = replace(config, rewards={}) if scoring else config
+    reserved = reserve(place(placed, learn=learn), deadline_s=config.deadline_s)
+    learners = {
+        name: _spawn_learners(name, config, sources[name], reserved) for name in config.policies if learn
+    }
+    if config.colocate:
+        gather(_learner_setups(learners, config), deadline_s=config.deadline_s)
+        switch([r for g in learners.values() for r in g.ranks], "sleep", deadline_s=config.deadline_s)
+    rollouts = {
+        name: [
+            spawn_rollout(name, i, config, sources[name], reserved) for i in range(policy.num_rollout_workers)
+        ]
+        for name, policy in config.policies.items()
+    }
+    starting = [] if scoring else [spawn_scoring(config, reserved)]
+    judges = spawn(
+        Judges,
+        "judges-0",
+        num_cpus=SHARE,
+        where=reserved.where("judges-0"),
+        kwargs={"names": list(config.eval.judges)},
+    )
+    calls = [w.call("setup") for group in (*rollouts.values(), [*starting, judges]) for w in group]
+    if not config.colocate:
+        calls += _learner_setups(learners, config)
+    gather(calls, deadline_s=config.deadline_s)
+    kinds = {name: policy.kind for name, policy in config.policies.items()}
+    pools = Pools(
+        text={n: w for n, w in rollouts.items() if kinds[n] == "token"},
+        image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
+        scoring=scoring or starting[0],
+    )
+    return Crew(pools=pools, judges=judges, learners=learners, reserved=reserved)
+
+
+def spawn_runners(config: Config, context: TextContext, crew: Crew) -> list[Worker]:
+    """Start the chain runners."""
+    kwargs = {"config": config, "context": context, "pools": crew.pools}
+    return [
+        spawn(
+            ChainRunner,
+            name,
+            num_cpus=SHARE,
+            max_concurrency=CONCURRENCY,
+            where=crew.reserved.where(name),
+            kwargs=kwargs,
+        )
+        for name in (f"runner-{i}" for i in range(config.num_runners))
+    ]
+
+
+def _learner_setups(learners: Mapping[str, LearnerGroup], config: Config) -> list[Call]:
+    """Have every rank meet the others of its policy."""
+    calls: list[Call] = []
+    for group in learners.values():
+        store = RayStore(deadline_s=config.deadline_s)
+        address, port = rendezvous(group.ranks[0], deadline_s=config.deadline_s)
+        calls += [rank.call("setup", address, port, store) for rank in group.ranks]
+    return calls
+
+
+def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved: Reserved) -> Worker:
+    """Start one rollout worker of a policy; it must still be set up."""
+    worker = f"rollout-{name}-{index}"
+    policy = config.policies[name]
+    cls = TextRolloutWorker if policy.kind == "token" else ImageRolloutWorker
+    kwargs = {
+        "directory": source,
+        "config": policy,
+        "block_names": tuple(config.chain),
+        "seed": config.seed,
+        "deterministic": config.deterministic,
+    }
+    return spawn(
+        cls,
+        worker,
+        num_cpus=SHARE,
+        num_gpus=reserved.num_gpus(worker),
+        num_threads=policy.num_threads,
+        max_concurrency=CONCURRENCY,
+        where=reserved.where(worker),
+        kwargs=kwargs,
+    )
+
+
+def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved) -> LearnerGroup:
+    policy = config.policies[name]
+    spec = LearnerSpec(
+        policy_name=name,
+        policy_target=POLICY_CLASSES[policy.kind],
+        config=policy,
+        directory=source,
+        block_names=tuple(config.chain),
+        bucket_bytes=config.bucket_mib << 20,
+        world_size=policy.num_ranks,
+        seed=config.seed,
+        deterministic=config.deterministic,
+        deadline_s=config.deadline_s,
+    )
+    ranks = [
+        spawn(
+            LearnerRank,
+            f"learner-{name}-{rank}",
+            num_cpus=SHARE,
+            num_gpus=reserved.num_gpus(f"learner-{name}-{rank}"),
+            num_threads=policy.num_threads,
+            where=reserved.where(f"learner-{name}-{rank}"),
+            kwargs={"spec": replace(spec, rank=rank)},
+        )
+        for rank in range(policy.num_ranks)
+    ]
+    return LearnerGroup(policy=name, ranks=ranks, deadline_s=config.deadline_s)

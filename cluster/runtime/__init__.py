@@ -1,0 +1,1 @@
+"""Ray: starting it, spawning actors, waiting for calls, signs of life."""

@@ -1,0 +1,223 @@
+"""Signs of life: every worker process says each two seconds that it lives, what it does, and what it has done.
+
+The sender is a thread in the worker's process, started by its constructor (``spawn``); the receiver is one small
+actor, the bulletin, which the driver reads (``cluster.record.observer``). A worker that is busy goes on sending; one
+that hangs as a whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those who
+wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+from cluster.runtime.calls import Worker, gather
+from cluster.runtime.outstanding import OUTSTANDING, Wait
+from cluster.runtime.pool_gauges import PoolGauges, PoolState
+from rl.errors import VlcotError
+from rl.spans import SPANS, PoolMeter, Span
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 2.0
+"""Seconds between two signs of life."""
+PATIENCE_S = 60.0
+"""Longest wait of a sender for the bulletin. A bulletin that ended ends its senders: the run is over."""
+MOST_WAITING = 200_000
+"""Spans the bulletin keeps for a driver that does not read."""
+
+
+@runtime_checkable
+class HasMeters(Protocol):
+    """A worker that serves a pool, or several."""
+
+    def meters(self) -> Sequence[PoolMeter]:
+        """Return the meters of its pools."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a worker says of itself."""
+
+    worker: str
+    host: str
+    pid: int
+    num: int
+    """Counts the worker's beats."""
+    doing: Sequence[Span]
+    """Open spans, outermost first."""
+    waits: Sequence[Wait]
+    """What it waits for of others."""
+    pools: Sequence[PoolState]
+    num_lost: int = 0
+    """Spans it forgot because they were not collected in time."""
+    done: Sequence[Span] = ()
+    """Spans that ended since its last beat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What the bulletin holds."""
+
+    beats: Mapping[str, Beat]
+    """Newest of each worker, without the spans that are done."""
+    silent_s: Mapping[str, float]
+    """Seconds since it came, by the bulletin's own clock."""
+    done: Mapping[str, Sequence[Span]]
+    """By worker, everything that ended since the last reading."""
+
+
+class Bulletin:
+    """Receives beats and hands them to the driver. A plain class; an actor of a run."""
+
+    def __init__(self) -> None:
+        self._beats: dict[str, Beat] = {}
+        self._heard: dict[str, float] = {}
+        self._done: dict[str, list[Span]] = {}
+        self._num_waiting = 0
+
+    def beat(self, beat: Beat) -> None:
+        """Take a sign of life."""
+        self._heard[beat.worker] = time.monotonic()
+        self._beats[beat.worker] = replace(beat, done=())
+        if beat.done and self._num_waiting < MOST_WAITING:
+            self._done.setdefault(beat.worker, []).extend(beat.done)
+            self._num_waiting += len(beat.done)
+
+    def forget(self, worker: str) -> None:
+        """Strike out a worker that was ended on purpose; what it did stays."""
+        self._beats.pop(worker, None)
+        self._heard.pop(worker, None)
+
+    def read(self) -> News:
+        """Return what is new, and forget the spans."""
+        now = time.monotonic()
+        done, self._done, self._num_waiting = self._done, {}, 0
+        silent_s = {name: now - heard for name, heard in self._heard.items()}
+        return News(beats=dict(self._beats), silent_s=silent_s, done=done)
+
+
+# --------------------------------------------------------------------------------- the sender
+
+
+@dataclass(slots=True)
+class _Here:
+    """Where this process sends its beats, and where those it spawns are to send theirs."""
+
+    bulletin: Worker | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+_HERE = _Here()
+
+
+@contextmanager
+def beating_to(bulletin: Worker, *, run: str) -> Iterator[None]:
+    """Have every worker that is spawned in the block, and those that they spawn, send beats to ``bulletin``.
+
+    Args:
+        bulletin: The actor.
+        run: Name of the run, for Ray's metrics.
+    """
+    _HERE.bulletin, _HERE.labels = bulletin, {"run": run}
+    try:
+        yield
+    finally:
+        _HERE.bulletin = None
+
+
+def beating(cls: type, name: str) -> type:
+    """Return a worker's class, made to send beats where anybody listens.
+
+    Args:
+        cls: A plain worker class.
+        name: Of the worker.
+    """
+    if _HERE.bulletin is None:
+        return cls
+    here = replace(_HERE, labels=dict(_HERE.labels))
+
+    class Beating(cls):  # type: ignore[misc]
+        # Sent to the worker by value: what it calls must be functions of this module, which go by name.
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            _listen(here)  # first of all: what this process spawns is to send beats, too
+            super().__init__(*args, **kwargs)
+            _begin(self, name)
+
+    Beating.__module__, Beating.__name__, Beating.__qualname__ = (
+        cls.__module__,
+        cls.__name__,
+        cls.__qualname__,
+    )
+    return Beating
+
+
+def _listen(here: _Here) -> None:
+    """Take over the place where the process that spawned this one sends its beats."""
+    _HERE.bulletin, _HERE.labels = here.bulletin, here.labels
+
+
+def _begin(instance: object, name: str) -> None:
+    """Start the sender's thread in a worker's process."""
+    assert _HERE.bulletin is not None
+    sender = Sender(name, instance, _HERE.bulletin, _HERE.labels)
+    threading.Thread(target=sender.run, name="beats", daemon=True).start()
+
+
+def end_beating(worker: Worker) -> None:
+    """Tell the bulletin that a worker was ended on purpose; nothing is waited for."""
+    if _HERE.bulletin is not None:
+        _HERE.bulletin.call("forget", worker.name)
+
+
+class Sender:
+    """Sends one worker's beats."""
+
+    def __init__(self, name: str, instance: object, bulletin: Worker, labels: Mapping[str, str]) -> None:
+        self._name, self._instance, self._bulletin = name, instance, bulletin
+        self._host, self._pid, self._num = socket.gethostname(), os.getpid(), 0
+        self._gauges = PoolGauges(worker=name, run=labels.get("run", ""))
+
+    def run(self) -> None:
+        """Send until the bulletin is gone: the run has ended then, and so will this process."""
+        while True:
+            try:
+                gather([self._bulletin.call("beat", self.next_beat())], deadline_s=PATIENCE_S)
+            except VlcotError as error:
+                logger.debug("%s: no more beats: %s", self._name, error)
+                return
+            except Exception:
+                # Ray is being left; or a fault of ours, which the silence will show. The work goes on.
+                logger.debug("%s: no more beats", self._name, exc_info=True)
+                return
+            time.sleep(BEAT_S)
+
+    def next_beat(self) -> Beat:
+        """Look at this process and say what it does."""
+        self._num += 1
+        meters = self._instance.meters() if isinstance(self._instance, HasMeters) else ()
+        return Beat(
+            worker=self._name,
+            host=self._host,
+            pid=self._pid,
+            num=self._num,
+            doing=SPANS.under_way(),
+            waits=[wait for wait in OUTSTANDING.waits() if wait.worker != self._bulletin.name],
+            pools=self._gauges.observe(meters, version=_version_of(self._instance)),
+            num_lost=SPANS.num_lost,
+            done=SPANS.take(),
+        )
+
+
+def _version_of(instance: object) -> int | None:
+    """Return the weight version a rollout worker or learner rank has; None for others."""
+    version: Any = getattr(instance, "version", None)
+    return version if isinstance(version, int) else None

@@ -1,0 +1,1 @@
+"""`vlcot search`: Ray Tune over whole runs."""

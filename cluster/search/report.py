@@ -1,0 +1,117 @@
+"""What a search leaves to look at: a table, its numbers as JSON, and a page with the parallel-coordinates picture."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import jinja2
+from rich.table import Table
+from rich.text import Text
+
+from cluster.record.rundir import write_atomically
+from cluster.record.tables import LOWER_IS_BETTER
+from cluster.search.picture import parallel_coordinates
+from cluster.search.trials import State, Trial, show
+from configs.search import SearchPlan
+
+PICTURE, PAGE, NUMBERS = "parallel.png", "search.html", "search.json"
+_STYLES: dict[State, str] = {"finished": "green", "stopped": "dim", "failed": "red", "running": "cyan"}
+
+
+def show_metric(value: float | None) -> str:
+    """Write a measurement; ``-`` where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def ranked(plan: SearchPlan, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that went to their end, best first; then the stopped, then those without a result."""
+    sign = -1.0 if plan.settings.metric in LOWER_IS_BETTER else 1.0
+    order: dict[State, int] = {"finished": 0, "stopped": 1, "running": 2, "failed": 3}
+    return sorted(
+        trials,
+        key=lambda t: (order[t.state], -t.step, -sign * t.last if t.last is not None else 0.0, t.number),
+    )
+
+
+def state_of(trial: Trial) -> str:
+    """Return how a trial ended, with its error."""
+    return f"{trial.state}: {trial.error}" if trial.error else trial.state
+
+
+def search_table(plan: SearchPlan, trials: Sequence[Trial], best: Trial | None) -> Table:
+    """Return the table for a terminal."""
+    metric = plan.settings.metric
+    arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
+    table = Table(title=f"{len(trials)} trials by held-out {metric}", title_justify="left")
+    table.add_column("trial")
+    for key in plan.space:
+        table.add_column("\n".join(key.rsplit(".", 1)), justify="right", overflow="fold")
+    table.add_column("steps", justify="right")
+    table.add_column(f"{metric} {arrow}", justify="right")
+    table.add_column("state")
+    for trial in ranked(plan, trials):
+        is_best = best is not None and trial.number == best.number
+        table.add_row(
+            f"{trial.name} *" if is_best else trial.name,
+            *(show(trial.values[key]) for key in plan.space),
+            str(trial.step),
+            show_metric(trial.last),
+            Text(state_of(trial), style=_STYLES[trial.state]),
+            style="bold" if is_best else "",
+        )
+    return table
+
+
+def trial_line(plan: SearchPlan, trial: Trial) -> Text:
+    """Return the line that says how a trial ended."""
+    tried = " ".join(f"{key}={show(value)}" for key, value in trial.values.items())
+    return Text("  ").join(
+        [
+            Text(trial.name, style="bold"),
+            Text(f"{plan.settings.metric} {show_metric(trial.last)}"),
+            Text(f"after {trial.step} steps"),
+            Text(state_of(trial), style=_STYLES[trial.state]),
+            Text(tried, style="dim"),
+        ]
+    )
+
+
+def write_search_report(plan: SearchPlan, trials: Sequence[Trial], best: Trial, folder: Path) -> Path:
+    """Write ``search.json``, ``parallel.png`` and ``search.html``, which needs no network; return the page."""
+    rows = ranked(plan, trials)
+    numbers = {
+        "metric": plan.settings.metric,
+        "best": best.name,
+        "trials": [asdict(trial) | {"name": trial.name, "last": trial.last} for trial in rows],
+    }
+    write_atomically(folder / NUMBERS, json.dumps(numbers, indent=1))
+    picture = parallel_coordinates(plan, rows, best)
+    (folder / PICTURE).write_bytes(picture)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template(PAGE).render(
+        name=folder.name,
+        metric=plan.settings.metric,
+        keys=list(plan.space),
+        rows=[
+            {
+                "name": trial.name,
+                "values": [show(trial.values[key]) for key in plan.space],
+                "step": trial.step,
+                "metric": show_metric(trial.last),
+                "state": state_of(trial),
+                "style": "best" if trial.number == best.number else trial.state,
+            }
+            for trial in rows
+        ],
+        picture=base64.b64encode(picture).decode(),
+    )
+    write_atomically(folder / PAGE, page)
+    return folder / PAGE

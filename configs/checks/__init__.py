@@ -1,0 +1,1 @@
+"""Checks of a configuration: ranges of single values, and what values must be together."""

@@ -1,0 +1,159 @@
+"""What each kind of process holds at its fullest, by part. Bytes; formulas with their sources in docs/placement.md.
+
+Letters: P trained parameters, F frozen ones, b bytes of a number of ``dtype``, N learner ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from configs.planning.activations import logit_elements, painting_elements, picture_elements, text_elements
+from configs.planning.known_models import EXPERT_PARAMETERS, REALSR_R1, UNKNOWN_EXPERT_PARAMETERS
+from configs.planning.model_files import Model
+from configs.planning.workload import DTYPE_BYTES, LATENT_BYTES, picture_shape, text_shape
+from configs.schema import Config, RewardConfig
+
+GIB = 1 << 30
+ENGINE_SHARE = 0.9
+"""Share of its part of a GPU that vLLM takes, weights and cache together (``actors.rollout.text_engine``)."""
+CPU_CACHE_BYTES = GIB
+"""vLLM's cache on a CPU (``rl.compat.vllm``)."""
+MAX_BUCKET_ELEMENTS = 200_000_000
+"""Most elements of DeepSpeed's reduction bucket (``actors.shared.deepspeed_engine``)."""
+MAX_LIVE_ELEMENTS = 1_000_000_000
+"""Most elements that ZeRO-3 keeps gathered at once (DeepSpeed's ``stage3_max_live_parameters``)."""
+FIXED_CPU_BYTES = {"learner": 365 << 20, "text": 1136 << 20, "image": 350 << 20, "reward": 350 << 20}
+"""Anonymous memory of a process that has imported its libraries and loaded nothing, on a CPU; measured."""
+HEAP_FACTOR = 1.75
+"""On a CPU: glibc's heap beside the activations in it, as it keeps what was freed between them; measured."""
+FIXED_GPU_BYTES = 3 * GIB // 2
+"""CUDA context, kernels and NCCL's buffers of a process, and what allocators waste; assumed."""
+EXPERT_ACTIVATION_BYTES = GIB // 2
+"""What a reward's experts hold while they score a batch; assumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Memory of one process at its fullest, bytes by part; the parts add up."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    """Master weights and moments; the moving average too."""
+    activations: int = 0
+    """Of forward and backward pass, logits included; of painting; of scoring."""
+    cache: int = 0
+    """Keys and values."""
+    latents: int = 0
+    experts: int = 0
+    buffers: int = 0
+    """Buckets of gradients and of weights."""
+    fixed: int = 0
+    """What the process costs before it holds anything of the model."""
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+PARTS = tuple(field.name for field in fields(Memory))
+"""Names of the parts, in the order of tables."""
+
+
+def learner_memory(config: Config, policy: str, model: Model) -> Memory:
+    """Return what a learner rank holds.
+
+    Source:
+        Rajbhandari et al. 2020 (ZeRO), section 5 and figure 1: with K = 12 bytes of AdamW a parameter,
+        weights b P, gradients b P, optimizer K P; stage 1 divides the last by N, stage 2 the last two, stage 3 all.
+    Differs from the paper:
+        DeepSpeed keeps float32 master weights for float32 models too, and reduces gradients in a bucket of at most
+        ``MAX_BUCKET_ELEMENTS``.
+    """
+    spec = config.policies[policy]
+    size, ranks, trained = DTYPE_BYTES[spec.dtype], spec.num_ranks, model.num_trained
+    held = trained // ranks if spec.zero_stage == 3 else trained
+    weights = size * (held + model.num_frozen)
+    if spec.kl_weight > 0:
+        # A picture policy is read in float32 and only the trained copy is cast.
+        weights += (size if spec.kind == "token" else 4) * (trained + model.num_frozen)
+    is_cut = spec.zero_stage > 1
+    # A bucket is filled from gradients that autograd still holds.
+    buckets = 2 * min(MAX_BUCKET_ELEMENTS, trained)
+    gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.zero_stage == 3 else 0
+    return Memory(
+        weights=weights,
+        gradients=size * (trained // ranks if is_cut else trained),
+        optimizer=(16 if spec.ema_decay else 12) * trained // ranks,
+        activations=_learning_bytes(config, policy, model),
+        # The optimizer is given its gradients as one float32 copy.
+        buffers=size * (buckets + gathered) + 4 * trained // ranks,
+        fixed=FIXED_GPU_BYTES if spec.num_gpus else FIXED_CPU_BYTES["learner"],
+    )
+
+
+def rollout_memory(config: Config, policy: str, model: Model) -> Memory:
+    """Return what a rollout worker holds."""
+    if config.policies[policy].kind == "token":
+        return _text_rollout(config, policy, model)
+    return _image_rollout(config, policy, model)
+
+
+def reward_memory(reward: RewardConfig) -> Memory:
+    """Return what a reward actor holds: its experts, as far as their names tell."""
+    return Memory(
+        experts=sum(
+            4 * EXPERT_PARAMETERS.get(name, UNKNOWN_EXPERT_PARAMETERS) for name in experts_of(reward)
+        ),
+        activations=EXPERT_ACTIVATION_BYTES if experts_of(reward) else 0,
+        fixed=FIXED_GPU_BYTES if reward.num_gpus else FIXED_CPU_BYTES["reward"],
+    )
+
+
+def experts_of(reward: RewardConfig) -> tuple[str, ...]:
+    """Return the names of the visual experts that a reward's options mention."""
+    experts = reward.options.get("experts", ())
+    if experts == "realsr_r1":
+        return REALSR_R1
+    return tuple(experts) if isinstance(experts, dict) else ()
+
+
+def _learning_bytes(config: Config, policy: str, model: Model) -> int:
+    spec = config.policies[policy]
+    size = DTYPE_BYTES[spec.dtype]
+    if spec.kind == "denoising":
+        held = size * picture_elements(model.fields, picture_shape(config, policy, model, learn=True))
+    else:
+        shape = text_shape(config, policy, model)
+        held = size * text_elements(model.fields, shape) + 4 * logit_elements(model.fields, shape)
+    return held if spec.num_gpus else int(HEAP_FACTOR * held)
+
+
+def _text_rollout(config: Config, policy: str, model: Model) -> Memory:
+    """VLLM fills its share of a GPU: what weights leave of it is cache."""
+    spec = config.policies[policy]
+    weights = DTYPE_BYTES[spec.dtype] * model.num_trained
+    if not spec.num_gpus:
+        fixed = FIXED_CPU_BYTES["text"]
+        # oneDNN computes with a packed copy of the matrices, beside the one that publications are loaded to.
+        return Memory(
+            weights=2 * weights, cache=CPU_CACHE_BYTES, buffers=config.bucket_mib << 20, fixed=fixed
+        )
+    share = int(ENGINE_SHARE * min(1.0, spec.num_gpus) * config.gpu_gib * GIB)
+    return Memory(weights=weights, cache=max(0, share - weights - FIXED_GPU_BYTES), fixed=FIXED_GPU_BYTES)
+
+
+def _image_rollout(config: Config, policy: str, model: Model) -> Memory:
+    spec = config.policies[policy]
+    size, shape = DTYPE_BYTES[spec.dtype], picture_shape(config, policy, model, learn=False)
+    blocks = [block for block in config.chain.values() if block.policy == policy]
+    largest = max(blocks, key=lambda block: block.size_px)
+    states = spec.micro_batch_size * (largest.num_steps + 1)
+    return Memory(
+        weights=size * (model.num_trained + model.num_frozen),
+        activations=size * painting_elements(model.fields, shape),
+        latents=LATENT_BYTES * 3 * largest.size_px**2 * states,
+        buffers=config.bucket_mib << 20,
+        fixed=FIXED_GPU_BYTES if spec.num_gpus else FIXED_CPU_BYTES["image"],
+    )

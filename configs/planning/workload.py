@@ -1,0 +1,121 @@
+"""What one step of a run asks of its workers: shapes of batches, tokens, cache and latents. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from configs.derive import degraded_px
+from configs.planning.activations import PictureShape, TextShape
+from configs.planning.model_files import Model
+from configs.planning.model_shapes import head_size
+from configs.schema import BlockConfig, Config
+
+PROMPT_TOKENS = 64
+"""What the prompt is taken for, its picture aside."""
+TAG_TOKENS = 4
+"""Forced tokens around a picture."""
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2}
+LATENT_BYTES = 4
+"""Latents are kept in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Amounts of one step, over all workers."""
+
+    num_chains: int
+    num_tokens: int
+    """Tokens sampled, at most."""
+    num_denoising_steps: int
+    latent_bytes: int
+    """Latents and pictures of all chains, in the object store."""
+
+
+def workload(config: Config) -> Workload:
+    """Return what a step of a valid configuration makes, at most."""
+    chains = config.prompts_per_step * config.group_size
+    images = _images(config)
+    edges = [(block.size_px, block.num_steps) for block in images]
+    latents = sum(3 * edge**2 * ((steps + 1) * LATENT_BYTES + 1) for edge, steps in edges)
+    return Workload(
+        num_chains=chains,
+        num_tokens=chains * _sampled_tokens(config),
+        num_denoising_steps=chains * sum(steps for _, steps in edges),
+        latent_bytes=chains * latents,
+    )
+
+
+def text_shape(config: Config, policy: str, model: Model) -> TextShape:
+    """Return the largest batch a learner rank of a token policy scores."""
+    spec = config.policies[policy]
+    pictures = [_picture_patches(edge, model) for edge in _context_pictures(config)]
+    merge = model.fields["vision_config"]["spatial_merge_size"] ** 2
+    rows = min(spec.micro_batch_size, _chains_a_rank(config, policy))
+    return TextShape(
+        rows=rows * _branches(spec.guidance_scale),
+        tokens=PROMPT_TOKENS + _sampled_tokens(config) + sum(p // merge for p in pictures)
+        + TAG_TOKENS * len(pictures),
+        patches=sum(pictures),
+        actions=_sampled_tokens(config),
+    )  # fmt: skip
+
+
+def picture_shape(config: Config, policy: str, model: Model, *, learn: bool) -> PictureShape:
+    """Return the largest batch of a denoising policy: all trained steps of its pictures, or one step of each."""
+    spec = config.policies[policy]
+    blocks = [block for block in _images(config) if block.policy == policy]
+    largest = max(blocks, key=lambda block: block.size_px)
+    pictures = min(spec.micro_batch_size, _chains_a_rank(config, policy))
+    steps = spec.trained_steps.num_trained(largest.num_steps - 1) if learn else 1
+    return PictureShape(
+        rows=pictures * steps * _branches(spec.guidance_scale),
+        cells=(largest.size_px // model.patch) ** 2,
+    )
+
+
+def cache_bytes_a_token(fields: Mapping[str, Any], dtype: str) -> int:
+    """Return the key-value cache of one token over all layers, bytes.
+
+    Source:
+        Kwon et al. 2023 (vLLM), section 1: keys and values, every layer, every key-value head.
+    """
+    text = fields["text_config"]
+    width = int(text["num_key_value_heads"] * head_size(text))
+    return int(2 * text["num_hidden_layers"] * width * DTYPE_BYTES[dtype])
+
+
+def _branches(guidance_scale: float) -> int:
+    """Rows of the batch a row becomes under classifier-free guidance."""
+    return 1 if guidance_scale == 1 else 2
+
+
+def _chains_a_rank(config: Config, policy: str) -> int:
+    ranks = config.policies[policy].num_ranks * config.updates_per_batch
+    return max(1, math.ceil(config.prompts_per_step * config.group_size / ranks))
+
+
+def _images(config: Config) -> list[BlockConfig]:
+    return [block for block in config.chain.values() if block.kind == "image"]
+
+
+def _sampled_tokens(config: Config) -> int:
+    return sum(block.max_tokens for block in config.chain.values() if block.kind == "text")
+
+
+def _context_pictures(config: Config) -> list[int]:
+    """Edges of the pictures that enter the text's context: the photo, and all painted but the last."""
+    sizes = [block.size_px for block in _images(config)]
+    photo = degraded_px(config)
+    return [photo, *sizes[:-1]] if photo else []
+
+
+def _picture_patches(edge: int, model: Model) -> int:
+    """Return the patches of a picture, scaled as its processor does: to its range, and to whole cells."""
+    vision = model.fields["vision_config"]
+    cell = vision["patch_size"] * vision["spatial_merge_size"]
+    low, high = model.pixel_range
+    scaled = math.sqrt(min(max(edge * edge, low), high))
+    return int(max(1, round(scaled / cell)) ** 2 * vision["spatial_merge_size"] ** 2)

@@ -1,0 +1,1 @@
+"""Visual experts: pyiqa's metrics by name."""

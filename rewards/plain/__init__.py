@@ -1,0 +1,1 @@
+"""Rewards that are plain functions, in TRL's and verl's forms."""

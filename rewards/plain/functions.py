@@ -1,0 +1,93 @@
+"""Plain reward functions in TRL's form, unchanged: ``f(prompts, completions, **columns) -> list[float | None]``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rewards.base import Missing, Score
+from rewards.core.asynchrony import finished
+from rewards.plain.base import PlainReward
+from rewards.plain.columns import COLUMNS
+from rewards.plain.signature import choose_arguments, names_any, takes_anything
+from rl.types import ChainView
+
+TRAINER_ARGUMENTS = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+"""What TRL's trainer says of itself. A function may name them; see ``FunctionReward``."""
+_OPTIONS = ("low", "high", "missing", "needs", "conversational")
+
+
+class FunctionReward(PlainReward):
+    """A function with TRL's signature, ``def`` or ``async def``.
+
+    It is called once a batch with ``rewards.plain.columns.COLUMNS`` as keyword arguments, each a list with one entry a
+    chain: all of them where it takes ``**kwargs``, else those it names. It answers with one number a chain.
+
+    ``None`` in the answer means, as in TRL, that the function does not apply to the chain. TRL leaves it out of the
+    sum over rewards; here it becomes ``missing``, by default the 0 that does the same, and is counted as missing.
+
+    A function that names what TRL's trainer says of itself gets ``trainer_state=None``, ``environments=None``,
+    ``log_extra`` and ``log_metric`` that do nothing, and ``completion_ids`` of one None a chain: a reward sees
+    text here, never token ids, so a function that counts them fails with a reason instead of counting wrong.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        low: float = -math.inf,
+        high: float = math.inf,
+        missing: float = 0.0,
+        needs: Sequence[str] = ("text",),
+        conversational: bool = False,
+        **constants: Any,
+    ) -> None:
+        """Wrap.
+
+        Args:
+            function: Takes keyword arguments.
+            low: Lowest score it may return; unbounded by default, as functions declare nothing.
+            high: Highest score it may return.
+            missing: Score of a chain it does not apply to.
+            needs: Inputs without which it is not asked, by ``Need``'s values.
+            conversational: Its completions are lists of messages, ``[{"role": "assistant", "content": text}]``,
+                as TRL has them for chat data, and its prompts likewise.
+            constants: Passed on to every call; parameters of the function by name.
+
+        Raises:
+            ConfigError: If the function cannot be called so, or there is no such need.
+        """
+        self._arguments = choose_arguments(
+            function, constants, told=tuple(COLUMNS), on_request=TRAINER_ARGUMENTS, options=_OPTIONS
+        )
+        super().__init__(function, constants, low=low, high=high, missing=missing, needs=needs)
+        self.conversational = conversational
+
+    def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
+        """Call the function once."""
+        told = {name: self._column(name, chains) for name in self._arguments}
+        answers = finished(self.function(**told, **self.constants))
+        return [Missing("the function returned None") if answer is None else answer for answer in answers]
+
+    def _column(self, name: str, chains: Sequence[ChainView]) -> Any:
+        if name in TRAINER_ARGUMENTS:
+            return {
+                "completion_ids": [None] * len(chains),
+                "log_extra": _nothing,
+                "log_metric": _nothing,
+            }.get(name)
+        entries = [COLUMNS[name](chain) for chain in chains]
+        role = {"prompts": "user", "completions": "assistant"}.get(name)
+        if self.conversational and role is not None:
+            return [[{"role": role, "content": entry}] for entry in entries]
+        return entries
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Stand in for TRL's log functions."""
+
+
+def is_trl_function(function: Callable[..., Any]) -> bool:
+    """Whether a function can be told what TRL tells: it names a column, or takes anything."""
+    return takes_anything(function) or names_any(function, tuple(COLUMNS))

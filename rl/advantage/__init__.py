@@ -1,0 +1,1 @@
+"""From scores to the batches of each policy: filters, combination, baselines, layout over ranks."""

@@ -1,0 +1,136 @@
+"""From advantages to the batches of each policy, laid out over ranks.
+
+Pure. Nothing here opens a handle: what is spread are records of a few numbers. The same groups give the same
+batches, in id order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import TypeVar
+
+from configs.schema import Config
+from rl.advantage.assign import Advantages
+from rl.advantage.overlong import masked_blocks
+from rl.types import Chain, MicroBatch, ScoredGroup, TrainBatch, TrainItem
+
+T = TypeVar("T")
+
+
+def build_train_batches(
+    groups: Sequence[ScoredGroup], advantages: Advantages, config: Config
+) -> dict[str, list[TrainBatch]]:
+    """Split a step's groups into optimizer steps and lay each out over the policy's ranks.
+
+    Items whose advantages are all 0 stay: they carry the KL term. Segments without an action, and chains
+    without advantages, do not.
+
+    Args:
+        groups: Trainable groups.
+        advantages: From ``assign_advantages``.
+        config: Its ``updates_per_batch``, and each policy's ``num_ranks`` and ``micro_batch_size``.
+
+    Returns:
+        By policy, the optimizer steps in order; a policy without any item is absent.
+    """
+    batches: dict[str, list[TrainBatch]] = {}
+    for part in split_evenly(groups, config.updates_per_batch):
+        chains = [chain for group in part for chain in group.chains if chain.chain_id in advantages]
+        for policy, settings in config.policies.items():
+            items = [
+                item
+                for chain in chains
+                for item in items_of(chain, policy, advantages[chain.chain_id], config)
+            ]
+            if items:
+                batch = lay_out(
+                    policy,
+                    items,
+                    settings.num_ranks,
+                    settings.micro_batch_size,
+                    max_actions=max_actions(policy, config),
+                )
+                batches.setdefault(policy, []).append(batch)
+    return batches
+
+
+def items_of(chain: Chain, policy: str, advantages: dict[int, float], config: Config) -> list[TrainItem]:
+    """Turn one chain's segments of ``policy`` into items, those without actions to train left out.
+
+    A masked block (``overlong=mask``) is neither in an item's advantages nor in its number of actions.
+    """
+    names, masked = list(config.chain), masked_blocks(chain, config)
+    items = []
+    for segment in chain.segments:
+        trained = {block: num for block, num in segment.num_actions.items() if block not in masked}
+        if segment.policy == policy and sum(trained.values()) > 0:
+            items.append(
+                TrainItem(
+                    item_id=f"{chain.chain_id}/{'+'.join(segment.blocks)}",
+                    handle=segment.handle,
+                    advantages={names.index(block): advantages[names.index(block)] for block in trained},
+                    num_actions=sum(trained.values()),
+                    shape_key=segment.shape_key,
+                    length=segment.length,
+                )
+            )
+    return items
+
+
+def max_actions(policy: str, config: Config) -> int:
+    """Return the most actions a sequence can have: tokens of all text blocks, or random steps of a picture."""
+    blocks = [block for block in config.chain.values() if block.policy == policy]
+    tokens = sum(block.max_tokens for block in blocks if block.kind == "text")
+    steps = max((block.num_steps - 1 for block in blocks if block.kind == "image"), default=0)
+    return tokens or steps
+
+
+def lay_out(
+    policy: str,
+    items: Sequence[TrainItem],
+    num_ranks: int,
+    micro_batch_size: int,
+    *,
+    max_actions: int,
+) -> TrainBatch:
+    """Lay one optimizer step out over ranks.
+
+    Items of one shape are sorted by length and cut into micro-batches of like length, so little is padded.
+    Neighbours go to different ranks, so that all ranks have about the same work at the same time. Every rank
+    gets the same number of micro-batches of each shape: ZeRO's collectives hang or crash otherwise. Where
+    items do not reach, a micro-batch holds one of them again with weight 0.
+
+    Args:
+        policy: Name.
+        items: At least one.
+        num_ranks: Learner ranks.
+        micro_batch_size: Most rows of a micro-batch.
+        max_actions: Most actions a sequence can have.
+
+    Returns:
+        The batch; ``num_actions`` and ``num_sequences`` count every item once.
+    """
+    ranks: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
+    in_order = sorted(items, key=lambda item: (item.shape_key, -item.length))
+    for _, same_shape in groupby(in_order, key=lambda item: item.shape_key):
+        mine = list(same_shape)
+        num_each = -(-len(mine) // (num_ranks * micro_batch_size))
+        for index, rows in enumerate(split_evenly(mine, num_ranks * num_each)):
+            rows_or_padding = tuple(rows) or (mine[-1],)
+            weights = (1.0,) * len(rows) or (0.0,)
+            ranks[index % num_ranks].append(MicroBatch(items=rows_or_padding, weights=weights))
+    return TrainBatch(
+        policy=policy,
+        micro_batches=tuple(map(tuple, ranks)),
+        num_actions=sum(item.num_actions for item in items),
+        num_sequences=len(items),
+        max_actions=max_actions,
+    )
+
+
+def split_evenly(things: Sequence[T], num_parts: int) -> list[Sequence[T]]:
+    """Cut a sequence into ``num_parts`` runs whose lengths differ by at most 1; the first are the longer."""
+    size, longer = divmod(len(things), num_parts)
+    starts = [index * size + min(index, longer) for index in range(num_parts + 1)]
+    return [things[a:b] for a, b in pairwise(starts)]

@@ -1,0 +1,1 @@
+"""Chains: their grammar, and the state of one while it is written."""

@@ -1,0 +1,1 @@
+"""Repairs and settings without which torchvision and vLLM do not start here."""

@@ -1,0 +1,84 @@
+"""How every vLLM engine of ours is started: in its worker's own process, on a CPU or on a share of a GPU.
+
+Shared by the text policy's engine and the judge model. vLLM is imported inside the functions only, after
+``prepare``: it reads its environment when it is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rl.compat.torchvision import ensure_torchvision
+
+BLOCK_TOKENS = 32
+"""Tokens of a cache block: the smallest vLLM's CPU attention takes. Prompts share whole blocks only."""
+ENVIRONMENT: Mapping[str, str] = {
+    # The engine lives in the worker's own process and thread.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # vLLM binds threads to cores; several workers would all sit on the first ones.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def prepare(model: str | Path, environment: Mapping[str, str] | None = None) -> None:
+    """Make this process ready for an engine that serves ``model``; then import vLLM.
+
+    Args:
+        model: Directory or hub name.
+        environment: Further variables; none overrides what the user has set.
+    """
+    for name, value in {**ENVIRONMENT, **(environment or {})}.items():
+        os.environ.setdefault(name, value)
+    # On a CPU every picture would cost a warning: vLLM replaces torch.set_num_threads, and calls it itself.
+    logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
+    ensure_torchvision()
+    _register_in_process(model)
+
+
+def device_arguments(*, on_gpu: bool, gpu_memory_frac: float) -> dict[str, Any]:
+    """Return the arguments of an engine that depend on where it runs.
+
+    Args:
+        on_gpu: False where vLLM is its CPU build.
+        gpu_memory_frac: Share of the whole GPU's memory for weights and cache together; ignored on a CPU.
+    """
+    return {
+        "enforce_eager": not on_gpu,
+        "block_size": None if on_gpu else BLOCK_TOKENS,
+        # A request whose prompt was cut in two would have to rewind its random generator, which only a
+        # GPU's can: on the CPU vLLM would fail.
+        "enable_chunked_prefill": on_gpu,
+        "gpu_memory_utilization": gpu_memory_frac,
+        "skip_mm_profiling": not on_gpu,
+        "disable_log_stats": True,
+    }
+
+
+def max_model_len(model: str | Path, most: int) -> int:
+    """Return the longest context, tokens: ``most``, or what the model allows where that is less."""
+    from transformers import AutoConfig
+
+    config: Mapping[str, Any] = AutoConfig.from_pretrained(model).get_text_config().to_dict()
+    return min(most, int(config["max_position_embeddings"]))
+
+
+def _register_in_process(model: str | Path) -> None:
+    """Have vLLM look at the model class here.
+
+    By itself it imports the class in a process of its own, which costs ten seconds, and where
+    ``ensure_torchvision`` has not run.
+    """
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    for name in AutoConfig.from_pretrained(model).architectures or ():
+        known = ModelRegistry.models.get(name)
+        if known is not None:
+            ModelRegistry.register_model(name, known.load_model_cls())

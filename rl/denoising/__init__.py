@@ -1,0 +1,1 @@
+"""Denoising steps: schedules, samplers, log-probs, and which steps are trained."""

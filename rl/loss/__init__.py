@@ -1,0 +1,1 @@
+"""The policy loss: ratios, surrogates, KL, correction, aggregation."""

@@ -1,0 +1,1 @@
+"""Measurement: metric names and sums, statistics of evaluations, correlation, the alarm."""

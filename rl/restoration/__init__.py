@@ -1,0 +1,1 @@
+"""Restoration: photographs, their degradation with labels, prompts made of them, and tiling."""

@@ -1,0 +1,118 @@
+"""The picture policy's cold start: data, loss, and the first checkpoint."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from actors.coldstart.image_teacher import (
+    ImageTeacher,
+    batches,
+    build_image_policy,
+    make_dataset,
+    texts_so_far,
+)
+from actors.policies.denoising.image_model import RESIDUAL_SCALE
+from actors.policies.denoising.sampler import load_pipeline
+from rl.errors import ConfigError, DataError
+from rl.types import Pixels, Prompt, Reference
+
+TEXTS = ["light blur, keep", "a cat on a mat"]
+SIZES = (8, 16, 32)
+
+
+def pixels(size: int, seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def make_prompt(seed: int) -> Prompt:
+    reference = Reference(photo=pixels(32, seed), captions=("a cat", "a cat on", "a cat on a mat"))
+    return Prompt(prompt_id=str(seed), degraded=pixels(8, seed), reference=reference)
+
+
+def test_teacher_learns_and_repeats(tmp_path: Path) -> None:
+    build_image_policy(tmp_path, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
+
+    def losses() -> list[float]:
+        teacher = ImageTeacher(tmp_path)
+        data = make_dataset([make_prompt(0)], sizes=SIZES, tokenizer=teacher.tokenizer)
+        optimizer = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
+        out = []
+        for batch in islice(batches(data, batch_size=4, seed=0), 40):
+            optimizer.zero_grad()
+            loss = teacher(batch)
+            loss.backward()
+            optimizer.step()
+            out.append(loss.item())
+        return out
+
+    first = losses()
+    assert np.mean(first[-10:]) < 0.8 * np.mean(first[:10])
+    assert first == losses()
+
+
+def make_batch(directory: Path) -> tuple[ImageTeacher, dict[str, Tensor]]:
+    """Make an untrained teacher, which predicts the degraded photo, and its first batch of the largest size."""
+    build_image_policy(directory, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
+    teacher = ImageTeacher(directory)
+    data = make_dataset([make_prompt(i) for i in range(4)], sizes=SIZES, tokenizer=teacher.tokenizer)
+    found = (batch for batch in batches(data, batch_size=4, seed=0) if batch["truth"].shape[2] == SIZES[-1])
+    return teacher, next(found)
+
+
+def test_untrained_loss_is_bicubics(tmp_path: Path) -> None:
+    teacher, batch = make_batch(tmp_path)
+    bicubic = (batch["truth"] - batch["degraded"]).square().mean() / RESIDUAL_SCALE**2
+    assert torch.isclose(teacher(batch), bicubic)
+
+
+def test_later_step_starts_from_guess_or_truth(tmp_path: Path) -> None:
+    teacher, batch = make_batch(tmp_path)
+    batch |= {"from_guess": torch.tensor([True, False] * 2), "has_previous": torch.zeros(4, dtype=torch.bool)}
+    seen: list[Tensor] = []
+    teacher.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    teacher(batch)
+    first, later = (torch.nn.functional.pixel_shuffle(planes[:, :12], 2) * RESIDUAL_SCALE for planes in seen)
+    noise = 0.15 * batch["noise"]
+    sigma = batch["sigma"][:, None, None, None]
+    known = torch.where(batch["from_guess"][:, None, None, None], 0.0, batch["truth"] - batch["degraded"])
+    assert torch.allclose(first, noise, atol=1e-5)
+    assert torch.allclose(later, (1 - sigma) * known + sigma * noise, atol=1e-5)
+
+
+def test_export_writes_what_was_learnt(tmp_path: Path) -> None:
+    teacher, _ = make_batch(tmp_path / "first")
+    torch.nn.init.ones_(teacher.unet.get_parameter("conv_out.bias"))
+    teacher.export(tmp_path / "taught")
+    pipeline = load_pipeline(tmp_path / "taught", torch.float32, torch.device("cpu"))
+    assert torch.equal(pipeline.unet.conv_out.bias, torch.ones(12))
+
+
+def test_ranks_share_sizes_and_split_rows(tmp_path: Path) -> None:
+    build_image_policy(tmp_path, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
+    tokenizer = ImageTeacher(tmp_path).tokenizer
+    data = make_dataset([make_prompt(i) for i in range(9)], sizes=SIZES, tokenizer=tokenizer)
+    ranks = [list(islice(batches(data, batch_size=6, seed=0, rank=r, world=2), 6)) for r in range(2)]
+    for one, other in zip(*ranks, strict=True):
+        assert one["truth"].shape == other["truth"].shape
+        assert len(one["truth"]) == 3
+        assert not torch.equal(one["noise"], other["noise"])
+
+
+def test_texts_grow_with_the_chain() -> None:
+    assert texts_so_far(make_prompt(0), 2) == ["a cat", "a cat a cat on"]
+
+
+def test_dataset_needs_truth(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lonely"):
+        make_dataset([Prompt(prompt_id="lonely", degraded=pixels(8, 0))], sizes=(8,), tokenizer=None)
+
+
+def test_sizes_must_fit_the_net(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="size_px=10 is not a multiple of 8"):
+        build_image_policy(tmp_path, texts=TEXTS, sizes=(16, 10), seed=0)

@@ -1,0 +1,407 @@
+"""The denoising policy scores what the sampler did, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.coldstart.image_teacher import build_image_policy
+from actors.policies.denoising.image_model import resize, to_latents, to_pictures
+from actors.policies.denoising.policy import DenoisingPolicy
+from actors.policies.denoising.sampler import Painted, PaintJob, load_pipeline, paint
+from configs.methods import Guard
+from configs.schema import PolicyConfig
+from rl.denoising.samplers import SAMPLERS
+from rl.denoising.step_selection import all_steps
+from rl.types import Example, ImageRequest, Pixels, SamplerSpec, StepPlan
+from tests.reference.command import ROOT
+
+BLOCKS = ("degradation", "rough_image", "final_image")
+TEXTS = ["light blur, keep", "a cat on a mat"]
+
+
+def pixels(size: int, seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def job(
+    seed: int,
+    *,
+    size_px: int = 32,
+    with_previous: bool = True,
+    num_steps: int = 3,
+    steps: StepPlan | None = None,
+    source_seed: int | None = None,
+    **sampler: Any,
+) -> PaintJob:
+    request = ImageRequest(
+        request_id=str(seed),
+        block="final_image",
+        size_px=size_px,
+        num_steps=num_steps,
+        sampler=SamplerSpec(**sampler),
+        degraded=0,
+        previous=1 if with_previous else -1,
+        text="a cat " * seed,
+        seed=seed,
+        source_seed=source_seed,
+        steps=steps,
+    )
+    return PaintJob(
+        request=request, degraded=pixels(8, seed), previous=pixels(16, seed) if with_previous else None
+    )
+
+
+def example(job: PaintJob, painted: Painted) -> Example:
+    pictures = (job.degraded,) if job.previous is None else (job.degraded, job.previous)
+    return Example(segment=painted.segment, pictures=pictures)
+
+
+def stirred(directory: Path) -> Path:
+    """Write a checkpoint whose net is no longer zero at the end."""
+    build_image_policy(directory, texts=TEXTS, sizes=(8, 16, 32), seed=0, channels=(16, 16), patch=2)
+    pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+    torch.manual_seed(1)
+    torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.2)
+    pipeline.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stirred(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def policy(directory: Path) -> DenoisingPolicy:
+    return DenoisingPolicy.load(directory, PolicyConfig(kind="denoising"), block_names=BLOCKS).eval()
+
+
+@pytest.fixture(scope="module")
+def examples(directory: Path) -> list[Example]:
+    jobs = [job(seed, with_previous=seed % 2 == 0) for seed in range(5)]
+    pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+    return [example(j, p) for j, p in zip(jobs, paint(pipeline, jobs), strict=True)]
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [4, 1], [3]])
+def test_logprobs_at_equal_weights_match(
+    policy: DenoisingPolicy, examples: list[Example], rows: list[int]
+) -> None:
+    batch = policy.collate([examples[row] for row in rows])
+    scores = policy(batch.inputs).logprobs
+    assert scores.dtype == torch.float32
+    assert batch.action_mask.tolist() == [[True, True, False]] * len(rows)
+    assert batch.block_of.tolist() == [[2, 2, -1]] * len(rows)
+    assert torch.allclose(scores, batch.behaviour_logprobs, atol=1e-5, rtol=0)
+    assert batch.behaviour_logprobs[:, :2].abs().min() > 0.1
+
+
+def test_logprobs_see_every_condition(policy: DenoisingPolicy, examples: list[Example]) -> None:
+    seen = examples[2]
+    before = policy(policy.collate([seen]).inputs).logprobs
+    others = [
+        replace(seen, pictures=(seen.pictures[1][:8, :8], seen.pictures[1])),
+        replace(seen, pictures=(seen.pictures[0], 255 - seen.pictures[1])),
+        replace(seen, pictures=seen.pictures[:1]),
+        replace(seen, segment=replace(seen.segment, text_ids=seen.segment.text_ids[1:])),
+    ]
+    for other in others:
+        assert (policy(policy.collate([other]).inputs).logprobs - before).abs().max() > 1e-6
+
+
+def test_gradient_reaches_the_net_only(policy: DenoisingPolicy, examples: list[Example]) -> None:
+    policy.zero_grad()
+    policy(policy.collate(examples[:2]).inputs).logprobs.sum().backward()
+    assert all(p.grad is not None for name, p in policy.published() if "attentions" not in name)
+    assert all(p.grad is None for p in policy.text_encoder.parameters())
+    names = [name for name, _ in policy.published()]
+    assert all(name.startswith("unet.") for name in names)
+    assert len(names) == len(list(policy.unet.parameters()))
+
+
+def test_deterministic_pictures_have_no_actions_but_a_gradient_path(
+    directory: Path, policy: DenoisingPolicy
+) -> None:
+    one = job(1, noise_level=0.0)
+    pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+    batch = policy.collate([example(one, paint(pipeline, [one])[0])])
+    scores = policy(batch.inputs).logprobs
+    assert not batch.action_mask.any()
+    assert scores.requires_grad
+    assert torch.equal(scores, torch.zeros(1, 3))
+
+
+def of_config(directory: Path, **settings: Any) -> DenoisingPolicy:
+    config = PolicyConfig(kind="denoising", **settings)
+    return DenoisingPolicy.load(directory, config, block_names=BLOCKS).eval()
+
+
+def painted(directory: Path, jobs: list[PaintJob], **options: bool) -> list[Example]:
+    pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+    return [example(j, p) for j, p in zip(jobs, paint(pipeline, jobs, **options), strict=True)]
+
+
+PLANS = {
+    "all": [all_steps(5)] * 3,
+    "share": [StepPlan(random=(0, 1, 2, 3), trained=trained) for trained in ((0, 2), (1, 3), (2, 3))],
+    "window": [StepPlan(random=(1, 2), trained=(1, 2))] * 3,
+    "random": [StepPlan(random=(3,), trained=(3,))] * 3,
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("plans", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_any_sampler_steps_and_guidance_score_as_sampled(
+    directory: Path, kind: str, plans: list[StepPlan], scale: float
+) -> None:
+    policy = of_config(directory, sampler=kind, guidance_scale=scale)
+    sampler = {"kind": kind, "guidance_scale": scale}
+    jobs = [
+        job(seed, num_steps=5, steps=steps, with_previous=seed != 1, size_px=16, **sampler)
+        for seed, steps in enumerate(plans)
+    ]
+    seen = painted(directory, jobs)
+    rows_of_net: list[int] = []
+    policy.unet.register_forward_pre_hook(lambda _, args: rows_of_net.append(args[0].shape[0]))
+    for rows in ([0, 1, 2], [2, 0]):
+        batch = policy.collate([seen[row] for row in rows])
+        with torch.no_grad():
+            scores = policy(batch.inputs).logprobs
+        trained = torch.zeros(len(rows), 5, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            trained[index, list(plans[row].trained)] = True
+        assert torch.equal(batch.action_mask, trained)
+        assert torch.allclose(scores, batch.behaviour_logprobs, atol=1e-5, rtol=0)
+        assert (batch.behaviour_logprobs != 0).equal(trained)
+        assert not scores[~trained].any()
+        # One call, and no row for a step that is not trained.
+        assert rows_of_net.pop() == trained.sum() * (1 if scale == 1 else 2)
+        assert not rows_of_net
+
+
+def test_elsewhere_than_in_the_window_it_is_the_ode(directory: Path) -> None:
+    steps = StepPlan(random=(1,), trained=(1,))
+    windowed, other, still = (
+        one.segment.latents
+        for jobs in (
+            [job(1, num_steps=4, steps=steps)],
+            [job(1, num_steps=4)],
+            [job(1, num_steps=4, noise_level=0.0)],
+        )
+        for one in painted(directory, jobs)
+    )
+    assert np.array_equal(windowed[:2], still[:2])
+    assert np.abs(windowed[2] - still[2]).max() > 1e-3
+    assert np.abs(windowed[1] - other[1]).max() > 1e-3
+
+
+def test_guidance_moves_pictures_away_from_those_without_text(directory: Path) -> None:
+    pictures = {
+        scale: painted(directory, [job(2, num_steps=1, noise_level=0.0, guidance_scale=scale)])[
+            0
+        ].segment.latents[1]
+        for scale in (0.0, 1.0, 3.0)
+    }
+    without = replace(job(2, num_steps=1, noise_level=0.0).request, text="")
+    empty = painted(directory, [replace(job(2), request=without)])[0].segment.latents[1]
+    assert np.abs(pictures[1.0] - pictures[0.0]).max() > 1e-5
+    np.testing.assert_allclose(pictures[0.0], empty, atol=1e-6)
+    np.testing.assert_allclose(pictures[3.0], empty + 3 * (pictures[1.0] - empty), atol=1e-5)
+
+
+def test_gradient_flows_through_both_branches(directory: Path) -> None:
+    """With text and without being the same, guidance cancels: so must its gradient."""
+    one = job(0, guidance_scale=4.0)
+    guided, plain = of_config(directory, guidance_scale=4.0), of_config(directory)
+    grads = []
+    for policy, spec in ((guided, {"guidance_scale": 4.0}), (plain, {})):
+        seen = painted(directory, [one])[0]
+        seen = replace(seen, segment=replace(seen.segment, sampler=SamplerSpec(**spec)))
+        policy(policy.collate([seen]).inputs).logprobs.sum().backward()
+        grads.append(policy.unet.get_parameter("conv_out.weight").grad)
+    torch.testing.assert_close(grads[0], grads[1], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_sums_over_elements_score_as_sampled(directory: Path, kind: str) -> None:
+    policy = of_config(directory, sampler=kind, logprob_reduction="sum")
+    means = of_config(directory, sampler=kind)
+    jobs = [job(seed, size_px=16, kind=kind, reduction="sum") for seed in range(3)]
+    batch = policy.collate(painted(directory, jobs))
+    with torch.no_grad():
+        logprobs = policy(batch.inputs).logprobs[batch.action_mask]
+        per_element = means(batch.inputs).logprobs[batch.action_mask]
+    num = 3 * 16 * 16
+    torch.testing.assert_close(logprobs, per_element * num, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        batch.behaviour_logprobs[batch.action_mask] / num, logprobs / num, rtol=0, atol=1e-5
+    )
+
+
+def test_a_picture_sampled_otherwise_is_refused(directory: Path, examples: list[Example]) -> None:
+    for settings in ({"sampler": "cps"}, {"guidance_scale": 2.0}, {"logprob_reduction": "sum"}):
+        with pytest.raises(ValueError, match="was sampled by"):
+            of_config(directory, **settings).collate(examples[:1])
+    assert of_config(directory, noise_level=0.2).collate(examples[:1]).action_mask.any()
+
+
+def test_pictures_of_a_group_may_share_their_first_noise_only(directory: Path) -> None:
+    first, second = (replace(job(seed, source_seed=9), degraded=pixels(8, 0)) for seed in (1, 2))
+    a, b = (one.segment.latents for one in painted(directory, [first, second]))
+    assert np.array_equal(a[0], b[0])
+    assert np.abs(a[1] - b[1]).max() > 1e-2
+    other = painted(directory, [replace(job(1, source_seed=8), degraded=pixels(8, 0))])[0].segment.latents
+    assert np.abs(other[0] - a[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"surrogate": Guard()}, {"kl_estimator": "step_mean", "kl_weight": 0.1}], ids=["guard", "kl"]
+)
+def test_step_means_come_where_the_loss_needs_them(directory: Path, settings: dict[str, Any]) -> None:
+    policy = of_config(directory, **settings)
+    plans = [StepPlan(random=(0, 1, 2), trained=trained) for trained in ((0, 1), (1, 2))]
+    jobs = [job(seed, num_steps=4, size_px=16, steps=plan) for seed, plan in enumerate(plans)]
+    batch = policy.collate(painted(directory, jobs, keep_step_means=True))
+    scores = policy(batch.inputs)
+    assert scores.step_mean is not None
+    assert scores.step_std is not None
+    assert scores.step_mean.shape == (2, 4, 3 * 16 * 16)
+    assert scores.step_mean.requires_grad
+    assert not scores.step_std.requires_grad
+    mask, std = batch.action_mask, scores.step_std
+    assert (std[~mask] == 1).all()
+    # Mean and deviation are those of the log-prob.
+    taken = batch.inputs["latents"][:, 1:].flatten(2)
+    normal = torch.distributions.Normal(scores.step_mean, std[:, :, None].expand_as(scores.step_mean))
+    assert torch.allclose(normal.log_prob(taken).mean(2)[mask], scores.logprobs[mask], atol=1e-5)
+    if "surrogate" in settings:
+        assert batch.behaviour_step_mean is not None
+        gap = (batch.behaviour_step_mean - scores.step_mean).abs()
+        assert gap[mask].max() < 1e-5
+        assert not batch.behaviour_step_mean[~mask].any()
+    else:
+        assert batch.behaviour_step_mean is None
+
+
+def test_step_means_are_neither_kept_nor_computed_otherwise(
+    policy: DenoisingPolicy, directory: Path, examples: list[Example]
+) -> None:
+    batch = policy.collate(examples)
+    assert all(one.segment.behaviour_step_mean is None for one in examples)
+    assert batch.behaviour_step_mean is None
+    assert batch.action_weights is None
+    assert policy(batch.inputs).step_mean is None
+    with pytest.raises(ValueError, match="needs behaviour step means"):
+        of_config(directory, surrogate=Guard()).collate(examples)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_weights_follow_the_noise_and_have_mean_one(directory: Path, kind: str) -> None:
+    policy = of_config(directory, sampler=kind, step_weighting="noise", surrogate=Guard())
+    plans = [StepPlan(random=(0, 1, 2, 3), trained=trained) for trained in ((0, 1, 3), (2,))]
+    jobs = [job(seed, num_steps=5, size_px=16, steps=plan, kind=kind) for seed, plan in enumerate(plans)]
+    batch = policy.collate(painted(directory, jobs, keep_step_means=True))
+    std = policy(batch.inputs).step_std
+    assert batch.action_weights is not None
+    assert std is not None
+    assert not batch.action_weights[~batch.action_mask].any()
+    for row, plan in enumerate(plans):
+        trained = list(plan.trained)
+        want = std[row, trained] / std[row, trained].mean()
+        torch.testing.assert_close(batch.action_weights[row, trained], want)
+
+
+def test_guard_gives_every_step_of_an_uneven_schedule_equal_say(directory: Path) -> None:
+    policy = of_config(directory, surrogate=Guard())
+    examples = painted(directory, [job(0, num_steps=4, size_px=16)], keep_step_means=True)
+    sigmas = np.array([1.0, 0.9, 0.6, 0.2, 0.0], dtype=np.float32)
+    segment = dataclasses.replace(examples[0].segment, sigmas=sigmas)
+    batch = policy.collate([dataclasses.replace(examples[0], segment=segment)])
+    want = torch.tensor([[1 / 0.4, 1 / 1.2, 1 / 1.6, 1 / 0.8]])
+    torch.testing.assert_close(batch.action_weights, want)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_half_precision_nets_have_single_precision_steps(directory: Path, scale: float) -> None:
+    pipeline = load_pipeline(directory, torch.bfloat16, torch.device("cpu"))
+    policy = of_config(directory, surrogate=Guard(), guidance_scale=scale).to(torch.bfloat16)
+    jobs = [job(seed, size_px=16, guidance_scale=scale) for seed in range(2)]
+    seen = [example(j, p) for j, p in zip(jobs, paint(pipeline, jobs, keep_step_means=True), strict=True)]
+    batch = policy.collate(seen)
+    with torch.no_grad():
+        scores = policy(batch.inputs)
+    assert scores.step_mean is not None
+    assert {seen[0].segment.latents.dtype, seen[0].segment.behaviour_step_mean.dtype} == {
+        np.dtype(np.float32)
+    }
+    assert {scores.step_mean.dtype, scores.logprobs.dtype} == {torch.float32}
+    assert torch.allclose(scores.logprobs, batch.behaviour_logprobs, atol=5e-2)
+
+
+def test_collate_refuses_other_shapes(
+    policy: DenoisingPolicy, directory: Path, examples: list[Example]
+) -> None:
+    small = job(1, size_px=16)
+    pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match="one shape"):
+        policy.collate([examples[0], example(small, paint(pipeline, [small])[0])])
+
+
+def test_export_writes_what_the_library_loads(policy: DenoisingPolicy, tmp_path: Path) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    weights = {name: parameter.detach() + 1 for name, parameter in policy.published()}
+    policy.export(tmp_path / "out", weights)
+    net = UNet2DConditionModel.from_pretrained(tmp_path / "out" / "unet")
+    assert all(torch.equal(value, weights[f"unet.{name}"]) for name, value in net.named_parameters())
+    FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "out" / "scheduler")
+    T5EncoderModel.from_pretrained(tmp_path / "out" / "text_encoder")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")("a cat")["input_ids"][-1] == 1
+    assert {"pipeline.py", "image_model.py"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_stock_scheduler_paints_the_same_picture_without_noise(directory: Path, scale: float) -> None:
+    one = job(3, noise_level=0.0, guidance_scale=scale)
+    pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+    ours = paint(pipeline, [one])[0].picture
+    generator = torch.Generator().manual_seed(3)
+    theirs = pipeline(one.degraded, one.previous, one.request.text, 32, 3, generator, scale)
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+
+
+def test_untrained_is_bicubic(tmp_path: Path) -> None:
+    build_image_policy(tmp_path, texts=TEXTS, sizes=(8, 16, 32), seed=0, channels=(16, 16), patch=2)
+    one = job(1)
+    picture = paint(load_pipeline(tmp_path, torch.float32, torch.device("cpu")), [one])[0].picture
+    assert np.array_equal(picture, to_pictures(resize(to_latents([one.degraded]), (32, 32)))[0])
+
+
+def test_pictures_survive_latents() -> None:
+    picture = pixels(4, 0)
+    assert np.array_equal(to_pictures(to_latents([picture]))[0], picture)
+
+
+def test_plain_library_paints(directory: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from rl.compat.torchvision import ensure_torchvision; ensure_torchvision()\n"
+        "import numpy as np; from diffusers import DiffusionPipeline\n"
+        "path = sys.argv[1]\n"
+        "pipe = DiffusionPipeline.from_pretrained(path, custom_pipeline=path, trust_remote_code=True)\n"
+        "picture = pipe(np.zeros((8, 8, 3), np.uint8), size_px=32, num_inference_steps=2)\n"
+        "assert picture.shape == (32, 32, 3) and 'actors' not in sys.modules\n"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, str(directory)], env=env, check=True, capture_output=True)

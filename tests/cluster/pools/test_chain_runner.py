@@ -1,0 +1,305 @@
+"""The chain runner as a real Ray actor between workers that follow a script: who is asked for what, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.pools.chain_runner import ChainRunner, Job, Pools, TextContext
+from cluster.pools.collector import GroupCollector
+from cluster.runtime.calls import RayStore, Worker, gather
+from cluster.runtime.spawn import spawn
+from configs.load import load_config
+from configs.methods import SlidingWindow
+from configs.schema import Config, RewardConfig
+from rl.advantage.combine import RewardTerm
+from rl.chain.state import ChainGrammar
+from rl.types import (
+    DenoisingSegment,
+    Finish,
+    ImageReply,
+    ImageRequest,
+    Pixels,
+    Prompt,
+    RewardRequest,
+    SamplerSpec,
+    ScoredGroup,
+    Scores,
+    StepPlan,
+    TextReply,
+    TextRequest,
+    TokenStream,
+)
+from tests.reference.chain import PLACEHOLDER, VISION_END, VISION_START, WORDS, decode, vocabulary
+
+pytestmark = pytest.mark.ray
+
+CONFIG = load_config("tiny")
+NAMES = list(CONFIG.chain)
+TAGS = vocabulary(NAMES)
+PROMPT = (VISION_START, PLACEHOLDER, VISION_END, WORDS[0])
+
+
+class Writer:
+    """Writes what the grammar wants; a chain whose index is 1 writes a wrong tag in its second block."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    async def generate(self, requests: Sequence[TextRequest], *pictures: Pixels) -> list[TextReply]:
+        self.calls.append(len(requests))
+        await asyncio.sleep(0.05)
+        return [self._reply(request, pictures) for request in requests]
+
+    def _reply(self, request: TextRequest, pictures: Sequence[Pixels]) -> TextReply:
+        *_, index, block = request.request_id.split("/")
+        assert request.tokens.tolist().count(PLACEHOLDER) == len(request.pictures)
+        assert all(pictures[i].ndim == 3 for i in request.pictures)
+        following = NAMES[NAMES.index(block) + 1]
+        tokens = [TAGS.opening[block], WORDS[1], TAGS.closing[block]]
+        if CONFIG.chain[following].kind == "image":
+            tokens.append(TAGS.opening[following])
+        if index == "1" and block == "rough_understand":
+            tokens = [TAGS.closing[NAMES[-1]]]
+        return TextReply(
+            request_id=request.request_id,
+            tokens=np.asarray(tokens, dtype=np.int32),
+            logprobs=np.full(len(tokens), -0.5, dtype=np.float32),
+            stopped=True,
+            version=7,
+        )
+
+    async def seen(self) -> list[int]:
+        return self.calls
+
+
+class Painter:
+    """Paints a plain square whose brightness says how many pictures it was given."""
+
+    def __init__(self) -> None:
+        self.requests: list[ImageRequest] = []
+
+    async def asked(self) -> list[ImageRequest]:
+        return self.requests
+
+    async def generate(self, requests: Sequence[ImageRequest], *pictures: Pixels) -> tuple[Any, ...]:
+        self.requests += requests
+        made: list[Any] = []
+        for request in requests:
+            assert pictures[request.degraded].shape[0] == 16
+            previous = request.previous >= 0
+            level = 1 + int(pictures[request.previous][0, 0, 0]) if previous else 1
+            picture = np.full((request.size_px, request.size_px, 3), level, dtype=np.uint8)
+            made += [picture, self._segment(request)]
+        replies = [ImageReply(request_id=r.request_id, num_actions=1, version=3) for r in requests]
+        return replies, *made
+
+    def _segment(self, request: ImageRequest) -> DenoisingSegment:
+        num = request.num_steps
+        return DenoisingSegment(
+            block=request.block,
+            latents=np.zeros((num + 1, 3, 2, 2), dtype=np.float32),
+            sigmas=np.linspace(1, 0, num + 1, dtype=np.float32),
+            behaviour_logprobs=np.zeros(num, dtype=np.float32),
+            action_mask=np.arange(num) < num - 1,
+            pictures=("degraded",),
+            text_ids=np.zeros(1, dtype=np.int32),
+            size_px=request.size_px,
+            sampler=SamplerSpec(),
+        )
+
+
+class Scorer:
+    """Stands in for the scoring actor: a chain is worth the brightness of its last picture, 0 without one."""
+
+    def __init__(self) -> None:
+        self.when: dict[str, float] = {}
+
+    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
+        self.when[request.chain_id] = time.monotonic()
+        index = request.pictures.get(request.final_block)
+        value = 0.0 if index is None else float((await pictures[index]).mean())
+        scores = Scores(
+            name="bright",
+            values=np.asarray([value], dtype=np.float32),
+            valid=np.ones(1, dtype=np.bool_),
+            missing=np.zeros(1, dtype=np.bool_),
+            reasons=("",),
+        )
+        return {"bright": scores}
+
+    async def times(self) -> dict[str, float]:
+        return self.when
+
+
+class Failing(Scorer):
+    """A worker that cannot."""
+
+    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
+        raise ValueError("no such thing")
+
+
+@pytest.fixture(scope="module")
+def crew(ray_cluster: None) -> Iterator[dict[str, Worker]]:
+    workers = {
+        name: spawn(cls, f"{name}-0", num_cpus=0.1, max_concurrency=100, kwargs={})
+        for name, cls in {"writer": Writer, "painter": Painter, "scorer": Scorer, "failing": Failing}.items()
+    }
+    yield workers
+    for worker in workers.values():
+        ray.kill(worker.actor)
+
+
+def spawned_runner(crew: dict[str, Worker], config: Config, scorer: str = "scorer") -> Worker:
+    context = TextContext(
+        grammar=ChainGrammar(config.chain, TAGS),
+        prompt=PROMPT,
+        forbidden_ids=(),
+        decode=lambda ids: decode(list(ids), NAMES),
+    )
+    pools = Pools(
+        text={"text": [crew["writer"]]},
+        image={"image": [crew["painter"]]},
+        scoring=crew[scorer],
+    )
+    kwargs = {"config": config, "context": context, "pools": pools}
+    return spawn(ChainRunner, "runner-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
+
+
+def photo(name: str) -> Prompt:
+    return Prompt(prompt_id=name, degraded=np.zeros((16, 16, 3), dtype=np.uint8))
+
+
+def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: str = "photo") -> ScoredGroup:
+    runner, prompt = spawned_runner(crew, config, scorer), photo(group)
+    try:
+        (scored,) = gather(
+            [runner.call("run_group", Job(prompt=prompt, draw=0, num_chains=3))], deadline_s=60
+        )
+    finally:
+        ray.kill(runner.actor)
+    assert isinstance(scored, ScoredGroup)
+    return scored
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_group_is_written_painted_and_scored(crew: dict[str, Worker], deterministic: bool) -> None:
+    group = run(crew, replace(CONFIG, deterministic=deterministic), group=f"photo-{deterministic}")
+    assert [chain.finish for chain in group.chains] == [Finish.STOP, Finish.MALFORMED, Finish.STOP]
+    assert [chain.index for chain in group.chains] == [0, 1, 2]
+    whole, broken, _ = group.chains
+    assert list(whole.pictures) == ["rough_image", "middle_image", "final_image"]
+    assert not broken.pictures
+    np.testing.assert_array_equal(group.scores["bright"].values, [3, 0, 3])
+    assert whole.versions == {"text": (7, 7), "image": (3, 3)}
+    assert whole.text.count("<|image|>") == 3
+    assert whole.text.endswith("</final_image>")
+
+
+def test_what_the_learner_gets_fits_together(crew: dict[str, Worker]) -> None:
+    whole, broken, _ = run(crew, CONFIG, group="photo-segments").chains
+    text, *painted = whole.segments
+    assert text.policy == "text"
+    assert [segment.blocks for segment in painted] == [("rough_image",), ("middle_image",), ("final_image",)]
+    example, picture_example = RayStore(deadline_s=30).get([text.handle, painted[1].handle])
+    stream = example.segment
+    assert isinstance(stream, TokenStream)
+    assert stream.pictures == ("degraded", "rough_image", "middle_image")
+    assert [p.shape[0] for p in example.pictures] == [16, 16, 32]
+    assert sum(text.num_actions.values()) == stream.action_mask.sum() == 4 * 3 + 3
+    assert (stream.behaviour_logprobs[stream.action_mask] == np.float32(-0.5)).all()
+    assert [p.shape[0] for p in picture_example.pictures] == [16, 16]
+    assert [segment.policy for segment in broken.segments] == ["text"]
+
+
+def test_batches_are_fixed_only_where_numbers_must_repeat(crew: dict[str, Worker]) -> None:
+    def asked(deterministic: bool) -> list[int]:
+        (before,) = gather([crew["writer"].call("seen")], deadline_s=30)
+        run(crew, replace(CONFIG, deterministic=deterministic), group=f"photo-batches-{deterministic}")
+        (after,) = gather([crew["writer"].call("seen")], deadline_s=30)
+        return list(after[len(before) :])
+
+    assert asked(True) == [3, 3, 2, 2]
+    assert set(asked(False)) == {1}
+
+
+def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data(
+    crew: dict[str, Worker],
+) -> None:
+    long = {n: replace(b, num_steps=4) if b.kind == "image" else b for n, b in CONFIG.chain.items()}
+    image = replace(
+        CONFIG.policies["image"],
+        shared_noise=True,
+        guidance_scale=1.5,
+        trained_steps=SlidingWindow(size=1, every=1, stride=1),
+    )
+    config = replace(
+        CONFIG,
+        chain=long,
+        prompts_per_step=2,
+        group_size=3,
+        policies=CONFIG.policies | {"image": image},
+        rewards={"bright": RewardConfig(target="none:Thing")},
+    )
+    runner = spawned_runner(crew, config)
+    collector = GroupCollector(
+        config=config,
+        terms={"bright": RewardTerm(weight=1.0, blocks=tuple(long))},
+        versions=lambda: dict.fromkeys(config.policies, 0),
+        make_prompt=lambda position: photo(f"window-{position}"),
+        runners=[runner],
+        observe=lambda *_: None,
+        position=2,
+    )
+    try:
+        collector.next(2)
+        collector.next(2)
+    finally:
+        ray.kill(runner.actor)
+    (requests,) = gather([crew["painter"].call("asked")], deadline_s=30)
+    by_block: dict[tuple[str, str], list[ImageRequest]] = {}
+    for request in requests:
+        name, _, rest = request.request_id.partition("#")
+        if name.startswith("window-"):
+            by_block.setdefault((name, rest.rpartition("/")[2]), []).append(request)
+    assert len(by_block) == 4 * 3
+    for (name, _), group in by_block.items():
+        start = int(name.removeprefix("window-")) // 2
+        assert {request.steps for request in group} == {StepPlan(random=(start,), trained=(start,))}
+        assert len({request.source_seed for request in group}) == 1
+        assert len({request.seed for request in group}) == len(group) == 2
+        assert {request.sampler.guidance_scale for request in group} == {1.5}
+    assert len({group[0].source_seed for group in by_block.values()}) == len(by_block)
+
+
+def test_a_chain_is_scored_while_others_are_written(crew: dict[str, Worker]) -> None:
+    run(crew, replace(CONFIG, deterministic=False), group="photo-times")
+    (when,) = gather([crew["scorer"].call("times")], deadline_s=30)
+    ended = {name.rpartition("/")[2]: at for name, at in when.items() if name.startswith("photo-times")}
+    assert ended["1"] < min(ended["0"], ended["2"])
+
+
+def test_a_failing_worker_is_named(crew: dict[str, Worker]) -> None:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group's type depends on how many failed
+        run(crew, CONFIG, scorer="failing", group="photo-failing")
+    assert "no such thing" in repr(caught.getrepr(style="short"))
+
+
+def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
+    guided = load_config("tiny", ["policies.text.guidance_scale=1.5"])
+    context = TextContext(
+        grammar=ChainGrammar(guided.chain, TAGS), prompt=PROMPT, forbidden_ids=(3,), decode=decode
+    )
+    pools = Pools(text={}, image={}, scoring=cast(Worker, None))
+    job = Job(prompt=Prompt(prompt_id="a", degraded=np.zeros((16, 16, 3), np.uint8)), draw=0, num_chains=1)
+    for config, scale in ((CONFIG, 1.0), (guided, 1.5)):
+        sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, NAMES[0])
+        assert sampling.guidance == scale
+        assert sampling.forbidden_ids == (3,)

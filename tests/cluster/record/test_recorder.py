@@ -1,0 +1,106 @@
+"""Chains on disk: whole, bounded, and named so that any group id is safe."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cluster.record.recorder import ChainRecorder, block_texts, file_name
+from rl.types import Chain, Finish, Prompt, Reference
+
+TEXT = (
+    "<degradation>light blur</degradation><rough_understand>a cup</rough_understand>"
+    "<rough_image><|image|></rough_image><middle_understand>cut off"
+)
+
+
+def pixels(value, edge=4):
+    return np.full((edge, edge, 3), value, np.uint8)
+
+
+def make_chain(index=0, group_id="coffee/train/17#0"):
+    return Chain(
+        chain_id=f"{group_id}/{index}",
+        group_id=group_id,
+        index=index,
+        finish=Finish.LENGTH,
+        error="middle_understand ran out of tokens",
+        text=TEXT,
+        segments=(),
+        pictures={"rough_image": object()},
+        versions={"text": (3, 3)},
+    )
+
+
+@pytest.fixture
+def prompt():
+    reference = Reference(photo=pixels(9, 16), labels=("light blur",), tags=("cup", "spoon"))
+    return Prompt(prompt_id="coffee/train/17", degraded=pixels(5), reference=reference)
+
+
+def test_a_chain_is_written_with_pictures_and_scores(tmp_path, prompt):
+    recorder = ChainRecorder(tmp_path, weights={"format": 1.0, "generation": 2.0})
+    scores = {"format": 0.0, "generation": 0.25, "watched": None}
+    folder = recorder.record(12, "train", "train", make_chain(), {"rough_image": pixels(7)}, prompt, scores)
+    assert folder == tmp_path / "chains/step_000012/coffee+train+17%230__0"
+    record = json.loads((folder / "chain.json").read_text())
+    assert record["block_text"] == {"degradation": "light blur", "rough_understand": "a cup"}
+    assert record["finish"] == "length"
+    assert record["labels"] == ["light blur"]
+    assert record["tags"] == ["cup", "spoon"]
+    assert record["rewards"] == scores
+    assert record["total"] == 0.5
+    assert record["pictures"] == ["degraded", "rough_image", "truth"]
+    assert np.asarray(Image.open(folder / "rough_image.png"))[0, 0, 0] == 7
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "chain.json",
+        "degraded.png",
+        "rough_image.png",
+        "truth.png",
+    ]
+
+
+def test_a_missing_score_that_counts_leaves_the_total_undefined(tmp_path, prompt):
+    folder = ChainRecorder(tmp_path).record(0, "train", "train", make_chain(), {}, prompt, {"format": None})
+    assert json.loads((folder / "chain.json").read_text())["total"] is None
+
+
+def test_no_more_than_a_steps_share(tmp_path, prompt):
+    recorder = ChainRecorder(tmp_path, max_chains_per_step=2, max_eval_chains=1)
+    kept = [recorder.record(0, "train", "train", make_chain(i), {}, prompt, {}) for i in range(4)]
+    assert [folder is not None for folder in kept] == [True, True, False, False]
+    assert recorder.record(1, "train", "train", make_chain(), {}, prompt, {}) is not None
+    before = recorder.record(1, "eval", "coldstart", make_chain(), {}, prompt, {})
+    after = recorder.record(1, "eval", "grpo", make_chain(), {}, prompt, {})
+    assert before is not None
+    assert after not in (None, before)
+
+
+def test_a_resumed_run_replaces_and_sweeps_what_a_killed_one_left(tmp_path, prompt):
+    old = ChainRecorder(tmp_path).record(
+        3, "train", "train", make_chain(), {"rough_image": pixels(1)}, prompt, {}
+    )
+    leftover = tmp_path / "chains/.new-1-x"
+    leftover.mkdir()
+    (leftover / "half.png").write_bytes(b"x")
+    new = ChainRecorder(tmp_path).record(3, "train", "train", make_chain(), {}, prompt, {"format": 1.0})
+    assert new == old
+    assert not (new / "rough_image.png").exists()
+    assert [path.name for path in (tmp_path / "chains").iterdir()] == ["step_000003"]
+
+
+@given(st.text(max_size=400), st.text(max_size=400))
+def test_file_names_are_safe_and_distinct(left, right):
+    safe = file_name(left)
+    assert "/" not in safe
+    assert "\0" not in safe
+    assert len(safe.encode()) <= 120
+    assert (safe == file_name(right)) == (left == right)
+
+
+def test_only_closed_text_blocks_have_a_body():
+    assert block_texts("<a>x<b>y</b>") == {"b": "y"}
+    assert block_texts("") == {}

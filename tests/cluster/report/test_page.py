@@ -1,0 +1,204 @@
+"""The report of whole, killed and empty runs: self-contained, escaped, and true to what was recorded."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cluster.record.run_data import data_uri, load_run
+from cluster.report.chains import chain_cards, group_strip, held_out_strips, take_turns
+from cluster.report.charts import Series, line_chart, moving_average, stack_chart
+from cluster.report.page import write_report
+from cluster.report.scale import nice_ticks, short
+from cluster.report.text import mark_tags, pair_slots, split_blocks
+from tests.reference.fake_run import make_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="module")
+def html(run_dir):
+    return write_report(run_dir).read_text(encoding="utf-8")
+
+
+def test_one_file_without_any_outside_address(run_dir, html):
+    addresses = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\'\s>)]+)', html)
+    assert addresses
+    assert all(address.startswith(("data:image/", "#")) for address in addresses)
+    assert "default-src 'none'" in html
+    assert len(html) < 10_000_000
+    assert not list(run_dir.glob("*.partial"))
+
+
+def test_every_section_of_a_whole_run_is_there(html):
+    for part in ("photos", "rewards", "chains", "health", "time", "config", "headline"):
+        assert f'id="{part}"' in html
+    for words in (
+        "finished, 30 steps",
+        "GRPO - cold start",
+        "Held-out PSNR",
+        "One group, best first",
+        "measured only",
+    ):
+        assert words in html
+    assert html.count('class="panel card"') in {4, 5, 6}
+
+
+def test_text_of_a_policy_is_escaped(html):
+    assert "fine edges and &lt;b&gt; &amp; texture" in html
+    assert "and <b> &" not in html
+
+
+@pytest.mark.parametrize(
+    ("done", "status"),
+    [(0, "no step finished yet"), (1, "1 of 30 steps so far"), (3, "3 of 30 steps so far")],
+)
+def test_a_partial_run_is_reported_as_far_as_it_got(tmp_path, done, status):
+    html = write_report(make_run(tmp_path / "killed", done=done, evaluated=False)).read_text()
+    assert status in html
+    assert "Not evaluated yet" in html
+    assert ('id="time"' in html) == (done > 0)
+
+
+def test_an_empty_directory_has_a_report_and_an_absent_one_has_not(tmp_path):
+    assert "no step finished yet" in write_report(tmp_path).read_text()
+    with pytest.raises(FileNotFoundError, match="no run directory"):
+        write_report(tmp_path / "absent")
+
+
+def test_cards_are_the_best_and_the_worst(run_dir):
+    run = load_run(run_dir)
+    cards = {card.heading: card for card in chain_cards(run)}
+    newest = [chain.total for chain in run.training if chain.step == 29]
+    assert cards["Best of the newest step (29)"].total == f"{max(newest):.3f}"
+    assert cards["Worst of the newest step (29)"].total == f"{min(newest):.3f}"
+    assert [column.title for column in cards["Best of the newest step (29)"].columns] == [
+        "degraded",
+        "rough image",
+        "middle image",
+        "final image",
+        "truth",
+    ]
+    totals = [float(column.title) for column in group_strip(run).columns]
+    assert len(totals) == 8
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_marks_agree_with_the_recorded_scores(run_dir):
+    run = load_run(run_dir)
+    for chain in run.training:
+        blocks = dict(split_blocks(chain.record["text"]))
+        slots = pair_slots(blocks["degradation"], chain.record["labels"])
+        assert sum(slot.is_right for slot in slots) / 5 == chain.record["rewards"]["degradation"]
+        named = {s.text for s in mark_tags(blocks["rough_understand"], chain.record["tags"]) if s.mark}
+        assert len(named) / 4 == chain.record["rewards"]["understanding"]
+
+
+def test_the_same_photo_is_shown_for_every_model(run_dir):
+    strips = held_out_strips(load_run(run_dir))
+    assert len(strips) == 8
+    for strip in strips:
+        assert [column.title for column in strip.columns] == [
+            "degraded",
+            "bicubic",
+            "cold start",
+            "GRPO",
+            "truth",
+        ]
+        assert strip.columns[1].picture.width == strip.columns[4].picture.width == 64
+
+
+def test_photographs_take_turns():
+    assert take_turns(["a/0", "a/1", "a/2", "b/0", "c"]) == ["a/0", "b/0", "c", "a/1", "a/2"]
+
+
+def test_a_chain_that_ended_early_keeps_its_text(tmp_path, run_dir):
+    run = load_run(Path(shutil.copytree(run_dir, tmp_path / "copy")))
+    record = run.training[0].record | {"text": "<degradation>light", "finish": "length", "total": -1.0}
+    (run.training[0].folder / "chain.json").write_text(json.dumps(record))
+    card = next(
+        card for card in chain_cards(load_run(run.path)) if card.finish == "length" and card.total == "-1.000"
+    )
+    assert [slot.said for slot in card.columns[0].notes[0].slots][:2] == ["light", ""]
+
+
+@given(st.text(alphabet="<>/ab| ", max_size=60))
+def test_any_text_can_be_cut_into_blocks(text):
+    written = "".join(body or "" for _, body in split_blocks(text))
+    assert len(written) <= len(text)
+
+
+@given(st.text(max_size=40), st.lists(st.text(max_size=5), max_size=4))
+def test_marking_keeps_the_text(text, tags):
+    assert "".join(span.text for span in mark_tags(text, tags)) == text
+
+
+def test_whole_words_only():
+    assert [s.text for s in mark_tags("a rocket, Rock and rock", ["rock"]) if s.mark] == ["Rock", "rock"]
+
+
+@settings(deadline=None)
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
+def test_ticks_span_the_values_and_are_few(low, span):
+    ticks = nice_ticks(low, low + span)
+    slack = 1e-6 * max(abs(low), span, 1.0)
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= low + span - slack
+    assert 2 <= len(ticks) <= 7
+    assert len(set(ticks)) == len(ticks)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40), st.booleans())
+def test_any_curve_can_be_drawn(values, is_log):
+    svg = line_chart([Series(name="<x>", points=list(enumerate(values)))], is_log=is_log, limit=1e-4)
+    assert "nan" not in svg
+    assert "inf" not in svg
+    assert "<x>" not in svg
+
+
+def test_long_runs_are_binned_and_nothing_is_said_of_nothing():
+    svg = stack_chart([Series(name="a", points=[(float(i), 1.0) for i in range(1000)])])
+    assert svg.count("<rect") == 59
+    assert "not measured" in stack_chart([])
+    assert "not measured" in line_chart([Series(name="a", points=[])])
+
+
+def test_a_moving_average_of_a_line_is_the_line():
+    points = [(float(i), 2.0 * i) for i in range(40)]
+    assert moving_average(points)[5:-5] == points[5:-5]
+    assert moving_average(points[:5]) == []
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-14, 5e-324])
+def test_a_flat_curve_has_an_axis_too(value):
+    ticks = nice_ticks(value, value)
+    assert ticks[0] <= value <= ticks[-1]
+    assert len(set(ticks)) == len(ticks) >= 2
+
+
+def test_axis_numbers():
+    assert [short(value) for value in (0, 1e-6, 1.5e-7, 0.25, 1234567.0, -3e-9)] == [
+        "0",
+        "1e-6",
+        "1.5e-7",
+        "0.25",
+        "1.2e6",
+        "-3e-9",
+    ]
+
+
+def test_large_pictures_are_made_smaller():
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 600, 3)).astype(np.uint8)
+    assert data_uri(Image.fromarray(noise)).startswith("data:image/jpeg")
+    assert len(data_uri(Image.fromarray(noise))) < 200_000
+    assert data_uri(Image.fromarray(noise[:64, :64])).startswith("data:image/png")

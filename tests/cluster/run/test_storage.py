@@ -1,0 +1,172 @@
+"""Copies of runs: on pyarrow's in-memory file system, through file:// URIs, and when writing fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from cluster.record.rundir import RunDir
+from cluster.run.mirror import Mirror, open_mirror
+from cluster.run.storage import ATTEMPTS, Storage, open_storage
+from configs.load import load_config
+from rl.errors import ConfigError, StorageError
+
+
+def memory() -> Storage:
+    filesystem, root = fs.FileSystem.from_uri("mock:///bucket/runs")
+    return Storage(filesystem=filesystem, root=root, pause_s=0.0)
+
+
+def make_run(path: Path, steps: tuple[int, ...] = (2, 4)) -> RunDir:
+    run = RunDir(path)
+    run.create(resolved_yaml="name: mine\n")
+    run.metrics.write_text('{"step": 0}\n')
+    for step in steps:
+        folder = run.checkpoint_path(step) / "text"
+        folder.mkdir(parents=True)
+        (folder / "weights.bin").write_bytes(bytes([step]) * 1000)
+        run.finish_checkpoint(step, 3 * step, {"text": step}, keep=2)
+    return run
+
+
+def names(storage: Storage) -> set[str]:
+    selector = fs.FileSelector(storage.root, recursive=True)
+    found = storage.filesystem.get_file_info(selector)
+    return {i.path[len(storage.root) + 1 :] for i in found if i.type == fs.FileType.File}
+
+
+def test_a_run_comes_back_with_its_newest_checkpoint(tmp_path):
+    storage, run = memory(), make_run(tmp_path / "here")
+    storage.push(run.path, "mine")
+    back = RunDir(tmp_path / "there")
+    assert storage.pull("mine", back.path)
+    newest = back.newest_checkpoint()
+    assert [c.step for c in back.checkpoints()] == [4]
+    assert (newest.step, newest.position, newest.versions) == (4, 12, {"text": 4})
+    assert (newest.path / "text" / "weights.bin").read_bytes() == b"\x04" * 1000
+    assert back.resolved.read_text() == "name: mine\n"
+
+
+def test_only_what_changed_is_sent_again(tmp_path):
+    storage, run = memory(), make_run(tmp_path / "here")
+    assert storage.push(run.path, "mine") > 2000
+    assert storage.push(run.path, "mine") == 0
+    run.metrics.write_text('{"step": 0}\n{"step": 1}\n')
+    assert storage.push(run.path, "mine") == run.metrics.stat().st_size
+
+
+def test_what_was_fetched_is_not_sent_back(tmp_path):
+    storage = memory()
+    storage.push(make_run(tmp_path / "here", steps=(4,)).path, "mine")
+    storage.sent.clear()
+    storage.pull("mine", tmp_path / "there")
+    assert storage.push(tmp_path / "there", "mine") == 0
+
+
+def test_old_checkpoints_go_there_too(tmp_path):
+    storage, run = memory(), make_run(tmp_path / "here")
+    storage.push(run.path, "mine")
+    (run.checkpoint_path(6) / "text").mkdir(parents=True)
+    run.finish_checkpoint(6, 18, {"text": 6}, keep=2)
+    storage.push(run.path, "mine")
+    assert {name.split("/")[2] for name in names(storage) if "/checkpoints/" in name} == {
+        "step_000004",
+        "step_000006",
+    }
+
+
+def test_a_half_copied_checkpoint_does_not_count(tmp_path):
+    storage, run = memory(), make_run(tmp_path / "here")
+    storage.push(run.path, "mine")
+    storage.filesystem.delete_file(f"{storage.root}/mine/checkpoints/step_000004/state.json")
+    storage.pull("mine", tmp_path / "there")
+    assert RunDir(tmp_path / "there").newest_checkpoint().step == 2
+
+
+def test_nothing_there_is_no_run(tmp_path):
+    assert not memory().pull("mine", tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+class Flaky:
+    """A file system whose writes fail a number of times."""
+
+    def __init__(self, inner: Any, failures: int) -> None:
+        self.inner, self.failures = inner, failures
+
+    def open_output_stream(self, path: str) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("no route to bucket")
+        return self.inner.open_output_stream(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("failures", [1, ATTEMPTS - 1])
+def test_a_write_is_tried_again(tmp_path, failures):
+    storage, run = memory(), make_run(tmp_path / "here")
+    storage.filesystem = Flaky(storage.filesystem, failures)
+    storage.push(run.path, "mine")
+    assert "mine/checkpoints/step_000004/state.json" in names(storage)
+
+
+def test_a_write_that_goes_on_failing_is_named(tmp_path):
+    storage, run = memory(), make_run(tmp_path / "here")
+    storage.filesystem = Flaky(storage.filesystem, 1000)
+    with pytest.raises(
+        StorageError, match=r"storage_path: cannot write bucket/runs/mine/.*no route to bucket"
+    ):
+        storage.push(run.path, "mine")
+    assert not any(name.endswith("state.json") for name in names(storage))
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
+    """The run and its cold start go out from one output folder and come back into another."""
+    config = load_config(
+        "tiny", [f"output_dir={tmp_path / 'old'}", f"storage_path={scheme}{tmp_path}/far", "name=mine"]
+    )
+    mirror = open_mirror(config, make_run(tmp_path / "old" / "mine"))
+    start = mirror._start()
+    (start / "text").mkdir(parents=True)
+    (start / "work").mkdir()
+    (start / "work" / "left").write_text("over")
+    (start / "text" / "model.safetensors").write_bytes(b"weights")
+    (start / "coldstart.json").write_text(json.dumps({"digest": "x"}))
+    mirror.push()
+    fresh = load_config(
+        "tiny",
+        [
+            f"output_dir={tmp_path / 'new'}",
+            f"storage_path={scheme}{tmp_path}/far",
+            "name=mine",
+            "resume=true",
+        ],
+    )
+    run = RunDir(tmp_path / "new" / "mine")
+    again = open_mirror(fresh, run)
+    again.fetch()
+    run.check(resume=True)
+    assert run.newest_checkpoint().step == 4
+    assert (again._start() / "text" / "model.safetensors").read_bytes() == b"weights"
+    assert not (again._start() / "work").exists()
+
+
+def test_without_a_storage_path_nothing_is_copied(tmp_path):
+    config = load_config("tiny", [f"output_dir={tmp_path}"])
+    mirror = open_mirror(config, RunDir(tmp_path / "tiny"))
+    assert mirror == Mirror(config=config, run=RunDir(tmp_path / "tiny"), storage=None)
+    mirror.fetch()
+    mirror.push()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storage_that_cannot_be_opened_is_named():
+    with pytest.raises(ConfigError, match="storage_path: 'ftp://a/b' cannot be opened"):
+        open_storage("ftp://a/b")
