@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from configs.derive import final_px
 from configs.schema import BlockConfig
+from configs.suggest import suggest
 from rewards.base import Failure, Need, Reward, Score
-from rewards.core.suggest import suggest
 from rewards.experts.catalogue import catalogue
 from rewards.experts.expert import Expert
 from rl.errors import ConfigError

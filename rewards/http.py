@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
+from configs.suggest import suggest
 from rewards.base import Failure, Reward, Score
-from rewards.core.suggest import suggest
 from rewards.plain.columns import check_bounds, parse_needs
 from rewards.remote.request import Patience, RequestError, exchange
 from rewards.remote.wire import DESCRIBE_PATH, SCORE_PATH, WireError, decode_answer, describe, encode_request

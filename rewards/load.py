@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import math
-import pkgutil
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 from configs.schema import BlockConfig, Config, RewardConfig
+from configs.suggest import suggest
 from rewards.base import Need, Reward
-from rewards.core.suggest import suggest
 from rewards.plain.compute_score import ComputeScoreReward, is_compute_score
 from rewards.plain.functions import FunctionReward, is_trl_function
 from rl.advantage.combine import RewardTerm
 from rl.advantage.overlong import overlong_terms
 from rl.errors import ConfigError
+from rl.targets import check_options, load_target
 
 
 def load_reward(name: str, config: RewardConfig) -> Reward:
@@ -32,12 +30,12 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
         ConfigError: If the target cannot be found, is neither, or does not take the options.
     """
     key = f"rewards.{name}"
-    thing = _find(key, config.target)
+    thing = load_target(config.target, key=f"{key}.target")
     is_class = inspect.isclass(thing)
     if not callable(thing) or (is_class and not issubclass(thing, Reward)):
         raise ConfigError(f"{key}.target: {config.target} is neither a Reward class nor a function")
     if is_class:
-        _check_options(f"{key}.options", thing, config.options)
+        check_options(thing, config.options, key=f"{key}.options")
     make = thing if is_class else _wrapper(key, config.target, thing)
     try:
         return make(**config.options)
@@ -108,17 +106,6 @@ def _check_gate(gate: str, terms: Mapping[str, RewardTerm]) -> None:
             )
 
 
-def _find(key: str, target: str) -> Any:
-    module_name, colon, attribute = target.partition(":")
-    if not (module_name and colon and attribute):
-        raise ConfigError(f"{key}.target: want package.module:Thing, got {target!r}")
-    module = _import(key, module_name)
-    if not hasattr(module, attribute):
-        near = suggest(attribute, (n for n in vars(module) if not n.startswith("_")))
-        raise ConfigError(f"{key}.target: {module_name} has no {attribute!r}{near}")
-    return getattr(module, attribute)
-
-
 def _wrapper(key: str, target: str, function: Callable[..., Any]) -> Callable[..., Reward]:
     """Choose the reward that calls a plain function, by its signature."""
     try:
@@ -133,33 +120,3 @@ def _wrapper(key: str, target: str, function: Callable[..., Any]) -> Callable[..
         f"{key}.target: {target} {said}; want f(prompts, completions, **columns) as in TRL, or "
         "compute_score(data_source, solution_str, ground_truth, extra_info) as in verl"
     )
-
-
-def _import(key: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the module is there, something it imports is not: the author's own error says more
-        near = suggest(error.name, _siblings(error.name)) or "; is its folder on PYTHONPATH?"
-        raise ConfigError(f"{key}.target: no module {error.name!r}{near}") from error
-
-
-def _siblings(name: str) -> list[str]:
-    """Return the modules of the package that ``name`` would be in."""
-    package, _, _ = name.rpartition(".")
-    if not package:
-        return []
-    paths = getattr(importlib.import_module(package), "__path__", ())
-    return [module.name for module in pkgutil.iter_modules(paths, f"{package}.")]
-
-
-def _check_options(key: str, cls: type[Reward], options: Mapping[str, Any]) -> None:
-    signature = inspect.signature(cls)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        unknown = [option for option in options if option not in signature.parameters]
-        near = "".join(suggest(option, signature.parameters) for option in unknown)
-        known = ", ".join(signature.parameters) or "none"
-        raise ConfigError(f"{key}: {error}; {cls.__name__} takes: {known}{near}") from error

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.suggest import suggest
 from rewards.base import Missing, Need
-from rewards.core.suggest import suggest
 from rl.errors import ConfigError
 from rl.types import ChainView, Pixels
 

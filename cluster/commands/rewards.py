@@ -26,9 +26,9 @@ from cluster.commands.rewards_tables import (
 )
 from cluster.runtime.console import CONSOLE, stage
 from configs.schema import RewardConfig
+from configs.suggest import suggest
 from rewards.base import Reward, evaluate
 from rewards.contract import check_promises
-from rewards.core.suggest import suggest
 from rewards.experts.catalogue import catalogue
 from rewards.generation import ENSEMBLES
 from rewards.load import load_reward

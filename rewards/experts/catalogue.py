@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.core.suggest import suggest
+from configs.suggest import suggest
 from rl.errors import ConfigError
 
 _LOADS_WEIGHTS = re.compile(

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from configs.suggest import suggest
 from rewards.base import Need
-from rewards.core.suggest import suggest
 from rl.errors import ConfigError
 from rl.types import ChainView
 

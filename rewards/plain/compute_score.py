@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from configs.suggest import suggest
 from rewards.base import Failure, Missing, Score, describe_exception
 from rewards.core.asynchrony import finished
-from rewards.core.suggest import suggest
 from rewards.plain.base import PlainReward
 from rewards.plain.columns import COLUMNS
 from rewards.plain.signature import choose_arguments, names_any

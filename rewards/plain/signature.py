@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rewards.core.suggest import suggest
+from configs.suggest import suggest
 from rl.errors import ConfigError
 
 
