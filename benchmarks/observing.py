@@ -5,8 +5,8 @@
 
 Runs take turns, each in processes of its own, from one cold start. Both ways do the same work (same seeds; the chains
 are the same but for rounding); a round's two runs are a pair, and the interval is over rounds. The first two steps of
-a run warm up. Without watching no worker sends beats, and nothing is collected or written; spans are still noted in
-each process, which costs microseconds (last line of the table).
+a run warm up. Without watching no worker sends heartbeats, and nothing is collected or written; spans are still noted
+in each process, which costs microseconds (last line of the table).
 """
 
 from __future__ import annotations

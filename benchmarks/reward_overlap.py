@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from cluster.pools.chain_runner import ChainRunner, Job, Pools, TextContext
+from cluster.pools.chain_runner import ChainRunner, GroupRequest, Pools, TextContext
 from cluster.pools.scoring import Scoring
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.spawn import spawn
@@ -192,8 +192,8 @@ def step(runner: Worker, num_prompts: int, turn: int) -> None:
     """Sample and score the groups of one step; the same turn takes the rollouts the same time."""
     photo = np.zeros((16, 16, 3), dtype=np.uint8)
     prompts = [Prompt(prompt_id=f"photo-{turn}-{index}", degraded=photo) for index in range(num_prompts)]
-    jobs = [Job(prompt=prompt, draw=turn, num_chains=CONFIG.group_size) for prompt in prompts]
-    groups = gather([runner.call("run_group", job) for job in jobs], deadline_s=DEADLINE_S)
+    requests = [GroupRequest(prompt=prompt, draw=turn, num_chains=CONFIG.group_size) for prompt in prompts]
+    groups = gather([runner.call("run_group", request) for request in requests], deadline_s=DEADLINE_S)
     assert all(scores.valid.all() for group in groups for scores in group.scores.values())
 
 

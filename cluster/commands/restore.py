@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from cluster.pools.chain_runner import Job, picture_text
-from cluster.pools.collector import run_jobs
+from cluster.pools.chain_runner import GroupRequest, picture_text
+from cluster.pools.collector import run_groups
 from cluster.record.recorder import block_texts
 from cluster.record.rundir import write_atomically
 from cluster.run.session import Session, open_session
-from cluster.run.workers import Crew
+from cluster.run.workers import RunWorkers
 from cluster.runtime.calls import Call, fetch, gather
 from cluster.runtime.console import CONSOLE
 from configs.derive import degraded_px
@@ -58,7 +58,7 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
         for name, path in track(photos.items(), description="restore", console=CONSOLE):
             photo = load_picture(path)
             texts, text = write_texts(session, name, photo)
-            save_picture(out / f"{name}.png", paint_tiles(config, session.crew, name, photo, texts))
+            save_picture(out / f"{name}.png", paint_tiles(config, session.workers, name, photo, texts))
             record = {"text": text, "block_text": block_texts(text)}
             write_atomically(out / f"{name}.json", json.dumps(record, indent=1))
     CONSOLE.print(f"{len(photos)} restored in {out}")
@@ -92,13 +92,15 @@ def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, s
     config = session.config
     edge = degraded_px(config)
     prompt = Prompt(prompt_id=f"restore/{name}", degraded=resize(photo, edge, edge))
-    job = Job(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
-    (group,) = run_jobs(session.collector.runners, [job], deadline_s=config.deadline_s)
+    request = GroupRequest(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
+    (group,) = run_groups(session.collector.runners, [request], deadline_s=config.deadline_s)
     text = group.chains[0].text
     return {n: picture_text(text, n) for n, block in config.chain.items() if block.kind == "image"}, text
 
 
-def paint_tiles(config: Config, crew: Crew, name: str, photo: Pixels, texts: dict[str, str]) -> Pixels:
+def paint_tiles(
+    config: Config, workers: RunWorkers, name: str, photo: Pixels, texts: dict[str, str]
+) -> Pixels:
     """Paint every image block for every tile and blend the last one."""
     height, width = photo.shape[:2]
     edge = degraded_px(config)
@@ -123,7 +125,7 @@ def paint_tiles(config: Config, crew: Crew, name: str, photo: Pixels, texts: dic
             )
             for index in range(len(tiles))
         ]
-        worker = crew.pools.image[settings.policy][0]
+        worker = workers.pools.image[settings.policy][0]
         call = worker.call("generate", requests, *cuts, *previous, num_returns=1 + 2 * len(requests))
         previous = _pictures(call, len(requests), config.deadline_s)
     return np.asarray(blend(tiles, previous, height, width))

@@ -65,7 +65,7 @@ class Pools:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class GroupRequest:
     """One group to sample and score."""
 
     prompt: Prompt
@@ -105,38 +105,38 @@ class ChainRunner:
         """Take other workers from now on, some having been replaced."""
         self._pools = pools
 
-    async def run_group(self, job: Job) -> ScoredGroup:
+    async def run_group(self, group: GroupRequest) -> ScoredGroup:
         """Sample and score one group.
 
         Raises:
             RolloutError: If a rollout worker failed.
             CallTimeoutError: If a worker did not answer within ``deadline_s``.
         """
-        with span("group", lane="group", overlaps=True, group=job.group_id, num_chains=job.num_chains):
-            return await self._run_group(job)
+        with span("group", lane="group", overlaps=True, group=group.group_id, num_chains=group.num_chains):
+            return await self._run_group(group)
 
-    async def _run_group(self, job: Job) -> ScoredGroup:
+    async def _run_group(self, group: GroupRequest) -> ScoredGroup:
         begin, turn = time.perf_counter(), next(self._turn)
-        prompt = {DEGRADED: put(job.prompt.degraded)}
-        truth = None if job.prompt.reference.photo is None else put(job.prompt.reference.photo)
+        prompt = {DEGRADED: put(group.prompt.degraded)}
+        truth = None if group.prompt.reference.photo is None else put(group.prompt.reference.photo)
         writings = [
             _Writing(
                 index,
-                f"{job.group_id}/{index}",
+                f"{group.group_id}/{index}",
                 ChainState(self._context.grammar, self._context.prompt),
                 dict(prompt),
             )
-            for index in range(job.num_chains)
+            for index in range(group.num_chains)
         ]
         scoring: dict[int, asyncio.Task[dict[str, Scores]]] = {}
         written = begin
 
         async def write_and_score(part: Sequence[_Writing]) -> None:
             nonlocal written
-            await self._write(job, part, turn)
+            await self._write(group, part, turn)
             written = time.perf_counter()
             for writing in part:
-                scoring[writing.index] = tasks.create_task(self._score(job, writing, truth))
+                scoring[writing.index] = tasks.create_task(self._score(group, writing, truth))
 
         # Deterministic: the unit of work is one (group, block) as a fixed batch. Otherwise every chain goes
         # its own way, and batches form in the workers as requests arrive.
@@ -145,29 +145,31 @@ class ChainRunner:
             for part in parts:
                 tasks.create_task(write_and_score(part))
         return ScoredGroup(
-            group_id=job.group_id,
-            prompt_id=job.prompt.prompt_id,
-            chains=tuple(self._finished(w, job) for w in writings),
+            group_id=group.group_id,
+            prompt_id=group.prompt.prompt_id,
+            chains=tuple(self._finished(w, group) for w in writings),
             scores=join_scores([scoring[w.index].result() for w in writings]),
             seconds={"rollout": written - begin, "reward": time.perf_counter() - written},
         )
 
     # ------------------------------------------------------------------ writing
 
-    async def _write(self, job: Job, part: Sequence[_Writing], turn: int) -> None:
+    async def _write(self, group: GroupRequest, part: Sequence[_Writing], turn: int) -> None:
         """Take some chains of a group to their ends, block by block."""
         while True:
             steps = [(w, w.state.next_step()) for w in part]
             writes = [(w, s) for w, s in steps if isinstance(s, WriteText)]
             paints = [(w, s) for w, s in steps if isinstance(s, PaintImage)]
             if writes:
-                await self._write_text(job, writes, turn)
+                await self._write_text(group, writes, turn)
             if paints:
-                await self._paint(job, paints, turn)
+                await self._paint(group, paints, turn)
             if not writes and not paints:
                 return
 
-    async def _write_text(self, job: Job, steps: Sequence[tuple[_Writing, WriteText]], turn: int) -> None:
+    async def _write_text(
+        self, group: GroupRequest, steps: Sequence[tuple[_Writing, WriteText]], turn: int
+    ) -> None:
         pictures: list[Any] = []
         requests = []
         for writing, step in steps:
@@ -179,8 +181,8 @@ class ChainRunner:
                     pictures=tuple(range(len(pictures), len(pictures) + len(names))),
                     max_tokens=step.max_tokens,
                     stop_ids=step.stop_ids,
-                    sampling=self._sampling(job, step.block),
-                    seed=self._seed(job, writing, step.block),
+                    sampling=self._sampling(group, step.block),
+                    seed=self._seed(group, writing, step.block),
                 )
             )
             pictures += [writing.pictures[name] for name in names]
@@ -192,19 +194,21 @@ class ChainRunner:
                 reply.tokens, reply.logprobs, stopped=reply.stopped, version=reply.version
             )
 
-    async def _paint(self, job: Job, steps: Sequence[tuple[_Writing, PaintImage]], turn: int) -> None:
+    async def _paint(
+        self, group: GroupRequest, steps: Sequence[tuple[_Writing, PaintImage]], turn: int
+    ) -> None:
         requests: list[ImageRequest] = []
         pictures: list[Any] = []
         for writing, step in steps:
             names = [DEGRADED, *([step.previous] if step.previous else [])]
-            first, seed = len(pictures), self._seed(job, writing, step.block)
+            first, seed = len(pictures), self._seed(group, writing, step.block)
             pictures += [writing.pictures[name] for name in names]
             source_seed, plan = picture_draws(
                 self._policy(step.block),
                 step.num_steps,
                 picture_seed=seed,
-                group_seed=self._group_seed(job, step.block),
-                grpo_step=job.grpo_step,
+                group_seed=self._group_seed(group, step.block),
+                grpo_step=group.grpo_step,
             )
             requests.append(
                 ImageRequest(
@@ -212,7 +216,7 @@ class ChainRunner:
                     block=step.block,
                     size_px=step.size_px,
                     num_steps=step.num_steps,
-                    sampler=sampler_spec(self._policy(step.block), job.noise_level),
+                    sampler=sampler_spec(self._policy(step.block), group.noise_level),
                     degraded=first,
                     previous=first + 1 if step.previous else -1,
                     text=picture_text(writing.state.text(self._context.decode), step.block),
@@ -243,9 +247,9 @@ class ChainRunner:
             writing.pictures[step.block] = picture
             writing.state.image_painted(step.block, reply.version)
 
-    def _sampling(self, job: Job, block: str) -> TextSampling:
+    def _sampling(self, group: GroupRequest, block: str) -> TextSampling:
         policy = self._policy(block)
-        temperature = policy.temperature if job.temperature is None else job.temperature
+        temperature = policy.temperature if group.temperature is None else group.temperature
         return TextSampling(
             temperature=temperature,
             forbidden_ids=self._context.forbidden_ids,
@@ -255,15 +259,15 @@ class ChainRunner:
     def _policy(self, block: str) -> PolicyConfig:
         return self._config.policies[self._config.chain[block].policy]
 
-    def _seed(self, job: Job, writing: _Writing, block: str) -> int:
-        return derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, writing.index, block)
+    def _seed(self, group: GroupRequest, writing: _Writing, block: str) -> int:
+        return derive_seed(self._config.seed, group.prompt.prompt_id, group.draw, writing.index, block)
 
-    def _group_seed(self, job: Job, block: str) -> int:
-        return derive_seed(self._config.seed, job.prompt.prompt_id, job.draw, "group", block)
+    def _group_seed(self, group: GroupRequest, block: str) -> int:
+        return derive_seed(self._config.seed, group.prompt.prompt_id, group.draw, "group", block)
 
     # ------------------------------------------------------------------ scoring
 
-    async def _score(self, job: Job, writing: _Writing, truth: Any | None) -> dict[str, Scores]:
+    async def _score(self, group: GroupRequest, writing: _Writing, truth: Any | None) -> dict[str, Scores]:
         """Send one finished chain to every reward at once."""
         refs = dict(writing.pictures) | ({} if truth is None else {TRUTH: truth})
         end = writing.state.next_step()
@@ -271,14 +275,14 @@ class ChainRunner:
             raise RolloutError(f"{writing.chain_id} is scored before it ended")
         request = RewardRequest(
             chain_id=writing.chain_id,
-            group_id=job.group_id,
+            group_id=group.group_id,
             finish=end.finish,
             text=writing.state.text(self._context.decode),
             block_text=writing.state.block_text(self._context.decode),
             final_block=final_picture_block(self._config),
             pictures={name: index for index, name in enumerate(refs)},
-            labels=job.prompt.reference.labels,
-            tags=job.prompt.reference.tags,
+            labels=group.prompt.reference.labels,
+            tags=group.prompt.reference.tags,
         )
         call = self._pools.scoring.call("score", request, list(refs.values()))
         scores: dict[str, Scores] = await answer(call, deadline_s=self._config.deadline_s)
@@ -286,13 +290,13 @@ class ChainRunner:
 
     # ------------------------------------------------------------------ records
 
-    def _finished(self, writing: _Writing, job: Job) -> Chain:
+    def _finished(self, writing: _Writing, group: GroupRequest) -> Chain:
         state, segments = writing.state, list(writing.segments)
         end = state.next_step()
         assert isinstance(end, Done)
         policy, num_actions = self._context.grammar.token_policy, state.num_actions()
         if policy is not None and num_actions:
-            stream = state.stream(self._sampling(job, next(iter(num_actions))))
+            stream = state.stream(self._sampling(group, next(iter(num_actions))))
             refs = tuple(writing.pictures[name] for name in state.pictures)
             segments.insert(
                 0,
@@ -307,7 +311,7 @@ class ChainRunner:
             )
         return Chain(
             chain_id=writing.chain_id,
-            group_id=job.group_id,
+            group_id=group.group_id,
             index=writing.index,
             finish=end.finish,
             error=end.error,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.pools.chain_runner import Job
+from cluster.pools.chain_runner import GroupRequest
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.lost import losses_of
 from configs.schema import Config
@@ -25,19 +25,19 @@ PATIENCE = 8
 MOST_REPAIRS = 2
 """Times that lost rollout workers are replaced in one round of sampling."""
 
-Observer = Callable[[Sequence[Job], Sequence[ScoredGroup]], None]
+Observer = Callable[[Sequence[GroupRequest], Sequence[ScoredGroup]], None]
 """Sees every group as it was scored, before any filter."""
 
 
-def run_jobs(
+def run_groups(
     runners: Sequence[Worker],
-    jobs: Sequence[Job],
+    requests: Sequence[GroupRequest],
     *,
     deadline_s: float,
     on_done: Callable[[int], None] | None = None,
 ) -> list[ScoredGroup]:
-    """Run jobs on the chain runners in turn and return their groups in order."""
-    calls = [runners[i % len(runners)].call("run_group", job) for i, job in enumerate(jobs)]
+    """Run requests on the chain runners in turn and return their groups in order."""
+    calls = [runners[i % len(runners)].call("run_group", request) for i, request in enumerate(requests)]
     return gather(calls, deadline_s=deadline_s, on_done=on_done)
 
 
@@ -120,17 +120,19 @@ class GroupCollector:
         prompts = [self.make_prompt(self.position + i) for i in range(num)]
         step = self.position // self.config.prompts_per_step  # refills count too; a resumed run gets the same
         self.position += num
-        jobs = [Job(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts]
-        groups = self._sample(jobs)
-        self.observe(jobs, groups)
+        requests = [
+            GroupRequest(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts
+        ]
+        groups = self._sample(requests)
+        self.observe(requests, groups)
         return [with_overlong(group, self.config) for group in groups]
 
-    def _sample(self, jobs: Sequence[Job]) -> list[ScoredGroup]:
+    def _sample(self, requests: Sequence[GroupRequest]) -> list[ScoredGroup]:
         for _ in range(MOST_REPAIRS):
             try:
-                return run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
+                return run_groups(self.runners, requests, deadline_s=self.config.deadline_s)
             except (VlcotError, BaseExceptionGroup) as error:
                 if self.repair is None or not losses_of(error):
                     raise
                 self.repair(error)
-        return run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s)
+        return run_groups(self.runners, requests, deadline_s=self.config.deadline_s)

@@ -15,8 +15,8 @@ Side = Literal["learner", "rollout"]
 
 
 @dataclass(slots=True)
-class Turns:
-    """The turns of all policies."""
+class GpuSharing:
+    """Which side of each policy has the GPU."""
 
     learners: Mapping[str, Sequence[Worker]] = field(default_factory=dict)
     rollouts: Mapping[str, Sequence[Worker]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Turns:
     awake: dict[str, Side] = field(default_factory=dict)
     """By policy. At first the rollout workers are."""
 
-    def give(self, policy: str, side: Side) -> None:
+    def wake(self, policy: str, side: Side) -> None:
         """Put the others of a policy to sleep, then wake one side; nothing if it is awake."""
         if not self.is_shared or self.awake.get(policy, "rollout") == side:
             return
@@ -36,10 +36,10 @@ class Turns:
         switch(sides[side], "wake", deadline_s=self.deadline_s)
         self.awake[policy] = side
 
-    def give_all(self, side: Side) -> None:
+    def wake_all(self, side: Side) -> None:
         """Do so for every policy."""
         for policy in self.learners:
-            self.give(policy, side)
+            self.wake(policy, side)
 
 
 def switch(workers: Sequence[Worker], method: Literal["sleep", "wake"], *, deadline_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.pools.gpu_sharing import Turns
+from cluster.pools.gpu_sharing import GpuSharing
 from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.transports import Transport, make_transport
 from cluster.runtime.calls import Worker, gather, put
@@ -24,13 +24,13 @@ class LearnerGroups:
 
     groups: Mapping[str, LearnerGroup]
     deadline_s: float
-    turns: Turns = field(default_factory=Turns)
+    gpu_sharing: GpuSharing = field(default_factory=GpuSharing)
 
     def update_all(self, batches: Mapping[str, Sequence[TrainBatch]]) -> Metrics:
         """Update all policies at once; a policy without a batch keeps its version."""
         calls, owner = [], []
         for policy in batches:
-            self.turns.give(policy, "learner")
+            self.gpu_sharing.wake(policy, "learner")
         for policy, steps in batches.items():
             calls += (mine := self.groups[policy].call_all("update", steps))
             owner += [policy] * len(mine)
@@ -47,7 +47,7 @@ class WeightPublisher:
     config: Config
     learners: Mapping[str, LearnerGroup]
     rollouts: Mapping[str, Sequence[Worker]]
-    turns: Turns = field(default_factory=Turns)
+    gpu_sharing: GpuSharing = field(default_factory=GpuSharing)
     published: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """What each policy's rollout workers have: the version, and whether it is the moving average of it."""
     transports: dict[str, Transport] = field(default_factory=dict)
@@ -80,14 +80,14 @@ class WeightPublisher:
     def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
         deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
         transport = self._transport(policy, group)
-        self.turns.give(policy, "learner")
+        self.gpu_sharing.wake(policy, "learner")
         sent = transport.send(workers, averaged=averaged)
-        self.turns.give(policy, "rollout")
+        self.gpu_sharing.wake(policy, "rollout")
         publication = transport.load(sent, workers)
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
-        self.turns.give(policy, "learner")
+        self.gpu_sharing.wake(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]
-        self.turns.give(policy, "rollout")
+        self.gpu_sharing.wake(policy, "rollout")
         tolerance = self.config.policies[policy].canary_tolerance_nats
         gaps: Metrics = {}
         for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):

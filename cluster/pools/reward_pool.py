@@ -55,7 +55,7 @@ class PoolCounts:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class _PendingChain:
     """One chain on its way to its scores."""
 
     request: RewardRequest
@@ -75,18 +75,18 @@ class _Replica:
     worker: Worker
     place: int
     """Which of the pool's places it has; a replacement takes it over."""
-    jobs: dict[_Job, asyncio.Task[None]] = field(default_factory=dict)
+    chains: dict[_PendingChain, asyncio.Task[None]] = field(default_factory=dict)
     """What it was sent and has not answered."""
     heard: float = 0.0
     """When it last answered, or was sent something while idle."""
     said: WorkerReport = field(default_factory=WorkerReport)
     """Its last report."""
 
-    def can_take(self, job: _Job, room: int) -> bool:
-        """Whether it may be sent a job: never beside one that is a suspect, or more than there is room for."""
-        if job.attempts or any(other.attempts for other in self.jobs):
-            return not self.jobs
-        return len(self.jobs) < room
+    def can_take(self, chain: _PendingChain, room: int) -> bool:
+        """Whether it may be sent a chain: never beside one that is a suspect, or more than there is room for."""
+        if chain.attempts or any(other.attempts for other in self.chains):
+            return not self.chains
+        return len(self.chains) < room
 
 
 class RewardPool:
@@ -109,7 +109,7 @@ class RewardPool:
         self._name, self._num_replicas, self._room = name, num_replicas, room
         self._deadline_s, self._setup_s, self._start = deadline_s, setup_s, start
         self._replicas: list[_Replica] = []
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_PendingChain] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_started = 0
         self._num_starting = 0
@@ -140,11 +140,11 @@ class RewardPool:
             pictures: References of its pictures; they are not fetched here.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(request, pictures, loop.create_future(), since=time.perf_counter())
-        self._waiting.append(job)
+        chain = _PendingChain(request, pictures, loop.create_future(), since=time.perf_counter())
+        self._waiting.append(chain)
         self._dispatch()
         with self.meter.taking(1):
-            return await job.answer
+            return await chain.answer
 
     async def counts(self) -> PoolCounts:
         """Return what was done since the last call, and collect the replicas' tracebacks."""
@@ -167,47 +167,47 @@ class RewardPool:
         if not self._replicas and not self._num_starting:
             self._give_up_all(self._broken)
         while self._waiting and self._replicas:
-            job = self._waiting[0]
-            replica = min(self._replicas, key=lambda r: len(r.jobs))
-            if not replica.can_take(job, self._room):
+            chain = self._waiting[0]
+            replica = min(self._replicas, key=lambda r: len(r.chains))
+            if not replica.can_take(chain, self._room):
                 return
             self._waiting.popleft()
-            self._send(replica, job)
+            self._send(replica, chain)
 
-    def _send(self, replica: _Replica, job: _Job) -> None:
+    def _send(self, replica: _Replica, chain: _PendingChain) -> None:
         now = time.perf_counter()
-        self._count(wait_s=now - job.since)
-        replica.heard = replica.heard if replica.jobs else now
-        call = replica.worker.call("score", [job.request], *job.pictures)
-        replica.jobs[job] = self._keep(self._wait(replica, job, call))
+        self._count(wait_s=now - chain.since)
+        replica.heard = replica.heard if replica.chains else now
+        call = replica.worker.call("score", [chain.request], *chain.pictures)
+        replica.chains[chain] = self._keep(self._wait(replica, chain, call))
 
-    async def _wait(self, replica: _Replica, job: _Job, call: Call) -> None:
+    async def _wait(self, replica: _Replica, chain: _PendingChain, call: Call) -> None:
         """Take a replica's answer; what is wrong with it decides who pays."""
         try:
             scores: Scores = await answer(call, deadline_s=None)
         except (WorkerLostError, RewardError) as error:  # the process ended, or its scoring thread did
             self._replace(replica, str(error))
         except LostDataError as error:  # a picture went with its host: no fault of the reward or the chain
-            replica.jobs.pop(job, None)
-            if not job.answer.done():
-                job.answer.set_exception(error)
+            replica.chains.pop(chain, None)
+            if not chain.answer.done():
+                chain.answer.set_exception(error)
         except (
             Exception
         ) as error:  # it could not even be asked: a picture is lost, an argument cannot be read
-            logger.exception("reward %s: %s", self._name, job.request.chain_id)
-            replica.jobs.pop(job, None)
-            self._again([job], f"{type(error).__name__}: {error}")
+            logger.exception("reward %s: %s", self._name, chain.request.chain_id)
+            replica.chains.pop(chain, None)
+            self._again([chain], f"{type(error).__name__}: {error}")
         else:
             replica.heard = time.perf_counter()
             self._num_given_up = 0
-            replica.jobs.pop(job, None)
-            self._answer(job, scores)
+            replica.chains.pop(chain, None)
+            self._answer(chain, scores)
         self._dispatch()
 
-    def _answer(self, job: _Job, scores: Scores) -> None:
+    def _answer(self, chain: _PendingChain, scores: Scores) -> None:
         self._count(num_chains=1)
-        if not job.answer.done():
-            job.answer.set_result(scores)
+        if not chain.answer.done():
+            chain.answer.set_result(scores)
 
     # ------------------------------------------------------------------ replicas that hang or die
 
@@ -216,7 +216,7 @@ class RewardPool:
         while True:
             await asyncio.sleep(min(1.0, self._deadline_s / 10))
             silent_since = time.perf_counter() - self._deadline_s
-            for replica in [r for r in self._replicas if r.jobs and r.heard < silent_since]:
+            for replica in [r for r in self._replicas if r.chains and r.heard < silent_since]:
                 self._replace(
                     replica, f"no answer within {self._deadline_s:g} s (rewards.{self._name}.deadline_s)"
                 )
@@ -227,16 +227,16 @@ class RewardPool:
             return
         logger.warning("%s is replaced: %s", replica.worker.name, reason)
         self._replicas.remove(replica)
-        jobs = list(replica.jobs)
-        for task in replica.jobs.values():
+        chains = list(replica.chains)
+        for task in replica.chains.values():
             if task is not asyncio.current_task():
                 task.cancel()  # a late answer finds nobody
-        replica.jobs.clear()
+        replica.chains.clear()
         kill(replica.worker)
         self._count(num_replaced=1)
         self._num_starting += 1
         self._keep(self._start_another(replica.place))
-        self._again(jobs, reason)
+        self._again(chains, reason)
 
     async def _start_another(self, place: int) -> None:
         for _ in range(STARTS):
@@ -253,15 +253,15 @@ class RewardPool:
         self._num_starting -= 1
         self._dispatch()
 
-    def _again(self, jobs: Sequence[_Job], reason: str) -> None:
-        """Put unanswered jobs back in front; give up those that were tried often enough."""
+    def _again(self, chains: Sequence[_PendingChain], reason: str) -> None:
+        """Put unanswered chains back in front; give up those that were tried often enough."""
         left = []
-        for job in jobs:
-            job.attempts += 1
-            if job.attempts < REWARD_ATTEMPTS:
-                left.append(job)
+        for chain in chains:
+            chain.attempts += 1
+            if chain.attempts < REWARD_ATTEMPTS:
+                left.append(chain)
             else:
-                self._give_up(job, f"{reason}; {job.attempts} attempts")
+                self._give_up(chain, f"{reason}; {chain.attempts} attempts")
                 self._num_given_up += 1
         self._waiting.extendleft(reversed(left))
         self._count(num_redone=len(left))
@@ -273,8 +273,8 @@ class RewardPool:
         while self._waiting:
             self._give_up(self._waiting.popleft(), reason)
 
-    def _give_up(self, job: _Job, reason: str) -> None:
-        self._answer(job, failed(self._name, 1, reason))
+    def _give_up(self, chain: _PendingChain, reason: str) -> None:
+        self._answer(chain, failed(self._name, 1, reason))
 
     # ------------------------------------------------------------------ small things
 

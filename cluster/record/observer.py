@@ -1,6 +1,6 @@
 """Watches a run from the driver: once a second it writes ``status.json`` and appends to ``timeline.json``.
 
-A thread of its own reads the bulletin (``cluster.runtime.heartbeats``) and the driver's own spans; the loop is never
+A thread of its own reads the board (``cluster.runtime.heartbeats``) and the driver's own spans; the loop is never
 asked and never waits. A fault here is logged once and ends the watching, never the run.
 """
 
@@ -22,7 +22,7 @@ import psutil
 from cluster.record.rundir import RunDir, write_atomically
 from cluster.record.timeline import DRIVER, TimelineWriter
 from cluster.runtime.calls import Call, Worker, gather, is_answered
-from cluster.runtime.heartbeats import BEAT_S, Bulletin, News, beating_to
+from cluster.runtime.heartbeats import HEARTBEAT_S, BoardReading, HeartbeatBoard, sending_heartbeats
 from cluster.runtime.outstanding import OUTSTANDING, Wait
 from cluster.runtime.spawn import kill, spawn
 from configs.schema import Config
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0
 """Seconds between two refreshes of ``status.json``."""
 ANSWER_S = 10.0
-"""Longest wait for the bulletin's last answer, and for this thread, at the end."""
+"""Longest wait for the board's last answer, and for this thread, at the end."""
 State = Literal["running", "finished", "failed", "alarm", "interrupted"]
-_NO_NEWS = News(beats={}, silent_s={}, done={})
+_NOTHING_READ = BoardReading(heartbeats={}, silent_s={}, done={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Observer:
         """Note what to watch; ``watching`` begins it."""
         self._config, self._run = config, run
         self._timeline = TimelineWriter(run.timeline)
-        self._bulletin: Worker | None = None
+        self._board: Worker | None = None
         self._asked: Call | None = None
-        """The bulletin is being read."""
-        self._news, self._news_s = _NO_NEWS, time.monotonic()
+        """A reading of the board that was asked for."""
+        self._reading, self._read_s = _NOTHING_READ, time.monotonic()
         self._progress = Progress()
         self._state: State = "running"
         self._error = ""
@@ -80,16 +80,16 @@ class Observer:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Have the workers that are spawned in the block send signs of life here."""
-        bulletin = spawn(Bulletin, "bulletin-0", num_cpus=0, kwargs={})
-        self._bulletin = bulletin
+        board = spawn(HeartbeatBoard, "heartbeats-0", num_cpus=0, kwargs={})
+        self._board = board
         try:
-            with beating_to(bulletin, run=self._config.name):
+            with sending_heartbeats(board, run=self._config.name):
                 yield
                 self._hear_the_last()
         finally:
             with self._lock:
-                self._bulletin = self._asked = None
-            kill(bulletin)
+                self._board = self._asked = None
+            kill(board)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -134,40 +134,44 @@ class Observer:
             write_atomically(self._run.status, json.dumps(self._describe(), indent=1, default=str))
 
     def _hear(self, within_s: float = 0.0) -> None:
-        """Take the workers' news where there are any, and ask for the next; their timeline is appended."""
-        bulletin = self._bulletin
-        if bulletin is None:
+        """Take what the board holds where there are any, and ask for the next; their timeline is appended."""
+        board = self._board
+        if board is None:
             return
-        self._asked = self._asked or bulletin.call("read")
+        self._asked = self._asked or board.call("read")
         if not is_answered(self._asked, within_s=within_s):
             return
-        asked, self._asked = self._asked, bulletin.call("read")
+        asked, self._asked = self._asked, board.call("read")
         try:
-            (news,) = gather([asked], deadline_s=ANSWER_S)
+            (reading,) = gather([asked], deadline_s=ANSWER_S)
         except VlcotError as error:
-            logger.debug("no news of the workers: %s", error)
+            logger.debug("no reading of the workers: %s", error)
             return
-        self._news, self._news_s = news, time.monotonic()
-        for worker, spans in news.done.items():
+        self._reading, self._read_s = reading, time.monotonic()
+        for worker, spans in reading.done.items():
             self._timeline.write(worker, spans)
 
     def _hear_the_last(self) -> None:
         """Wait for one more sign of life of every worker: they send what they did last with it."""
-        end = time.monotonic() + 1.5 * BEAT_S
-        before = {name: beat.num for name, beat in self._news.beats.items()}
+        end = time.monotonic() + 1.5 * HEARTBEAT_S
+        before = {name: heartbeat.num for name, heartbeat in self._reading.heartbeats.items()}
         while time.monotonic() < end:
             with self._lock:
-                self._hear(within_s=BEAT_S / 4)
-            if all(beat.num > before.get(name, 0) for name, beat in self._news.beats.items()):
+                self._hear(within_s=HEARTBEAT_S / 4)
+            if all(
+                heartbeat.num > before.get(name, 0) for name, heartbeat in self._reading.heartbeats.items()
+            ):
                 return
-            time.sleep(BEAT_S / 10)
+            time.sleep(HEARTBEAT_S / 10)
 
     # ------------------------------------------------------------------ status.json
 
     def _describe(self) -> JsonDict:
-        news, progress = self._news, self._progress
-        news_age = time.monotonic() - self._news_s
-        waits = {DRIVER: OUTSTANDING.waits()} | {name: beat.waits for name, beat in news.beats.items()}
+        reading, progress = self._reading, self._progress
+        reading_age = time.monotonic() - self._read_s
+        waits = {DRIVER: OUTSTANDING.waits()} | {
+            name: heartbeat.waits for name, heartbeat in reading.heartbeats.items()
+        }
         asked = _asked(waits)
         return {
             "name": self._config.name,
@@ -184,8 +188,8 @@ class Observer:
             "metrics": dict(progress.metrics or {}),
             "doing": [_span(one) for one in SPANS.under_way()],
             "workers": [
-                _worker(name, news, news_age, asked.get(name, ()))
-                for name in sorted({*news.beats, *asked} - {"bulletin-0"})
+                _worker(name, reading, reading_age, asked.get(name, ()))
+                for name in sorted({*reading.heartbeats, *asked} - {"heartbeats-0"})
             ],
         }
 
@@ -207,14 +211,16 @@ def _asked(waits: Mapping[str, Sequence[Wait]]) -> dict[str, list[tuple[str, Wai
     return found
 
 
-def _worker(name: str, news: News, news_age: float, asked: Sequence[tuple[str, Wait]]) -> JsonDict:
-    beat = news.beats.get(name)
+def _worker(
+    name: str, reading: BoardReading, reading_age: float, asked: Sequence[tuple[str, Wait]]
+) -> JsonDict:
+    heartbeat = reading.heartbeats.get(name)
     return {
         "name": name,
-        "host": beat.host if beat else "",
-        "pid": beat.pid if beat else 0,
-        "silent_s": round(news.silent_s[name] + news_age, 2) if beat else None,
-        "doing": [_span(one) for one in beat.doing] if beat else [],
+        "host": heartbeat.host if heartbeat else "",
+        "pid": heartbeat.pid if heartbeat else 0,
+        "silent_s": round(reading.silent_s[name] + reading_age, 2) if heartbeat else None,
+        "doing": [_span(one) for one in heartbeat.doing] if heartbeat else [],
         "asked": [
             {"by": by, "method": one.method, "num": one.num, "seconds": round(one.seconds, 2)}
             for by, one in asked
@@ -227,7 +233,7 @@ def _worker(name: str, news: News, news_age: float, asked: Sequence[tuple[str, W
                 "done_per_s": round(state.done_per_s, 3),
                 "version": state.version,
             }
-            for state in (beat.pools if beat else ())
+            for state in (heartbeat.pools if heartbeat else ())
         ],
     }
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from actors.policies.token.tokenizer import load_vocabulary
 from cluster.pools.chain_runner import TextContext
 from cluster.record.rundir import write_atomically
-from cluster.run.coldstart_job import EXPERT, Job
+from cluster.run.coldstart_job import EXPERT, ColdstartJob
 from cluster.runtime.calls import Worker, gather, is_answered
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.spawn import kill, spawn
@@ -128,7 +128,7 @@ def _teach(
         name = EXPERT if kind == EXPERT else policy
         if (directory / name).exists():
             continue
-        job = spawn(Job, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
+        job = spawn(ColdstartJob, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
         try:
             yield from _follow(job, _settings(config, directory, policy, kind, name, job), progress)
         finally:

@@ -19,7 +19,7 @@ LESSONS = {"token": "teach_text", "denoising": "teach_image", EXPERT: "teach_exp
 """Function of ``actors.coldstart.tasks`` by kind."""
 
 
-class Job:
+class ColdstartJob:
     """Has Ray Train run a job and knows how far it is: an actor, so that Ctrl-C can end it.
 
     ``TorchTrainer.fit`` cannot be told to stop. In a thread of the driver it would still be inside Ray when the

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from cluster.pools.chain_runner import Job, final_picture_block
-from cluster.pools.collector import run_jobs
+from cluster.pools.chain_runner import GroupRequest, final_picture_block
+from cluster.pools.collector import run_groups
 from cluster.record.recorder import ChainRecorder
 from cluster.record.rundir import RunDir, write_atomically
 from cluster.runtime.calls import Worker, fetch, gather
@@ -54,17 +54,19 @@ class Evaluator:
         """Sample one chain a held-out prompt with the present weights, score and judge it, for every sampler."""
         for sampler in self.config.eval.samplers:
             noise_level = 0.0 if sampler == "deterministic" else None
-            jobs = [Job(prompt=p, draw=0, num_chains=1, noise_level=noise_level) for p in self.prompts]
-            with bar(f"evaluate {model}, {sampler}", len(jobs)) as told:
-                groups = run_jobs(self.runners, jobs, deadline_s=self.config.deadline_s, on_done=told)
+            requests = [
+                GroupRequest(prompt=p, draw=0, num_chains=1, noise_level=noise_level) for p in self.prompts
+            ]
+            with bar(f"evaluate {model}, {sampler}", len(requests)) as told:
+                groups = run_groups(self.runners, requests, deadline_s=self.config.deadline_s, on_done=told)
             pictures = [resolve_pictures(group.chains[0], self.config) for group in groups]
             last = final_picture_block(self.config)
             judged = self._judge([named.get(last) for named in pictures])
             scored = {name: [score_of(g, name) for g in groups] for name in self.config.rewards}
             self.rows[sampler][model] = {**scored, "total": self._totals(scored), **judged}
             if sampler == self.config.eval.samplers[0]:
-                for job, group, named in zip(jobs, groups, pictures, strict=True):
-                    self._record(job, group, named, model, step)
+                for request, group, named in zip(requests, groups, pictures, strict=True):
+                    self._record(request, group, named, model, step)
 
     def write(self, run: RunDir) -> JsonDict:
         """Write one file a sampler and return the content of ``eval.json``."""
@@ -87,10 +89,15 @@ class Evaluator:
         return run.path / ("eval.json" if is_first else f"eval_{sampler}.json")
 
     def _record(
-        self, job: Job, group: ScoredGroup, pictures: Mapping[str, Pixels], model: Model, step: int
+        self,
+        request: GroupRequest,
+        group: ScoredGroup,
+        pictures: Mapping[str, Pixels],
+        model: Model,
+        step: int,
     ) -> None:
         scores = {name: score_of(group, name) for name in self.config.rewards}
-        self.recorder.record(step, "eval", model, group.chains[0], pictures, job.prompt, scores)
+        self.recorder.record(step, "eval", model, group.chains[0], pictures, request.prompt, scores)
 
     def _totals(self, scored: Mapping[str, Column]) -> Column:
         weights = {name: reward.weight for name, reward in self.config.rewards.items() if reward.weight}

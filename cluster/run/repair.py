@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.pools.learners import WeightPublisher
-from cluster.run.workers import Crew, spawn_rollout
+from cluster.run.workers import RunWorkers, spawn_rollout
 from cluster.runtime.calls import Worker, gather, lost_among
 from cluster.runtime.hosts import has_room, locate
 from configs.schema import Config
@@ -27,7 +27,7 @@ class RolloutRepair:
     config: Config
     sources: Mapping[str, Path]
     """Checkpoint directory by policy."""
-    crew: Crew
+    workers: RunWorkers
     runners: Sequence[Worker]
     publisher: WeightPublisher
     hosts: dict[str, str]
@@ -39,10 +39,10 @@ class RolloutRepair:
         Raises:
             BaseException: The error itself, where others than rollout workers are gone, or no room is left.
         """
-        gone = lost_among([*self.crew.workers, *self.runners], deadline_s=self.config.deadline_s)
+        gone = lost_among([*self.workers.all, *self.runners], deadline_s=self.config.deadline_s)
         places = [
             (policy, index)
-            for policy, workers in self.crew.rollouts.items()
+            for policy, workers in self.workers.rollouts.items()
             for index, worker in enumerate(workers)
             if worker.name in gone
         ]
@@ -54,14 +54,14 @@ class RolloutRepair:
         self._replace(places)
 
     def _replace(self, places: Sequence[tuple[str, int]]) -> None:
-        deadline_s, rollouts = self.config.deadline_s, self.crew.rollouts
+        deadline_s, rollouts = self.config.deadline_s, self.workers.rollouts
         for policy, index in places:
             rollouts[policy][index] = spawn_rollout(
-                policy, index, self.config, self.sources[policy], self.crew.reserved
+                policy, index, self.config, self.sources[policy], self.workers.reserved
             )
             self.publisher.published.pop(policy, None)
         new = [rollouts[policy][index] for policy, index in places]
         gather([worker.call("setup") for worker in new], deadline_s=deadline_s)
         self.hosts.update(locate(new, deadline_s=deadline_s))
         self.publisher.publish_and_prove()
-        gather([runner.call("use", self.crew.pools) for runner in self.runners], deadline_s=deadline_s)
+        gather([runner.call("use", self.workers.pools) for runner in self.runners], deadline_s=deadline_s)

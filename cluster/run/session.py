@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.pools.chain_runner import Job
+from cluster.pools.chain_runner import GroupRequest
 from cluster.pools.collector import GroupCollector
-from cluster.pools.gpu_sharing import Turns
+from cluster.pools.gpu_sharing import GpuSharing
 from cluster.pools.learners import WeightPublisher
 from cluster.pools.scoring_monitor import ScoringMonitor
 from cluster.record.observer import Observer
@@ -23,7 +23,7 @@ from cluster.run.evaluation import Evaluator, resolve_pictures, score_of
 from cluster.run.mirror import Mirror
 from cluster.run.repair import RolloutRepair
 from cluster.run.restarts import losses_named
-from cluster.run.workers import Crew, spawn_crew, spawn_runners
+from cluster.run.workers import RunWorkers, spawn_runners, spawn_workers
 from cluster.runtime.calls import Worker
 from cluster.runtime.console import stage
 from cluster.runtime.hosts import check_shared, locate
@@ -47,13 +47,13 @@ class Session:
 
     config: Config
     run: RunDir
-    crew: Crew
+    workers: RunWorkers
     collector: GroupCollector
     publisher: WeightPublisher
     evaluator: Evaluator
     monitor: ScoringMonitor | None
     """None where the rewards are shared: who shares them listens."""
-    turns: Turns
+    gpu_sharing: GpuSharing
     mirror: Mirror | None = None
     """Where a training run is copied to."""
     watch: JudgeWatch | None = None
@@ -69,8 +69,8 @@ class Session:
         checkpoint = self.run.newest_checkpoint()
         if checkpoint is None:
             return
-        self.turns.give_all("learner")
-        for group in self.crew.learners.values():
+        self.gpu_sharing.wake_all("learner")
+        for group in self.workers.learners.values():
             group.wait_all("load", checkpoint.path / group.policy, "learner")
             group.version = checkpoint.versions[group.policy]
         self.step, self.collector.position = checkpoint.step, checkpoint.position
@@ -82,12 +82,12 @@ class Session:
         It counts only when all of it is on disk.
         """
         path = self.run.checkpoint_path(self.step)
-        self.turns.give_all("learner")
-        for group in self.crew.learners.values():
+        self.gpu_sharing.wake_all("learner")
+        for group in self.workers.learners.values():
             group.wait_all("save", path / group.policy, "learner")
             group.wait_all("export", path / group.policy / MODEL)
-        self.turns.give_all("rollout")
-        versions = {name: group.version for name, group in self.crew.learners.items()}
+        self.gpu_sharing.wake_all("rollout")
+        versions = {name: group.version for name, group in self.workers.learners.items()}
         self.run.finish_checkpoint(
             self.step, self.collector.position, versions, keep=self.config.keep_checkpoints
         )
@@ -124,15 +124,15 @@ class Session:
         return summary
 
     @span("record chains")
-    def observe(self, jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
+    def observe(self, requests: Sequence[GroupRequest], groups: Sequence[ScoredGroup]) -> None:
         """Record some chains of the step as they were scored, before any filter."""
         folders = []
         for number, index in chains_to_record(groups, tuple(self.config.rewards)):
-            job, group = jobs[number], groups[number]
+            request, group = requests[number], groups[number]
             pictures = resolve_pictures(group.chains[index], self.config)
             scores = {name: score_of(group, name, index) for name in self.config.rewards}
             folder = self.evaluator.recorder.record(
-                self.step, "train", "train", group.chains[index], pictures, job.prompt, scores
+                self.step, "train", "train", group.chains[index], pictures, request.prompt, scores
             )
             folders += [] if folder is None else [folder]
         if self.trackers is not None:
@@ -170,13 +170,13 @@ def open_session(
         check_shared(sources, Path(config.output_dir), deadline_s=config.deadline_s)
         with nullcontext() if observer is None else observer.listening():
             session = assemble(config, run, start, learn=learn, scoring=scoring)
-            workers = [*session.crew.workers, *session.collector.runners]
+            workers = [*session.workers.all, *session.collector.runners]
             hosts.update(locate(workers, deadline_s=config.deadline_s))
             if learn and config.on_lost_worker == "replace":
                 session.collector.repair = RolloutRepair(
                     config=config,
                     sources=start.sources,
-                    crew=session.crew,
+                    workers=session.workers,
                     runners=session.collector.runners,
                     publisher=session.publisher,
                     hosts=hosts,
@@ -207,39 +207,43 @@ def assemble(
     """Spawn the workers and wire the ports."""
     source = prompt_source(config)
     with stage("start the workers"):
-        crew = spawn_crew(start.with_experts(config), start.sources, learn=learn, scoring=scoring)
-        runners = spawn_runners(config, text_context(config, start.sources), crew)
+        workers = spawn_workers(start.with_experts(config), start.sources, learn=learn, scoring=scoring)
+        runners = spawn_runners(config, text_context(config, start.sources), workers)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     evaluator = Evaluator(
         config=config,
         prompts=source.held_out(config.eval.num_prompts),
         runners=runners,
-        judges=crew.judges,
+        judges=workers.judges,
         recorder=ChainRecorder(run.path, weights=weights, max_chains_per_step=most_recorded(config)),
     )
     collector = GroupCollector(
         config=config,
         terms=reward_terms(config),
-        versions=lambda: {name: group.version for name, group in crew.learners.items()},
+        versions=lambda: {name: group.version for name, group in workers.learners.items()},
         make_prompt=source.train,
         runners=runners,
         observe=_nothing,
     )
+    gpu_sharing = workers.gpu_sharing(config)
     session = Session(
         config=config,
         run=run,
-        crew=crew,
+        workers=workers,
         collector=collector,
         publisher=WeightPublisher(
-            config=config, learners=crew.learners, rollouts=crew.rollouts, turns=(turns := crew.turns(config))
+            config=config,
+            learners=workers.learners,
+            rollouts=workers.rollouts,
+            gpu_sharing=gpu_sharing,
         ),
-        turns=turns,
+        gpu_sharing=gpu_sharing,
         evaluator=evaluator,
-        monitor=None if scoring else ScoringMonitor(crew.pools.scoring, run.path),
+        monitor=None if scoring else ScoringMonitor(workers.pools.scoring, run.path),
     )
     collector.observe = session.observe
     return session
 
 
-def _nothing(jobs: Sequence[Job], groups: Sequence[ScoredGroup]) -> None:
+def _nothing(requests: Sequence[GroupRequest], groups: Sequence[ScoredGroup]) -> None:
     """Observe nothing (before the session is wired)."""

@@ -66,7 +66,11 @@ class Training:
                 [sink], [self.observer, self.trackers, gauges, ConsoleSink(CONSOLE, config.num_steps)]
             )
             session.watch = watch_judges(
-                config, session.crew.judges, run, steps=steps, evaluations=MultiSink([sink], [self.trackers])
+                config,
+                session.workers.judges,
+                run,
+                steps=steps,
+                evaluations=MultiSink([sink], [self.trackers]),
             )
             collector: Collector = session.collector
             if session.monitor is not None:
@@ -74,7 +78,9 @@ class Training:
             ports = Ports(
                 collector=collector,
                 learners=LearnerGroups(
-                    groups=session.crew.learners, deadline_s=config.deadline_s, turns=session.turns
+                    groups=session.workers.learners,
+                    deadline_s=config.deadline_s,
+                    gpu_sharing=session.gpu_sharing,
                 ),
                 publisher=session.publisher,
                 sink=session.watch,

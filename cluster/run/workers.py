@@ -11,7 +11,7 @@ from actors.learner.spec import LearnerSpec
 from actors.rollout.image_worker import ImageRolloutWorker
 from actors.rollout.text_worker import TextRolloutWorker
 from cluster.pools.chain_runner import ChainRunner, Pools, TextContext
-from cluster.pools.gpu_sharing import Turns, switch
+from cluster.pools.gpu_sharing import GpuSharing, switch
 from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.scoring import Scoring
 from cluster.runtime.calls import Call, RayStore, Worker, gather
@@ -31,7 +31,7 @@ POLICY_CLASSES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class RunWorkers:
     """All workers of a run, ready."""
 
     pools: Pools
@@ -46,15 +46,15 @@ class Crew:
         return {**self.pools.text, **self.pools.image}
 
     @property
-    def workers(self) -> list[Worker]:
+    def all(self) -> list[Worker]:
         """Every worker but the rewards' replicas, which come and go."""
         ranks = [rank for group in self.learners.values() for rank in group.ranks]
         rollouts = [worker for workers in self.rollouts.values() for worker in workers]
         return [*rollouts, *ranks, self.pools.scoring, self.judges]
 
-    def turns(self, config: Config) -> Turns:
+    def gpu_sharing(self, config: Config) -> GpuSharing:
         """Return who takes turns with whom on shared GPUs."""
-        return Turns(
+        return GpuSharing(
             learners={name: group.ranks for name, group in self.learners.items()},
             rollouts=self.rollouts,
             deadline_s=config.deadline_s,
@@ -80,9 +80,9 @@ def spawn_scoring(config: Config, reserved: Reserved | None = None) -> Worker:
     )
 
 
-def spawn_crew(
+def spawn_workers(
     config: Config, sources: Mapping[str, Path], *, learn: bool, scoring: Worker | None = None
-) -> Crew:
+) -> RunWorkers:
     """Start every worker in its bundle and wait until all are ready.
 
     Colocated learners come first and go to sleep: an engine takes what memory it finds.
@@ -125,19 +125,19 @@ def spawn_crew(
         image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
         scoring=scoring or starting[0],
     )
-    return Crew(pools=pools, judges=judges, learners=learners, reserved=reserved)
+    return RunWorkers(pools=pools, judges=judges, learners=learners, reserved=reserved)
 
 
-def spawn_runners(config: Config, context: TextContext, crew: Crew) -> list[Worker]:
+def spawn_runners(config: Config, context: TextContext, workers: RunWorkers) -> list[Worker]:
     """Start the chain runners."""
-    kwargs = {"config": config, "context": context, "pools": crew.pools}
+    kwargs = {"config": config, "context": context, "pools": workers.pools}
     return [
         spawn(
             ChainRunner,
             name,
             num_cpus=SHARE,
             max_concurrency=CONCURRENCY,
-            where=crew.reserved.where(name),
+            where=workers.reserved.where(name),
             kwargs=kwargs,
         )
         for name in (f"runner-{i}" for i in range(config.num_runners))

@@ -1,9 +1,9 @@
-"""Signs of life: every worker process says each two seconds that it lives, what it does, and what it has done.
+"""Heartbeats: every worker process says each two seconds that it lives, what it does, and what it has done.
 
 The sender is a thread in the worker's process, started by its constructor (``spawn``); the receiver is one small
-actor, the bulletin, which the driver reads (``cluster.record.observer``). A worker that is busy goes on sending; one
-that hangs as a whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those who
-wait for it.
+actor, the heartbeat board, which the driver reads (``cluster.record.observer``). A worker that is busy goes on sending;
+one that hangs as a whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those
+who wait for it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rl.spans import SPANS, PoolMeter, Span
 
 logger = logging.getLogger(__name__)
 
-BEAT_S = 2.0
+HEARTBEAT_S = 2.0
 """Seconds between two signs of life."""
 PATIENCE_S = 60.0
-"""Longest wait of a sender for the bulletin. A bulletin that ended ends its senders: the run is over."""
+"""Longest wait of a sender for the board. A board that ended ends its senders: the run is over."""
 MOST_WAITING = 200_000
-"""Spans the bulletin keeps for a driver that does not read."""
+"""Spans the board keeps for a driver that does not read."""
 
 
 @runtime_checkable
@@ -44,14 +44,14 @@ class HasMeters(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
+class Heartbeat:
     """What a worker says of itself."""
 
     worker: str
     host: str
     pid: int
     num: int
-    """Counts the worker's beats."""
+    """Counts the worker's heartbeats."""
     doing: Sequence[Span]
     """Open spans, outermost first."""
     waits: Sequence[Wait]
@@ -60,49 +60,49 @@ class Beat:
     num_lost: int = 0
     """Spans it forgot because they were not collected in time."""
     done: Sequence[Span] = ()
-    """Spans that ended since its last beat."""
+    """Spans that ended since its last heartbeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
-    """What the bulletin holds."""
+class BoardReading:
+    """What the board holds."""
 
-    beats: Mapping[str, Beat]
+    heartbeats: Mapping[str, Heartbeat]
     """Newest of each worker, without the spans that are done."""
     silent_s: Mapping[str, float]
-    """Seconds since it came, by the bulletin's own clock."""
+    """Seconds since it came, by the board's own clock."""
     done: Mapping[str, Sequence[Span]]
     """By worker, everything that ended since the last reading."""
 
 
-class Bulletin:
-    """Receives beats and hands them to the driver. A plain class; an actor of a run."""
+class HeartbeatBoard:
+    """Receives heartbeats and hands them to the driver. A plain class; an actor of a run."""
 
     def __init__(self) -> None:
-        self._beats: dict[str, Beat] = {}
+        self._newest: dict[str, Heartbeat] = {}
         self._heard: dict[str, float] = {}
         self._done: dict[str, list[Span]] = {}
         self._num_waiting = 0
 
-    def beat(self, beat: Beat) -> None:
+    def take(self, heartbeat: Heartbeat) -> None:
         """Take a sign of life."""
-        self._heard[beat.worker] = time.monotonic()
-        self._beats[beat.worker] = replace(beat, done=())
-        if beat.done and self._num_waiting < MOST_WAITING:
-            self._done.setdefault(beat.worker, []).extend(beat.done)
-            self._num_waiting += len(beat.done)
+        self._heard[heartbeat.worker] = time.monotonic()
+        self._newest[heartbeat.worker] = replace(heartbeat, done=())
+        if heartbeat.done and self._num_waiting < MOST_WAITING:
+            self._done.setdefault(heartbeat.worker, []).extend(heartbeat.done)
+            self._num_waiting += len(heartbeat.done)
 
     def forget(self, worker: str) -> None:
         """Strike out a worker that was ended on purpose; what it did stays."""
-        self._beats.pop(worker, None)
+        self._newest.pop(worker, None)
         self._heard.pop(worker, None)
 
-    def read(self) -> News:
+    def read(self) -> BoardReading:
         """Return what is new, and forget the spans."""
         now = time.monotonic()
         done, self._done, self._num_waiting = self._done, {}, 0
         silent_s = {name: now - heard for name, heard in self._heard.items()}
-        return News(beats=dict(self._beats), silent_s=silent_s, done=done)
+        return BoardReading(heartbeats=dict(self._newest), silent_s=silent_s, done=done)
 
 
 # --------------------------------------------------------------------------------- the sender
@@ -110,9 +110,9 @@ class Bulletin:
 
 @dataclass(slots=True)
 class _Here:
-    """Where this process sends its beats, and where those it spawns are to send theirs."""
+    """Where this process sends its heartbeats, and where those it spawns are to send theirs."""
 
-    bulletin: Worker | None = None
+    board: Worker | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -120,35 +120,35 @@ _HERE = _Here()
 
 
 @contextmanager
-def beating_to(bulletin: Worker, *, run: str) -> Iterator[None]:
-    """Have every worker that is spawned in the block, and those that they spawn, send beats to ``bulletin``.
+def sending_heartbeats(board: Worker, *, run: str) -> Iterator[None]:
+    """Have every worker that is spawned in the block, and those that they spawn, send heartbeats to ``board``.
 
     Args:
-        bulletin: The actor.
+        board: The actor.
         run: Name of the run, for Ray's metrics.
     """
-    _HERE.bulletin, _HERE.labels = bulletin, {"run": run}
+    _HERE.board, _HERE.labels = board, {"run": run}
     try:
         yield
     finally:
-        _HERE.bulletin = None
+        _HERE.board = None
 
 
 def beating(cls: type, name: str) -> type:
-    """Return a worker's class, made to send beats where anybody listens.
+    """Return a worker's class, made to send heartbeats where anybody listens.
 
     Args:
         cls: A plain worker class.
         name: Of the worker.
     """
-    if _HERE.bulletin is None:
+    if _HERE.board is None:
         return cls
     here = replace(_HERE, labels=dict(_HERE.labels))
 
     class Beating(cls):  # type: ignore[misc]
         # Sent to the worker by value: what it calls must be functions of this module, which go by name.
         def __init__(self, *args: object, **kwargs: object) -> None:
-            _listen(here)  # first of all: what this process spawns is to send beats, too
+            _listen(here)  # first of all: what this process spawns is to send heartbeats, too
             super().__init__(*args, **kwargs)
             _begin(self, name)
 
@@ -161,56 +161,56 @@ def beating(cls: type, name: str) -> type:
 
 
 def _listen(here: _Here) -> None:
-    """Take over the place where the process that spawned this one sends its beats."""
-    _HERE.bulletin, _HERE.labels = here.bulletin, here.labels
+    """Take over the place where the process that spawned this one sends its heartbeats."""
+    _HERE.board, _HERE.labels = here.board, here.labels
 
 
 def _begin(instance: object, name: str) -> None:
     """Start the sender's thread in a worker's process."""
-    assert _HERE.bulletin is not None
-    sender = Sender(name, instance, _HERE.bulletin, _HERE.labels)
-    threading.Thread(target=sender.run, name="beats", daemon=True).start()
+    assert _HERE.board is not None
+    sender = Sender(name, instance, _HERE.board, _HERE.labels)
+    threading.Thread(target=sender.run, name="heartbeats", daemon=True).start()
 
 
-def end_beating(worker: Worker) -> None:
-    """Tell the bulletin that a worker was ended on purpose; nothing is waited for."""
-    if _HERE.bulletin is not None:
-        _HERE.bulletin.call("forget", worker.name)
+def forget_worker(worker: Worker) -> None:
+    """Tell the board that a worker was ended on purpose; nothing is waited for."""
+    if _HERE.board is not None:
+        _HERE.board.call("forget", worker.name)
 
 
 class Sender:
-    """Sends one worker's beats."""
+    """Sends one worker's heartbeats."""
 
-    def __init__(self, name: str, instance: object, bulletin: Worker, labels: Mapping[str, str]) -> None:
-        self._name, self._instance, self._bulletin = name, instance, bulletin
+    def __init__(self, name: str, instance: object, board: Worker, labels: Mapping[str, str]) -> None:
+        self._name, self._instance, self._board = name, instance, board
         self._host, self._pid, self._num = socket.gethostname(), os.getpid(), 0
         self._gauges = PoolGauges(worker=name, run=labels.get("run", ""))
 
     def run(self) -> None:
-        """Send until the bulletin is gone: the run has ended then, and so will this process."""
+        """Send until the board is gone: the run has ended then, and so will this process."""
         while True:
             try:
-                gather([self._bulletin.call("beat", self.next_beat())], deadline_s=PATIENCE_S)
+                gather([self._board.call("take", self.next_heartbeat())], deadline_s=PATIENCE_S)
             except VlcotError as error:
-                logger.debug("%s: no more beats: %s", self._name, error)
+                logger.debug("%s: no more heartbeats: %s", self._name, error)
                 return
             except Exception:
                 # Ray is being left; or a fault of ours, which the silence will show. The work goes on.
-                logger.debug("%s: no more beats", self._name, exc_info=True)
+                logger.debug("%s: no more heartbeats", self._name, exc_info=True)
                 return
-            time.sleep(BEAT_S)
+            time.sleep(HEARTBEAT_S)
 
-    def next_beat(self) -> Beat:
+    def next_heartbeat(self) -> Heartbeat:
         """Look at this process and say what it does."""
         self._num += 1
         meters = self._instance.meters() if isinstance(self._instance, HasMeters) else ()
-        return Beat(
+        return Heartbeat(
             worker=self._name,
             host=self._host,
             pid=self._pid,
             num=self._num,
             doing=SPANS.under_way(),
-            waits=[wait for wait in OUTSTANDING.waits() if wait.worker != self._bulletin.name],
+            waits=[wait for wait in OUTSTANDING.waits() if wait.worker != self._board.name],
             pools=self._gauges.observe(meters, version=_version_of(self._instance)),
             num_lost=SPANS.num_lost,
             done=SPANS.take(),

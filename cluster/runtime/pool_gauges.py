@@ -1,7 +1,7 @@
 """Ray metrics of a run: for the Ray dashboard, and for the Prometheus that scrapes a cluster.
 
 Ray exports them as ``ray_vlcot_*`` at each node's metrics port. They are set in the process that has the pool, by
-the thread that sends its beats: nothing is done a request.
+the thread that sends its heartbeats: nothing is done a request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PoolState:
     num_done: int
     """Requests answered so far."""
     done_per_s: float
-    """Since the beat before."""
+    """Since the heartbeat before."""
     version: int | None = None
     """Weight version of the worker, where it has weights."""
 

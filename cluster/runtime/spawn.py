@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.runtime.calls import Worker
-from cluster.runtime.heartbeats import beating, end_beating
+from cluster.runtime.heartbeats import beating, forget_worker
 
 logger = logging.getLogger(__name__)
 
@@ -73,5 +73,5 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
 
 def kill(worker: Worker) -> None:
     """End an actor's process at once; what it was asked is never answered."""
-    end_beating(worker)
+    forget_worker(worker)
     ray.kill(worker.actor, no_restart=True)

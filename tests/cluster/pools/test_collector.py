@@ -34,9 +34,12 @@ class ScriptedCollector(GroupCollector):
     script: list[str] = field(default_factory=list)
     rounds: list[list[str]] = field(default_factory=list)
 
-    def _sample(self, jobs):
-        self.rounds.append([job.prompt.prompt_id for job in jobs])
-        return [scripted(job.prompt.prompt_id, self.script[int(job.prompt.prompt_id)]) for job in jobs]
+    def _sample(self, requests):
+        self.rounds.append([request.prompt.prompt_id for request in requests])
+        return [
+            scripted(request.prompt.prompt_id, self.script[int(request.prompt.prompt_id)])
+            for request in requests
+        ]
 
 
 def scripted(name, kind):
@@ -62,7 +65,7 @@ def collector(script, config=CONFIG):
         versions=lambda: {"text": 5},
         make_prompt=lambda i: Prompt(prompt_id=str(i), degraded=np.zeros((4, 4, 3), np.uint8)),
         runners=(),
-        observe=lambda jobs, groups: None,
+        observe=lambda requests, groups: None,
         script=list(script),
     )
 
@@ -159,30 +162,30 @@ def test_too_many_failed_scores_end_the_run_at_once():
 def test_lost_rollout_workers_are_repaired_and_the_same_jobs_done_again(monkeypatch):
     lost, asked, repaired = WorkerLostError("rollout-text-0: gone"), [], []
 
-    def run_jobs(runners, jobs, *, deadline_s):
-        asked.append(jobs)
+    def run_groups(runners, requests, *, deadline_s):
+        asked.append(requests)
         if len(asked) == 1:
             raise ExceptionGroup("several", [lost])
         return ["groups"]
 
-    monkeypatch.setattr(module, "run_jobs", run_jobs)
+    monkeypatch.setattr(module, "run_groups", run_groups)
     source = collector([])
     with pytest.raises(ExceptionGroup):
-        GroupCollector._sample(source, ["job"])
+        GroupCollector._sample(source, ["request"])
     asked.clear()
     source.repair = repaired.append
-    assert GroupCollector._sample(source, ["job"]) == ["groups"]
-    assert asked == [["job"], ["job"]]
+    assert GroupCollector._sample(source, ["request"]) == ["groups"]
+    assert asked == [["request"], ["request"]]
     assert len(repaired) == 1
 
 
 def test_repairs_of_a_round_are_bounded_and_for_losses_only(monkeypatch):
     failures, repaired = [RewardError("no weights")], []
 
-    def run_jobs(runners, jobs, *, deadline_s):
+    def run_groups(runners, requests, *, deadline_s):
         raise failures[0]
 
-    monkeypatch.setattr(module, "run_jobs", run_jobs)
+    monkeypatch.setattr(module, "run_groups", run_groups)
     source = collector([])
     source.repair = repaired.append
     with pytest.raises(RewardError):

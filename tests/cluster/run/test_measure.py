@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.pools.gpu_sharing import Turns
+from cluster.pools.gpu_sharing import GpuSharing
 from cluster.run.session import Session
 from configs.load import load_config
 
@@ -36,12 +36,12 @@ def session_in(world: World, *, every: int) -> Session:
     return Session(
         config=config,
         run=anything,
-        crew=anything,
+        workers=anything,
         collector=anything,
         publisher=anything,
         evaluator=anything,
         monitor=anything,
-        turns=Turns(),
+        gpu_sharing=GpuSharing(),
     )
 
 

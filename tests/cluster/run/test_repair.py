@@ -8,7 +8,7 @@ import pytest
 from cluster.pools.chain_runner import Pools
 from cluster.run import repair as module
 from cluster.run.repair import RolloutRepair
-from cluster.run.workers import Crew
+from cluster.run.workers import RunWorkers
 from cluster.runtime.calls import Worker
 from configs.load import load_config
 from rl.errors import WorkerLostError
@@ -35,14 +35,14 @@ class World:
             image={"image": [self.worker("rollout-image-0")]},
             scoring=self.worker("scoring-0"),
         )
-        self.crew = Crew(
+        self.workers = RunWorkers(
             pools=self.pools, judges=self.worker("judges-0"), learners={}, reserved=cast(Any, None)
         )
         self.hosts = {"rollout-text-1": "10.0.0.3"}
         self.repair = RolloutRepair(
             config=load_config("tiny"),
             sources={"text": cast(Any, None), "image": cast(Any, None)},
-            crew=self.crew,
+            workers=self.workers,
             runners=[self.worker("runner-0")],
             publisher=cast(Any, self),
             hosts=self.hosts,

@@ -9,7 +9,7 @@ import pytest
 
 import cluster.pools.gpu_sharing
 import cluster.runtime.probe
-from cluster.pools.gpu_sharing import Turns
+from cluster.pools.gpu_sharing import GpuSharing
 from cluster.runtime.node_probe import NodeProbe
 from cluster.runtime.probe import (
     DISTRIBUTIONS,
@@ -112,15 +112,15 @@ def test_turns_are_given_once_and_only_where_something_is_shared(monkeypatch):
         "switch",
         lambda workers, method, *, deadline_s: asked.append((workers[0], method)),
     )
-    turns = Turns(
+    gpu_sharing = GpuSharing(
         learners={"text": ["learner"]}, rollouts={"text": ["rollout"]}, deadline_s=1.0, is_shared=True
     )
-    turns.give("text", "rollout")
+    gpu_sharing.wake("text", "rollout")
     assert asked == []
-    turns.give_all("learner")
-    turns.give("text", "learner")
-    turns.give("text", "rollout")
+    gpu_sharing.wake_all("learner")
+    gpu_sharing.wake("text", "learner")
+    gpu_sharing.wake("text", "rollout")
     assert asked == [("rollout", "sleep"), ("learner", "wake"), ("learner", "sleep"), ("rollout", "wake")]
     asked.clear()
-    Turns(learners={"text": ["learner"]}, rollouts={"text": ["rollout"]}).give("text", "learner")
+    GpuSharing(learners={"text": ["learner"]}, rollouts={"text": ["rollout"]}).give("text", "learner")
     assert asked == []
