@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rewards.base import Need, Reward
-from rl.data.images import list_pictures, load_picture
+from rl.data.images import list_pictures, load_picture, name_pictures
 from rl.errors import ConfigError, DataError
 from rl.types import ChainView, Finish, Pixels, Reference
 
@@ -29,12 +29,12 @@ def read_chains(
 
     Raises:
         ConfigError: If the reward needs what a folder of pictures does not have, or a folder is missing.
-        DataError: If a picture is missing or cannot be decoded.
+        DataError: If a picture is missing or cannot be decoded, or two of a folder have the same name.
     """
     _check_needs(reward, truth, degraded)
     paths = list_pictures(images, key="--images")
-    truths = _by_name(truth, "--truth")
-    photos = _by_name(degraded, "--degraded")
+    truths = None if truth is None else name_pictures(truth, key="--truth")
+    photos = None if degraded is None else name_pictures(degraded, key="--degraded")
     return [_chain(path, path.relative_to(images), truths, photos) for path in paths]
 
 
@@ -46,12 +46,6 @@ def _check_needs(reward: Reward, truth: Path | None, degraded: Path | None) -> N
     for need, folder, key in ((Need.TRUTH, truth, "--truth"), (Need.DEGRADED, degraded, "--degraded")):
         if need in reward.needs and folder is None:
             raise ConfigError(f"this reward needs {need}; give {key} DIR")
-
-
-def _by_name(folder: Path | None, key: str) -> dict[str, Path] | None:
-    if folder is None:
-        return None
-    return {str(path.relative_to(folder).with_suffix("")): path for path in list_pictures(folder, key=key)}
 
 
 def _chain(
@@ -80,6 +74,15 @@ def _partner(place: Path, pictures: dict[str, Path] | None, key: str) -> Pixels 
     if name not in pictures:
         raise DataError(f"{key}: no picture {name} in it; want one for each of --images")
     return load_picture(pictures[name])
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is what ``vlcot restore`` writes beside a picture."""
+    try:
+        _written(path)
+    except DataError:
+        return False
+    return path.is_file()
 
 
 def _written(path: Path) -> tuple[str, dict[str, str]]:

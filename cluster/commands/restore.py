@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
+from cluster.commands.picture_folder import is_record
 from cluster.pools.chain_runner import GroupRequest, picture_text
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import block_texts
@@ -20,7 +21,7 @@ from cluster.runtime.calls import Call, fetch, gather
 from cluster.runtime.console import CONSOLE
 from configs.derive import degraded_px
 from configs.schema import Config
-from rl.data.images import list_pictures, load_picture, resize, save_picture
+from rl.data.images import load_picture, name_pictures, resize, save_picture
 from rl.denoising.step_selection import sampler_spec
 from rl.errors import ConfigError
 from rl.restoration.tiling import blend, cut_tiles, plan_tiles
@@ -40,16 +41,17 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
     Args:
         config: The run, or a configuration whose policies have sources of their own.
         images: Picture files of any size and mode, and folders of them.
-        out: Folder for ``NAME.png`` and ``NAME.json``.
+        out: Folder for ``NAME.png`` and ``NAME.json``; subfolders of the photographs are kept.
 
     Returns:
         The restored pictures' paths.
 
     Raises:
-        ConfigError: If a name occurs twice.
+        ConfigError: If two results would have one name, or a file that is no earlier result would be replaced.
         DataError: If a picture cannot be read, or a folder holds none; nothing has been written then.
     """
-    photos = find_photos(images)
+    photos = find_photos(images, out)
+    refuse_to_replace(photos, out)
     for path in photos.values():
         load_picture(path)
     bare = replace(config, rewards={}, eval=replace(config.eval, judges=[]))
@@ -58,28 +60,54 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
         for name, path in track(photos.items(), description="restore", console=CONSOLE):
             photo = load_picture(path)
             texts, text = write_texts(session, name, photo)
-            save_picture(out / f"{name}.png", paint_tiles(config, session.workers, name, photo, texts))
+            picture = paint_tiles(config, session.workers, name, photo, texts)
             record = {"text": text, "block_text": block_texts(text)}
+            # The record first: it says that the picture is ours, and may be replaced another time.
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out / f"{name}.json", json.dumps(record, indent=1))
+            save_picture(out / f"{name}.png", picture)
     CONSOLE.print(f"{len(photos)} restored in {out}")
     return [out / f"{name}.png" for name in photos]
 
 
-def find_photos(images: Sequence[Path]) -> dict[str, Path]:
-    """Return picture files by the name their results get; folders are searched.
+def find_photos(images: Sequence[Path], out: Path) -> dict[str, Path]:
+    """Return picture files by the name their results get; folders are searched, but for ``out`` in them.
 
     Raises:
         ConfigError: If two would write the same file.
         DataError: If a folder holds no picture.
     """
-    found: dict[str, Path] = {}
+    photos: dict[str, Path] = {}
     for path in images:
-        for picture in list_pictures(path, key="IMAGE") if path.is_dir() else [path]:
-            if (other := found.setdefault(picture.stem, picture)) != picture:
+        named = {path.stem: path}
+        if path.is_dir():
+            holds_input = path.resolve().is_relative_to(out.resolve())
+            named = name_pictures(path, key="IMAGE", skip=None if holds_input else out)
+        for name, picture in named.items():
+            if not (other := photos.setdefault(name, picture)).samefile(picture):
+                raise ConfigError(f"{other} and {picture} would both be written to {name}.png; rename one")
+    return photos
+
+
+def refuse_to_replace(photos: Mapping[str, Path], out: Path) -> None:
+    """Refuse to write over photographs, their sidecars, and whatever else is no earlier result of ours.
+
+    Raises:
+        ConfigError: Names the file, and says to choose another folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is not a folder; choose another name")
+    inputs = {file.resolve() for photo in photos.values() for file in (photo, photo.with_suffix(".json"))}
+    for name in photos:
+        picture, record = out / f"{name}.png", out / f"{name}.json"
+        for result in (picture, record):
+            if result.resolve() in inputs:
                 raise ConfigError(
-                    f"{other} and {picture} would both be written to {picture.stem}.png; rename one"
+                    f"--out {out}: {result} belongs to a photograph and would be replaced; choose another folder"
                 )
-    return found
+        if (picture.exists() or record.exists()) and not is_record(record):
+            there = picture if picture.exists() else record
+            raise ConfigError(f"--out {out}: {there} is not a result of vlcot restore; choose another folder")
 
 
 def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, str], str]:

@@ -12,7 +12,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from rl.data.images import list_pictures, load_picture, picture_size
+from rl.data.images import load_picture, name_pictures, picture_size
 from rl.errors import DataError
 from rl.restoration.sidecar import Sidecar, load_sidecar
 from rl.seeding import derive_seed
@@ -99,7 +99,7 @@ def folder_photos(folder: str | Path) -> list[Photo]:
         DataError: If the folder has no pictures, two differ in suffix only, or a sidecar is missing.
     """
     folder = Path(folder)
-    paths = _by_name(folder, key="data.images")
+    paths = name_pictures(folder, key="data.images")
     photos = [_photo(path, path.with_suffix(".json"), name=name) for name, path in paths.items()]
     return sorted(photos, key=lambda photo: derive_seed("holdout", photo.name))
 
@@ -119,9 +119,11 @@ def pair_photos(folder: str | Path, *, scale: int) -> list[Pair]:
     """
     folder = Path(folder)
     low_folder = folder / "LR" if (folder / "LR").is_dir() else folder
-    lows = _by_name(low_folder, key="data.pairs")
+    lows = name_pictures(low_folder, key="data.pairs")
     highs = (
-        _by_name(folder / "HR", key="data.pairs") if (folder / "HR").is_dir() and low_folder != folder else {}
+        name_pictures(folder / "HR", key="data.pairs")
+        if (folder / "HR").is_dir() and low_folder != folder
+        else {}
     )
     if highs and lows.keys() != highs.keys():
         name = sorted(lows.keys() ^ highs.keys())[0]
@@ -130,17 +132,6 @@ def pair_photos(folder: str | Path, *, scale: int) -> list[Pair]:
     if not highs and low_folder == folder and (folder / "HR").is_dir():
         raise DataError(f"{folder}: has HR but no LR; put the low-resolution pictures into {folder / 'LR'}")
     return [_pair(name, lows[name], highs.get(name), scale) for name in lows]
-
-
-def _by_name(folder: Path, *, key: str) -> dict[str, Path]:
-    """Map names (paths without suffix) to pictures, in order."""
-    named: dict[str, Path] = {}
-    for path in list_pictures(folder, key=key):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in named:
-            raise DataError(f"{path}: {named[name].name} has the same name; rename one of them")
-        named[name] = path
-    return named
 
 
 def _pair(name: str, low: Path, high: Path | None, scale: int) -> Pair:

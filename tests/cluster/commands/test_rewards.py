@@ -187,6 +187,13 @@ def test_a_picture_without_a_score_is_a_reason_and_exit_code_1(folders, capsys):
     assert "--truth: no picture a in it" in run(capsys, "score", "psnr", *words, expect=2)
 
 
+def test_two_truths_of_one_name_are_refused_by_name(capsys, folders):
+    Image.new("RGB", (64, 64)).save(folders / "truth" / "a.jpg")
+    words = ["--images", str(folders / "out"), "--truth", str(folders / "truth")]
+    said = run(capsys, "score", "psnr", *words, expect=2)
+    assert f"{folders / 'truth' / 'a.jpg'} and {folders / 'truth' / 'a.png'} have the same name" in said
+
+
 def test_the_text_that_restore_writes_is_judged_too(folders, capsys):
     for name in ("a", "deep/b"):
         (folders / "out" / f"{name}.json").write_text(json.dumps({"text": "two words", "block_text": {}}))
