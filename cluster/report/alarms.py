@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.record.run_data import Run
-from cluster.report.charts import Series, line_chart
-from cluster.report.components import Chart
+from cluster.report.charts import Chart, Series, line_chart
 from rl.measure.hacking import Judge
 
 

@@ -8,26 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from cluster.record import tables
 from cluster.record.run_data import Run, mean
 from cluster.record.tables import number
-from cluster.report.charts import Series, line_chart
+from cluster.report.charts import Chart, Series, line_chart
 
 TOTAL = "total"
 _LAST = 10
 """Steps that the numbers of the table are means of."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """A drawn chart with its title and what it means."""
-
-    title: str
-    svg: Markup
-    note: str = ""
-    legend: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,25 +14,16 @@ import jinja2
 
 from cluster.record import tables
 from cluster.record.run_data import Run, load_run, mean
-from cluster.record.rundir import write_atomically
-from cluster.report import alarms as report_alarm
-from cluster.report import chains as report_chains
-from cluster.report import components as report_components
-from cluster.report import extremes as report_extremes
-from cluster.report import gantt as report_gantt
-from cluster.report.charts import Series, line_chart, stack_chart
-from cluster.report.components import Chart
+from cluster.record.rundir import RunDir, write_atomically
+from cluster.record.trackers.base import read_notes
+from cluster.report import components as by_reward
+from cluster.report.alarms import alarms
+from cluster.report.chains import chain_cards, group_strip, held_out_strips
+from cluster.report.charts import Chart, Series, line_chart
+from cluster.report.extremes import extremes
+from cluster.report.times import times
 
 _FIRST, _LAST = "first", "last"
-_STAGES = {
-    "rollout": "rollout: text and pictures are sampled",
-    "reward": "reward: wait after the last chain",
-    "collect": "collect: rollout and reward",
-    "update": "update: learners step",
-    "publish": "publish: weights sent and proved",
-    "other": "other",
-}
-_COLOURS = {"rollout": 1, "collect": 1, "reward": 2, "update": 3, "publish": 5, "other": 8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +94,13 @@ def write_report(run_dir: Path | str) -> Path:
         FileNotFoundError: If there is no such directory.
     """
     run = load_run(Path(run_dir))
+    path = run.path / "report.html"
+    write_atomically(path, render("report.html", **_content(run)))
+    return path
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill in one of ``templates/``; what is not markup is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -110,9 +108,7 @@ def write_report(run_dir: Path | str) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    path = run.path / "report.html"
-    write_atomically(path, environment.get_template("report.html").render(_content(run)))
-    return path
+    return environment.get_template(template).render(content)
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -124,21 +120,20 @@ def _content(run: Run) -> dict[str, Any]:
         "headline": tables.headline(run.evaluation),
         "caption": tables.caption(run.evaluation),
         "legend": tables.legend(),
-        "strips": report_chains.held_out_strips(run),
-        "alarms": report_alarm.alarms(run),
-        "rewards": report_components.reward_charts(run),
-        "held_out": report_components.held_out_charts(run),
-        "shares": report_components.share_charts(run),
-        "component_columns": [heading for heading, _ in report_components.COLUMNS],
-        "components": report_components.component_rows(run),
-        "correlations": report_components.correlation_rows(run),
-        "extremes": report_extremes.extremes(run),
-        "cards": report_chains.chain_cards(run),
-        "group": report_chains.group_strip(run),
+        "strips": held_out_strips(run),
+        "alarms": alarms(run),
+        "rewards": by_reward.reward_charts(run),
+        "held_out": by_reward.held_out_charts(run),
+        "shares": by_reward.share_charts(run),
+        "component_columns": [heading for heading, _ in by_reward.COLUMNS],
+        "components": by_reward.component_rows(run),
+        "correlations": by_reward.correlation_rows(run),
+        "extremes": extremes(run),
+        "cards": chain_cards(run),
+        "group": group_strip(run),
         "health": _health_charts(run),
-        "time": _time_chart(run),
-        "steps": report_gantt.step_charts(run),
-        "faults": report_gantt.tracker_faults(run),
+        "times": times(run),
+        "faults": _tracker_faults(run),
         "config": run.config_text,
     }
 
@@ -215,25 +210,14 @@ def _sum_curve(run: Run, policy: str, endings: tuple[str, ...]) -> list[tuple[fl
     return sorted(total.items())
 
 
-def _time_chart(run: Run) -> Chart | None:
-    stages = {stage: dict(run.curve(f"time/{stage}_s")) for stage in _STAGES}
-    if stages["rollout"]:
-        stages["collect"] = {}
-    steps = sorted({step for values in stages.values() for step in values})
-    if not steps:
-        return None
-    for step, whole in run.curve("time/step_s"):
-        known = sum(values.get(step, 0.0) for values in stages.values())
-        stages["other"][step] = max(whole - known, 0.0)
-    layers, legend = [], []
-    spent = sum(sum(values.values()) for values in stages.values()) or 1.0
-    for stage, values in stages.items():
-        if not values:
-            continue
-        points = [(step, values.get(step, 0.0)) for step in steps]
-        layers.append(Series(name=stage, points=points, colour=_COLOURS[stage]))
-        legend.append((f"{_STAGES[stage]} ({sum(values.values()) / spent:.0%})", _COLOURS[stage]))
-    return Chart(title="Seconds a step, by stage", svg=stack_chart(layers), legend=tuple(legend))
+def _tracker_faults(run: Run) -> list[str]:
+    """Return a line for every tracker that failed."""
+    notes = read_notes(RunDir(run.path).tracking)
+    return [
+        f"Tracker {name} failed at {note['at']} and was left out from there on: {note['reason']}"
+        for name, note in notes.items()
+        if note["state"] == "failed"
+    ]
 
 
 def _duration(seconds: float) -> str:

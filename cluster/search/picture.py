@@ -1,43 +1,38 @@
-"""The parallel-coordinates picture of a search: an axis a key, one for the steps and one for the result.
+"""Parallel coordinates of a search: an axis a key, one for the steps and one for the result; a line is a trial.
 
-A line is a trial, coloured by its result. Trials that were stopped are thin and dashed, failed ones end before
-the result.
+A trial is coloured by its result, from pale to strong. Trials that were stopped are dashed, failed ones dotted; these
+end before the result. Pointing at a line names its trial.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from cluster.record.tables import LOWER_IS_BETTER
-from cluster.search.trials import Trial, show
+from cluster.report.charts import canvas, element, label, polyline, short
+from cluster.search.trials import State, Trial, show
 from configs.search import RANGES, Domain, SearchPlan
 
-_COLOURS = "viridis_r"
-_PALE = 0.3
-_FAILED = "#b04040"
+_TALL, _TOP, _BOTTOM, _LEFT, _WIDE = 300.0, 34.0, 44.0, 90.0, 170.0
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_DASHES: dict[State, str] = {"finished": "none", "stopped": "7 4", "failed": "2 3", "running": "2 3"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Axis:
     """One vertical axis: where a trial crosses it, 0 (bottom) to 1, and what is written beside it."""
 
-    label: str
+    title: str
     place: Callable[[Trial], float | None]
     ticks: Sequence[tuple[float, str]]
 
 
-def parallel_coordinates(plan: SearchPlan, trials: Sequence[Trial], best: Trial) -> bytes:
+def parallel_coordinates(plan: SearchPlan, trials: Sequence[Trial], best: Trial) -> Markup:
     """Draw the picture.
 
     Args:
@@ -46,103 +41,76 @@ def parallel_coordinates(plan: SearchPlan, trials: Sequence[Trial], best: Trial)
         best: The one that is drawn above the others.
 
     Returns:
-        A PNG.
+        An ``<svg>``; colours are the stylesheet's (``templates/report.css``).
     """
-    axes = [_key_axis(key, domain) for key, domain in plan.space.items()]
     measured = [trial.last for trial in trials if trial.last is not None]
-    low, high = min(measured), max(measured)
-    result = _number_axis(f"held-out {plan.settings.metric}", low, high, lambda trial: trial.last)
-    last = max(trial.step for trial in trials)
-    axes += [_steps_axis(last), result]
-    figure = Figure(figsize=(max(6.0, 2.2 * len(axes)), 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    plot = figure.subplots()
-    span = high - low or 1.0
-    # The palest colours are beyond the worst result: they could not be seen.
+    result = _number_axis(f"held-out {plan.settings.metric}", min(measured), max(measured), lambda t: t.last)
+    axes = [_key_axis(key, domain) for key, domain in plan.space.items()]
+    axes += [_steps_axis(max(trial.step for trial in trials)), result]
     is_lower_better = plan.settings.metric in LOWER_IS_BETTER
-    ends = (low, high + _PALE * span) if is_lower_better else (low - _PALE * span, high)
-    scale = ScalarMappable(Normalize(*ends), _COLOURS.removesuffix("_r") if is_lower_better else _COLOURS)
-    for trial in reversed(trials):
-        _draw_trial(plot, axes, trial, scale, is_best=trial.number == best.number)
-    _draw_axes(plot, axes)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    return picture.getvalue()
+    parts = [_line(axes, trial, is_lower_better, trial.number == best.number) for trial in reversed(trials)]
+    parts.sort(key=lambda line: 'class="best"' in line)
+    for index, axis in enumerate(axes):
+        parts += _axis(index, axis)
+    for index, state in enumerate(_DASHES):
+        if state != "running":
+            x = _LEFT + 110.0 * index
+            css = {"class_": "trial", "stroke_dasharray": _DASHES[state]}
+            parts += [element("path", d=polyline([(x, 10.0), (x + 30, 10.0)]), **css)]
+            parts += [label(x + 36, 14.0, state, "start")]
+    return canvas(parts, 2 * _LEFT + _WIDE * (len(axes) - 1), _TALL)
 
 
-def _draw_trial(
-    plot: Axes, axes: Sequence[_Axis], trial: Trial, scale: ScalarMappable, *, is_best: bool
-) -> None:
+def _at(index: int, place: float) -> tuple[float, float]:
+    return _LEFT + _WIDE * index, _TALL - _BOTTOM - (_TALL - _BOTTOM - _TOP) * place
+
+
+def _line(axes: Sequence[_Axis], trial: Trial, is_lower_better: bool, is_best: bool) -> Markup:
     places = [axis.place(trial) for axis in axes]
-    points = [(x, y) for x, y in enumerate(places) if y is not None]
-    if trial.state == "failed":
-        points = [point for point in points if point[0] < len(axes) - 1]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    plot.plot(
-        xs,
-        ys,
-        color=_FAILED
-        if trial.last is None or trial.state == "failed"
-        else scale.to_rgba(np.array(trial.last)),
-        linewidth=3.2 if is_best else 1.6 if trial.state == "finished" else 1.0,
-        linestyle="-" if trial.state == "finished" else "--" if trial.state == "stopped" else ":",
-        alpha=1.0 if is_best else 0.8,
-        zorder=3 if is_best else 2,
-        solid_capstyle="round",
+    drawn = [_at(index, place) for index, place in enumerate(places) if place is not None]
+    style = "stroke: var(--bad)"
+    if trial.state == "failed" or places[-1] is None:
+        drawn = drawn[: len(axes) - 1]
+    else:
+        share = 1.0 - places[-1] if is_lower_better else places[-1]
+        style = f"stroke: color-mix(in oklab, var(--c1) {20 + 80 * share:.0f}%, var(--line))"
+    tried = ", ".join(f"{key} {show(value)}" for key, value in trial.values.items())
+    result = "" if trial.last is None else f": {trial.last:.4f}"
+    path = element(
+        "path",
+        element("title", f"{trial.name}{result} after {trial.step} steps; {tried}"),
+        class_="best" if is_best else "trial",
+        d=polyline(drawn),
+        style=style,
+        stroke_dasharray=_DASHES[trial.state],
     )
-    if is_best:
-        plot.annotate(
-            f"{trial.name}",
-            (xs[-1], ys[-1]),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            weight="bold",
-        )
+    x, y = drawn[-1]
+    return path + label(x + 10, y + 4, trial.name, "start") if is_best else path
 
 
-def _draw_axes(plot: Axes, axes: Sequence[_Axis]) -> None:
-    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.8}
-    for x, axis in enumerate(axes):
-        plot.axvline(x, color="#444", linewidth=1.0, zorder=1)
-        for y, text in axis.ticks:
-            plot.annotate(
-                text, (x, y), xytext=(-4, 0), textcoords="offset points", ha="right", va="center", fontsize=8,
-                bbox=halo, zorder=4,
-            )  # fmt: skip
-    plot.set_xticks(range(len(axes)), [axis.label for axis in axes], fontsize=9)
-    plot.tick_params(length=0)
-    plot.set_yticks([])
-    plot.set_xlim(-0.35, len(axes) - 0.55)
-    plot.set_ylim(-0.05, 1.05)
-    marks = {"finished": "-", "stopped": "--", "failed": ":"}
-    lines = [
-        line for name, mark in marks.items() for line in plot.plot([], [], mark, color="#444", label=name)
-    ]
-    plot.legend(
-        handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8
-    )
-    for side in plot.spines.values():
-        side.set_visible(False)
+def _axis(index: int, axis: _Axis) -> list[Markup]:
+    (x, bottom), (_, top) = _at(index, 0.0), _at(index, 1.0)
+    parts = [element("line", class_="axis", x1=x, x2=x, y1=top, y2=bottom)]
+    parts += [label(x - 6, _at(index, place)[1] + 4, text, "end") for place, text in axis.ticks]
+    first, _, second = axis.title.partition("\n")
+    return [*parts, label(x, bottom + 18, first, "middle"), label(x, bottom + 32, second, "middle")]
 
 
 def _key_axis(key: str, domain: Domain) -> _Axis:
-    label = "\n".join(key.rsplit(".", 1))
+    title = "\n".join(key.rsplit(".", 1))
     if domain.kind not in RANGES:
         step = 1.0 / max(len(domain.values) - 1, 1)
         return _Axis(
-            label=label,
+            title=title,
             place=lambda trial: domain.values.index(trial.values[key]) * step,
-            ticks=[(index * step, _short(value)) for index, value in enumerate(domain.values)],
+            ticks=[(index * step, _cut(value)) for index, value in enumerate(domain.values)],
         )
     low, high = (float(end) for end in domain.values)
-    return _number_axis(
-        label, low, high, lambda trial: float(trial.values[key]), domain.kind == "log_uniform"
-    )
+    return _number_axis(title, low, high, lambda t: float(t.values[key]), domain.kind == "log_uniform")
 
 
 def _number_axis(
-    label: str, low: float, high: float, value_of: Callable[[Trial], float | None], is_log: bool = False
+    title: str, low: float, high: float, value_of: Callable[[Trial], float | None], is_log: bool = False
 ) -> _Axis:
     forward: Callable[[float], float] = math.log10 if is_log else float
     bottom, top = forward(low), forward(high)
@@ -152,20 +120,20 @@ def _number_axis(
         value = value_of(trial)
         return None if value is None else (forward(value) - bottom) / span
 
-    middle = [bottom + span * share for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    ticks = [((at - bottom) / span, f"{10**at if is_log else at:.3g}") for at in middle]
-    return _Axis(label=label, place=place, ticks=ticks if high > low else ticks[:1])
+    values = [bottom + span * share for share in _SHARES]
+    ticks = [(share, short(10**at if is_log else at, 3)) for share, at in zip(_SHARES, values, strict=True)]
+    return _Axis(title=title, place=place, ticks=ticks if high > low else ticks[:1])
 
 
 def _steps_axis(last: int) -> _Axis:
-    marks = sorted({round(last * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)})
+    marks = sorted({round(last * share) for share in _SHARES})
     return _Axis(
-        label="steps",
+        title="steps",
         place=lambda trial: trial.step / max(last, 1),
         ticks=[(mark / max(last, 1), str(mark)) for mark in marks],
     )
 
 
-def _short(value: Any) -> str:
+def _cut(value: Any) -> str:
     text = show(value)
-    return text if len(text) <= 18 else text[:17] + "…"
+    return text if len(text) <= 14 else text[:13] + "…"

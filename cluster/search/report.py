@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import jinja2
 from rich.table import Table
 from rich.text import Text
 
 from cluster.record.rundir import write_atomically
 from cluster.record.tables import LOWER_IS_BETTER
+from cluster.report.charts import standalone
+from cluster.report.page import render
 from cluster.search.picture import parallel_coordinates
 from cluster.search.trials import State, Trial, show
 from configs.search import SearchPlan
 
-PICTURE, PAGE, NUMBERS = "parallel.png", "search.html", "search.json"
+PICTURE, PAGE, NUMBERS = "parallel.svg", "search.html", "search.json"
 _STYLES: dict[State, str] = {"finished": "green", "stopped": "dim", "failed": "red", "running": "cyan"}
 
 
@@ -81,7 +81,7 @@ def trial_line(plan: SearchPlan, trial: Trial) -> Text:
 
 
 def write_search_report(plan: SearchPlan, trials: Sequence[Trial], best: Trial, folder: Path) -> Path:
-    """Write ``search.json``, ``parallel.png`` and ``search.html``, which needs no network; return the page."""
+    """Write ``search.json``, ``parallel.svg`` and ``search.html``, which needs no network; return the page."""
     rows = ranked(plan, trials)
     numbers = {
         "metric": plan.settings.metric,
@@ -90,13 +90,9 @@ def write_search_report(plan: SearchPlan, trials: Sequence[Trial], best: Trial, 
     }
     write_atomically(folder / NUMBERS, json.dumps(numbers, indent=1))
     picture = parallel_coordinates(plan, rows, best)
-    (folder / PICTURE).write_bytes(picture)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template(PAGE).render(
+    write_atomically(folder / PICTURE, standalone(picture, css=render("report.css")))
+    page = render(
+        PAGE,
         name=folder.name,
         metric=plan.settings.metric,
         keys=list(plan.space),
@@ -111,7 +107,7 @@ def write_search_report(plan: SearchPlan, trials: Sequence[Trial], best: Trial, 
             }
             for trial in rows
         ],
-        picture=base64.b64encode(picture).decode(),
+        picture=picture,
     )
     write_atomically(folder / PAGE, page)
     return folder / PAGE

@@ -2,19 +2,22 @@
 const tip = document.getElementById("tip");
 for (const chart of document.querySelectorAll("svg.chart[data-chart]")) {
   const data = JSON.parse(chart.dataset.chart);
+  const places = data.x.split(" ").map(Number);
+  const steps = data.steps.split(" ");
+  const lines = data.lines.map((line) => ({ ...line, values: line.values.split(" ") }));
   const cross = chart.querySelector(".cross");
   chart.addEventListener("pointermove", (event) => {
     const box = chart.getBoundingClientRect();
     const at = (event.clientX - box.left) * Number(chart.dataset.width) / box.width;
     let best = 0;
-    data.x.forEach((x, index) => { if (Math.abs(x - at) < Math.abs(data.x[best] - at)) best = index; });
-    cross.setAttribute("x1", data.x[best]);
-    cross.setAttribute("x2", data.x[best]);
+    places.forEach((x, index) => { if (Math.abs(x - at) < Math.abs(places[best] - at)) best = index; });
+    cross.setAttribute("x1", places[best]);
+    cross.setAttribute("x2", places[best]);
     const head = document.createElement("div");
-    head.textContent = "step " + data.steps[best];
+    head.textContent = "step " + steps[best];
     tip.replaceChildren(head);
-    for (const line of data.lines) {
-      if (line.values[best] === null) continue;
+    for (const line of lines) {
+      if (line.values[best] === "-") continue;
       const row = document.createElement("div");
       const key = document.createElement("i");
       key.className = "c" + line.colour;

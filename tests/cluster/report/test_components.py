@@ -11,7 +11,6 @@ from cluster.record.run_data import load_run
 from cluster.record.selection import chains_to_record, most_recorded
 from cluster.record.sinks import read_metrics
 from cluster.report.alarms import alarms
-from cluster.report.charts import Series, line_chart
 from cluster.report.components import (
     component_rows,
     components,
@@ -138,14 +137,6 @@ def test_a_run_without_any_of_it_has_a_report(tmp_path):
     assert share_charts(run) == []
     assert correlation_rows(run) == ([], [])
     assert {one.name for one in extremes(run)} == {"format", "degradation", "understanding", "generation"}
-
-
-@pytest.mark.parametrize("marked", [[0.0], [4.0, 5.0], [9.0], [100.0], []])
-def test_marked_steps_stay_inside_the_chart(marked):
-    svg = line_chart([Series(name="a", points=[(float(i), 1.0) for i in range(10)])], marked=marked)
-    found = re.findall(r'class="marked" x="([\d.]+)" y="10" width="([\d.]+)"', svg)
-    assert len(found) == sum(step <= 9 for step in marked)
-    assert all(float(x) >= 46 and float(x) + float(width) <= 368.01 for x, width in found)
 
 
 # --------------------------------------------------------------------------------- which chains are kept

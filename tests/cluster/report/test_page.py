@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from cluster.record.run_data import data_uri, load_run
 from cluster.report.chains import chain_cards, group_strip, held_out_strips, take_turns
-from cluster.report.charts import Series, line_chart, moving_average, stack_chart
 from cluster.report.page import write_report
-from cluster.report.scale import nice_ticks, short
 from cluster.report.text import mark_tags, pair_slots, split_blocks
 from tests.reference.fake_run import make_run
 
@@ -144,57 +142,6 @@ def test_marking_keeps_the_text(text, tags):
 
 def test_whole_words_only():
     assert [s.text for s in mark_tags("a rocket, Rock and rock", ["rock"]) if s.mark] == ["Rock", "rock"]
-
-
-@settings(deadline=None)
-@given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
-def test_ticks_span_the_values_and_are_few(low, span):
-    ticks = nice_ticks(low, low + span)
-    slack = 1e-6 * max(abs(low), span, 1.0)
-    assert ticks[0] <= low + slack
-    assert ticks[-1] >= low + span - slack
-    assert 2 <= len(ticks) <= 7
-    assert len(set(ticks)) == len(ticks)
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40), st.booleans())
-def test_any_curve_can_be_drawn(values, is_log):
-    svg = line_chart([Series(name="<x>", points=list(enumerate(values)))], is_log=is_log, limit=1e-4)
-    assert "nan" not in svg
-    assert "inf" not in svg
-    assert "<x>" not in svg
-
-
-def test_long_runs_are_binned_and_nothing_is_said_of_nothing():
-    svg = stack_chart([Series(name="a", points=[(float(i), 1.0) for i in range(1000)])])
-    assert svg.count("<rect") == 59
-    assert "not measured" in stack_chart([])
-    assert "not measured" in line_chart([Series(name="a", points=[])])
-
-
-def test_a_moving_average_of_a_line_is_the_line():
-    points = [(float(i), 2.0 * i) for i in range(40)]
-    assert moving_average(points)[5:-5] == points[5:-5]
-    assert moving_average(points[:5]) == []
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-14, 5e-324])
-def test_a_flat_curve_has_an_axis_too(value):
-    ticks = nice_ticks(value, value)
-    assert ticks[0] <= value <= ticks[-1]
-    assert len(set(ticks)) == len(ticks) >= 2
-
-
-def test_axis_numbers():
-    assert [short(value) for value in (0, 1e-6, 1.5e-7, 0.25, 1234567.0, -3e-9)] == [
-        "0",
-        "1e-6",
-        "1.5e-7",
-        "0.25",
-        "1.2e6",
-        "-3e-9",
-    ]
 
 
 def test_large_pictures_are_made_smaller():

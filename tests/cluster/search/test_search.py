@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -308,13 +309,22 @@ def test_the_page_needs_no_network_and_names_every_trial(tmp_path):
     said = json.loads((tmp_path / "search.json").read_text())
     assert said["best"] == "trial-003"
     assert [trial.number for trial in ranked(plan, trials)] == [3, 0, 1, 2]
-    assert (tmp_path / "parallel.png").read_bytes().startswith(b"\x89PNG")
+    picture = ElementTree.parse(tmp_path / "parallel.svg").getroot()
+    lines = picture.findall(".//{*}path[{*}title]")
+    titles = [line[0].text.split()[0].rstrip(":") for line in lines]
+    assert titles == ["trial-002", "trial-001", "trial-000", "trial-003"]  # the best lies on top
+    assert [line.get("class") for line in lines] == ["trial", "trial", "trial", "best"]
+    assert [line.get("stroke-dasharray") for line in lines] == ["2 3", "7 4", "none", "none"]
+    axes = len(plan.space) + 2
+    assert [line.get("d").count("L") for line in lines] == [axes - 2, axes - 1, axes - 1, axes - 1]
 
 
 def test_a_picture_of_one_trial_and_of_equal_results():
     plan = plan_of()
-    one = some_trials()[:1]
-    assert parallel_coordinates(plan, one, one[0]).startswith(b"\x89PNG")
+    trials = some_trials()[:1]
+    svg = parallel_coordinates(plan, trials, trials[0])
+    assert svg.count("<title>") == 1
+    assert "nan" not in svg
 
 
 def test_the_winner_has_its_newest_checkpoint_alone(tmp_path):
