@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import BlockConfig
+from rewards.core.one_line import one_line
 from rewards.core.tracebacks import RAISED
 from rl.types import ChainView, Scores
 
@@ -24,6 +25,8 @@ _TOLERANCE = 1e-6
 """Share of the declared range by which a score may leave it: rounding, not a mistake."""
 _LARGEST = float(np.finfo(np.float32).max)
 """Scores travel as float32."""
+_LONGEST_REASON = 1200
+"""Characters: a described exception and where it was raised."""
 
 
 class Need(StrEnum):
@@ -159,7 +162,9 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
         values=np.asarray([sign * value for value in values], dtype=np.float32),
         valid=np.asarray([not isinstance(r, Failure) for r in results], dtype=np.bool_),
         missing=np.asarray([isinstance(r, Missing) for r in results], dtype=np.bool_),
-        reasons=tuple(r.reason if isinstance(r, (Failure, Missing)) else "" for r in results),
+        reasons=tuple(
+            one_line(r.reason, _LONGEST_REASON) if isinstance(r, (Failure, Missing)) else "" for r in results
+        ),
     )
 
 
@@ -178,7 +183,7 @@ def describe_exception(error: BaseException) -> str:
     """Return type, message and the line that raised, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    return f"{type(error).__name__}: {one_line(str(error))}{where}"
 
 
 def _lacking(reward: Reward, chain: ChainView) -> str:

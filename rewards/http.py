@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+
+import httpx
 
 from configs.suggest import suggest
 from rewards.base import Failure, Reward, Score
+from rewards.core.one_line import one_line
 from rewards.plain.columns import check_bounds, parse_needs
 from rewards.remote.request import Patience, RequestError, exchange
 from rewards.remote.wire import DESCRIBE_PATH, SCORE_PATH, WireError, decode_answer, describe, encode_request
@@ -134,11 +136,7 @@ class HttpReward(Reward):
             return [Failure(f"{self.url}: {error}")] * len(chains)
 
     def _ask(self, method: str, path: str, message: Any) -> Any:
-        headers = {}
-        if self.token_env:
-            if self.token_env not in os.environ:
-                raise ConfigError(f"token_env: the environment has no variable {self.token_env}")
-            headers["Authorization"] = f"Bearer {os.environ[self.token_env]}"
+        headers = {"Authorization": f"Bearer {read_token(self.token_env)}"} if self.token_env else {}
         # A server that exhausted a batch's tries gets one a call until it answers: the chains of that batch are asked
         # about once more each, and the waits would add up.
         patience = dataclasses.replace(self._patience, max_tries=1) if self._is_down else self._patience
@@ -152,17 +150,36 @@ class HttpReward(Reward):
         for key in ("needs", "larger_is_better", "missing"):
             theirs = described.get(key, ours[key])
             if theirs != ours[key]:
+                shown = one_line(json.dumps(theirs))
                 raise ConfigError(
-                    f"declares.{key}: the server has {json.dumps(theirs)}, the config {json.dumps(ours[key])}; "
-                    f"set declares.{key}={json.dumps(theirs)}"
+                    f"declares.{key}: the server has {shown}, the config {json.dumps(ours[key])}; "
+                    f"set declares.{key}={shown}"
                 )
 
 
+def read_token(variable: str) -> str:
+    """Return the token in an environment variable; no message repeats it.
+
+    Raises:
+        ConfigError: If the variable is not set, or holds what no header can.
+    """
+    token = os.environ.get(variable, "")
+    if not token:
+        raise ConfigError(f"token_env: the environment has no variable {variable}")
+    if not token.isascii() or not token.isprintable():
+        raise ConfigError(
+            f"token_env: {variable} has a line break, or something else that no header can have"
+        )
+    return token
+
+
 def _check_url(url: str) -> None:
-    parts = urlsplit(str(url))
+    """Refuse what is no server's address; a password in it is not repeated."""
     try:
-        is_port = parts.port is None or parts.port > 0
-    except ValueError:
-        is_port = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not is_port:
-        raise ConfigError(f"url: want http://host:port, got {url!r}")
+        parts = httpx.URL(str(url))
+    except httpx.InvalidURL:
+        parts = httpx.URL("")
+    if parts.userinfo or "@" in str(url):
+        raise ConfigError("url: name and password in it would stand in every file of a run; use token_env")
+    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment:
+        raise ConfigError(f"url: want http://host:port, got {str(url)!r}")

@@ -7,7 +7,6 @@ import csv
 import importlib
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from rewards.base import Reward, evaluate
 from rewards.contract import check_promises
 from rewards.experts.catalogue import catalogue
 from rewards.generation import ENSEMBLES
+from rewards.http import read_token
 from rewards.load import load_reward
 from rewards.shipped import SHIPPED, target_of
 from rl.errors import ConfigError, RewardError
@@ -134,20 +134,16 @@ def serve_command(arguments: argparse.Namespace) -> None:
     from rewards.remote.server import RewardServer
     from rewards.remote.wire import describe
 
-    token = os.environ.get(arguments.token_env, "") if arguments.token_env else ""
-    if arguments.token_env and not token:
-        raise ConfigError(f"--token-env: the environment has no variable {arguments.token_env}")
+    token = read_token(arguments.token_env) if arguments.token_env else ""
     reward = _load(arguments.target, arguments.options)
     reward.check()
     reward.setup()
-    with RewardServer(
-        reward, arguments.target, host=arguments.host, port=arguments.port, token=token
-    ) as server:
-        declared = {k: v for k, v in describe(reward, "").items() if k not in ("version", "name")}
-        sys.stdout.write(f"declares: {json.dumps(declared)}\n")
-        sys.stdout.write(f"serving {arguments.target} at http://{arguments.host}:{server.server_port}\n")
-        sys.stdout.flush()
-        server.serve_forever()
+    server = RewardServer(reward, arguments.target, host=arguments.host, port=arguments.port, token=token)
+    declared = {k: v for k, v in describe(reward, "").items() if k not in ("version", "name")}
+    sys.stdout.write(f"declares: {json.dumps(declared)}\n")
+    sys.stdout.write(f"serving {arguments.target} at http://{arguments.host}:{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
 
 
 def _score_batch(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Row]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
+import asyncio
+import functools
 import json
 import logging
 import random
-import socket
-import threading
-import time
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+
+import httpx
+
+from rewards.core.one_line import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,8 @@ LARGEST_ANSWER = 16 << 20
 """Most bytes of an answer that are read."""
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that another try may change."""
-_Headers = Mapping[str, str]
+_LONGEST_TEXT = 300
+"""Characters of a server's own words that are passed on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ class _PassingError(RequestError):
     """An error that another try may not meet."""
 
 
-def exchange(method: str, url: str, message: Any, *, headers: _Headers, patience: Patience) -> Any:
+def exchange(method: str, url: str, message: Any, *, headers: Mapping[str, str], patience: Patience) -> Any:
     """Send JSON and return the JSON that comes back.
 
     Only for requests that may be repeated: one that was cut off may have been carried out.
@@ -71,81 +75,71 @@ def exchange(method: str, url: str, message: Any, *, headers: _Headers, patience
         RequestError: If there was no answer in time, or one that is not 200 with JSON.
     """
     body = None if message is None else json.dumps(message, allow_nan=False).encode()
-    ends_at = time.monotonic() + patience.total_s
-    last: RequestError = RequestError(f"no answer within {patience.total_s:g} s")
-    for trial in range(patience.max_tries):
-        left_s = ends_at - time.monotonic()
-        if left_s <= 0:
-            break
-        try:
-            return _parsed(_send(method, url, body, headers, min(patience.timeout_s, left_s)))
-        except _PassingError as error:
-            last = error
-        pause_s = _pause_s(trial, patience)
-        if trial + 1 == patience.max_tries or time.monotonic() + pause_s >= ends_at:
-            break
-        logger.debug("%s %s: %s; again in %.1f s", method, url, last, pause_s)
-        time.sleep(pause_s)
-    raise RequestError(f"{last} (tried {trial + 1} times)", last.status)
-
-
-def _pause_s(trial: int, patience: Patience) -> float:
-    """Grow twofold, and differ between clients, so that a server that comes back is not met by all at once."""
-    pause_s = min(patience.first_pause_s * 2.0**trial, patience.longest_pause_s)
-    return pause_s * random.uniform(0.5, 1.0)
-
-
-def _send(method: str, url: str, body: bytes | None, headers: _Headers, timeout_s: float) -> bytes:
-    """Make one request and return the body of its answer."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-    cut = threading.Event()
-    # A socket's timeout is for each read; a server that sends a byte a second would never meet it.
-    timer = threading.Timer(timeout_s, _cut_off, (connection, cut))
-    timer.daemon = True
-    timer.start()
-    try:
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, path, body, {"Content-Type": "application/json", **headers})
-        response = connection.getresponse()
-        answer = response.read(LARGEST_ANSWER + 1)
-        if cut.is_set():
-            raise _PassingError(f"no answer within {timeout_s:.3g} s")
-        return _accepted(response.status, answer)
-    except (OSError, http.client.HTTPException) as error:
-        if cut.is_set() or isinstance(error, TimeoutError):
-            raise _PassingError(f"no answer within {timeout_s:.3g} s") from error
-        raise _PassingError(f"{type(error).__name__}: {error}") from error
-    finally:
-        timer.cancel()
-        connection.close()
-
-
-def _accepted(status: int, answer: bytes) -> bytes:
-    if status == http.client.OK and len(answer) <= LARGEST_ANSWER:
-        return answer
-    if status == http.client.OK:
-        raise RequestError(f"an answer of more than {LARGEST_ANSWER >> 20} MiB", status)
-    said = " ".join(answer[:300].decode("utf-8", "replace").split())
-    kind = _PassingError if status in _RETRIED else RequestError
-    raise kind(f"status {status}{f': {said}' if said else ''}", status)
-
-
-def _parsed(answer: bytes) -> Any:
+    # No compressed answers: LARGEST_ANSWER bounds what is held. The environment's proxies are not ours to use.
+    sent = {"Content-Type": "application/json", "Accept-Encoding": "identity", **headers}
+    answer = asyncio.run(_try(httpx.Request(method, url, content=body, headers=sent), patience))
     try:
         return json.loads(answer)
     except (ValueError, RecursionError) as error:
         start = answer[:40].decode("utf-8", "replace")
-        raise RequestError(f"the answer is not JSON: {start!r}", http.client.OK) from error
+        raise RequestError(f"the answer is not JSON: {start!r}", HTTPStatus.OK) from error
 
 
-def _cut_off(connection: http.client.HTTPConnection, cut: threading.Event) -> None:
-    """End a request from another thread: the read that waits for the socket fails."""
-    cut.set()
-    sock = connection.sock
-    if sock is not None:
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            logger.debug("already closed", exc_info=True)
+async def _try(request: httpx.Request, patience: Patience) -> bytes:
+    """Send a request until it is answered or patience ends."""
+    last, trial = RequestError(f"no answer within {patience.total_s:g} s"), 0
+    client = httpx.AsyncClient(verify=_certificates(), trust_env=False, timeout=None)
+    try:
+        async with asyncio.timeout(patience.total_s), client:
+            for trial in range(1, patience.max_tries + 1):
+                try:
+                    return await _send(client, request, patience.timeout_s)
+                except _PassingError as error:
+                    last = error
+                if trial < patience.max_tries:
+                    # Differs between clients, so that a server that comes back is not met by all at once.
+                    pause_s = min(patience.first_pause_s * 2.0 ** (trial - 1), patience.longest_pause_s)
+                    logger.debug("%s %s: %s", request.method, request.url.path, last)
+                    await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+    except TimeoutError:
+        logger.debug("%s %s: out of time", request.method, request.url.path)
+    raise RequestError(f"{last} (tried {trial} times)", last.status)
+
+
+async def _send(client: httpx.AsyncClient, request: httpx.Request, timeout_s: float) -> bytes:
+    """Make one request and return the body of its answer."""
+    answer = bytearray()
+    try:
+        async with asyncio.timeout(
+            timeout_s
+        ):  # the client's own is for each read: a byte a second never meets it
+            response = await client.send(request, stream=True)
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                if len(answer) > LARGEST_ANSWER:
+                    raise RequestError(
+                        f"an answer of more than {LARGEST_ANSWER >> 20} MiB", response.status_code
+                    )
+            await response.aclose()
+    except TimeoutError as error:
+        raise _PassingError(f"no answer within {timeout_s:.3g} s") from error
+    except httpx.HTTPError as error:
+        cause = _root(error)
+        raise _PassingError(one_line(f"{type(cause).__name__}: {cause}", _LONGEST_TEXT)) from error
+    if response.status_code != HTTPStatus.OK:
+        text = one_line(answer.decode("utf-8", "replace"), _LONGEST_TEXT)
+        kind = _PassingError if response.status_code in _RETRIED else RequestError
+        raise kind(f"status {response.status_code}{f': {text}' if text else ''}", response.status_code)
+    return bytes(answer)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what an error began with: a client's own words hide who refused."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error

@@ -24,6 +24,8 @@ VERSION = 1
 """Of the schema. A server refuses another with status 400."""
 DESCRIBE_PATH = "/v1/reward"
 SCORE_PATH = "/v1/score"
+LARGEST_PIXELS = 1 << 28
+"""Of all pictures of a request together: 768 MiB once unpacked."""
 
 
 class WireError(ValueError):
@@ -74,7 +76,7 @@ def decode_request(message: Any) -> list[ChainView]:
         WireError: Names the version, key or picture that is wrong.
     """
     rows = _of_version(message, "chains")
-    images = [decode_picture(text) for text in _typed(message.get("images"), list, "images")]
+    images = decode_pictures(_typed(message.get("images"), list, "images"))
     return [_decode_chain(row, images, f"chains[{index}]") for index, row in enumerate(rows)]
 
 
@@ -187,16 +189,20 @@ def encode_picture(picture: Pixels) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def decode_picture(text: Any) -> Pixels:
-    """Return ``uint8[H, W, 3]``, read-only as pictures are in a run.
+def decode_pictures(texts: Sequence[Any]) -> list[Pixels]:
+    """Return pictures ``uint8[H, W, 3]``, read-only as they are in a run.
+
+    All sizes are read before any pixel: a few bytes may claim to be a picture that fills the memory.
 
     Raises:
-        WireError: If it is not the base64 of a PNG.
+        WireError: If one is not the base64 of a PNG, or they are too large together.
     """
     try:
-        data = base64.b64decode(_typed(text, str, "images"), validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            pixels = np.array(image.convert("RGB"))
+        files = [_open_picture(text) for text in texts]
+        num_pixels = sum(file.width * file.height for file in files)
+        if num_pixels > LARGEST_PIXELS:
+            raise WireError(f"images: {num_pixels} pixels together, want at most {LARGEST_PIXELS}")
+        pictures = [np.array(file.convert("RGB")) for file in files]
     except (
         binascii.Error,
         UnidentifiedImageError,
@@ -205,8 +211,14 @@ def decode_picture(text: Any) -> Pixels:
         Image.DecompressionBombError,
     ) as error:
         raise WireError(f"images: not a PNG in base64: {error}") from error
-    pixels.flags.writeable = False
-    return pixels
+    for pixels in pictures:
+        pixels.flags.writeable = False
+    return pictures
+
+
+def _open_picture(text: Any) -> Image.Image:
+    data = base64.b64decode(_typed(text, str, "images"), validate=True)
+    return Image.open(io.BytesIO(data), formats=["PNG"])
 
 
 def _of_version(message: Any, key: str) -> list[Any]:

@@ -26,7 +26,7 @@ from rewards.remote.server import RewardServer
 from rewards.remote.wire import (
     WireError,
     decode_answer,
-    decode_picture,
+    decode_pictures,
     decode_request,
     encode_answer,
     encode_picture,
@@ -45,14 +45,14 @@ SILENCE = threading.Event()
 @contextmanager
 def serving(reward, **options) -> Iterator[str]:
     reward.setup()
-    with RewardServer(reward, "mine", host="127.0.0.1", port=0, **options) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = RewardServer(reward, "mine", host="127.0.0.1", port=0, **options)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
@@ -155,7 +155,8 @@ def test_a_batch_sends_each_picture_once():
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_pictures_survive(height, width, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert np.array_equal(decode_picture(encode_picture(pixels)), pixels)
+    (back,) = decode_pictures([encode_picture(pixels)])
+    assert np.array_equal(back, pixels)
 
 
 @settings(deadline=None, max_examples=40)
