@@ -21,8 +21,10 @@ from configs.schema import Config
 
 Layer = Mapping[str, Any]
 
-GROUP_STD: Layer = {"baseline": "group", "scale": "group_std"}
-"""GRPO's advantage: Shao et al. 2024 (DeepSeekMath), section 4.1.2."""
+GROUP_STD: Layer = {"combine": "sum", "baseline": "group", "scale": "group_std"}
+"""GRPO's advantage: Shao et al. 2024 (DeepSeekMath), section 4.1.2. Several rewards are one weighted sum."""
+BATCH_STD: Layer = {"combine": "sum", "baseline": "group", "scale": "batch_std", "clip": 5.0}
+"""Flow-GRPO's: Liu et al. 2025, eq. 4, and the released settings."""
 SMALL_CLIP: Layer = {"kind": "ppo", "clip_low": 1e-4, "clip_high": 1e-4}
 """For log-probs that are means over a latent's elements."""
 
@@ -57,22 +59,32 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "dr_grpo": Algorithm(
         paper="Liu et al. 2025 (Understanding R1-Zero-like training, arXiv 2503.20783), section 3.2",
-        run={"advantage": {"baseline": "group", "scale": "none"}},
+        run={"advantage": {"combine": "sum", "baseline": "group", "scale": "none"}},
         token={"surrogate": "ppo", "aggregation": "constant", "kl_weight": 0.0},
     ),
     "rloo": Algorithm(
         paper="Ahmadian et al. 2024 (Back to Basics, arXiv 2402.14740), eq. 8: one action is one whole answer",
-        run={"advantage": {"baseline": "leave_one_out", "scale": "none"}},
+        run={"advantage": {"combine": "sum", "baseline": "leave_one_out", "scale": "none"}},
         token={"surrogate": "on_policy", "aggregation": "constant"},
     ),
     "reinforce_pp": Algorithm(
-        paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262): advantages normalised over the batch",
-        run={"advantage": {"baseline": "batch", "scale": "batch_std"}},
+        paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262): advantages normalised over the batch's actions",
+        run={
+            "advantage": {"combine": "sum", "baseline": "batch", "scale": "batch_std", "over": "actions"},
+        },
         token={"surrogate": "ppo", "aggregation": "action_mean"},
     ),
     "reinforce_pp_baseline": Algorithm(
         paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262), its variant with a group baseline and k2 KL",
-        run={"advantage": {"baseline": "group", "scale": "none", "whiten": True}},
+        run={
+            "advantage": {
+                "combine": "sum",
+                "baseline": "group",
+                "scale": "none",
+                "whiten": True,
+                "over": "actions",
+            },
+        },
         token={"surrogate": "ppo", "aggregation": "action_mean", "kl_estimator": "k2"},
     ),
     "dapo": Algorithm(
@@ -119,31 +131,34 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     # ------------------------------------------------------------------ denoising steps
     "flow_grpo": Algorithm(
         paper="Liu et al. 2025 (Flow-GRPO, arXiv 2505.05470), eqs. 8 to 13, and its released settings",
-        run={"advantage": {"baseline": "group", "scale": "batch_std", "clip": 5.0}},
+        run={"advantage": BATCH_STD},
         denoising={
             "sampler": "flow_grpo",
             "noise_level": 0.7,
             "trained_steps": "all",
             "surrogate": SMALL_CLIP,
-            "kl_weight": 0.04,
+            # Released: 0.04 on a KL that lacks the step's length 1 / num_steps; of ours it is 0.04 / 10 at ten steps.
+            "kl_weight": 0.004,
             "kl_estimator": "step_mean",
         },
     ),
     "flow_grpo_fast": Algorithm(
-        paper="Flow-GRPO-Fast (released with arXiv 2505.05470): two random steps, no KL, a smaller clip",
-        run={"advantage": {"baseline": "group", "scale": "batch_std", "clip": 5.0}},
+        paper="Flow-GRPO-Fast (released with arXiv 2505.05470): a group shares its noise and the way to two random "
+        "steps, which begin in the first half; no KL, a smaller clip",
+        run={"advantage": BATCH_STD},
         denoising={
             "sampler": "flow_grpo",
             "noise_level": 0.8,
-            "trained_steps": {"kind": "random", "count": 2},
+            "trained_steps": {"kind": "random", "count": 2, "start_within": 0.5},
+            "shared_noise": True,
             "surrogate": {"kind": "ppo", "clip_low": 1e-5, "clip_high": 1e-5},
             "kl_weight": 0.0,
-            "guidance_scale": 1.0,
         },
     ),
     "dance_grpo": Algorithm(
-        paper="Xue et al. 2025 (DanceGRPO, arXiv 2505.07818), eqs. 8 to 10, and its released settings for flow models",
-        run={"advantage": {**GROUP_STD, "clip": 5.0}},
+        paper="Xue et al. 2025 (DanceGRPO, arXiv 2505.07818), eqs. 8 to 10, and its released settings for flow "
+        "models; of several rewards the advantages are added up",
+        run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}},
         denoising={
             "sampler": "dance",
             "noise_level": 0.3,
@@ -155,18 +170,25 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "mix_grpo": Algorithm(
         paper="Li et al. 2025 (MixGRPO, arXiv 2507.21802): a sliding window of random steps, advantages added up",
-        run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0}},
+        run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}},
         denoising={
             "sampler": "flow_grpo",
             "noise_level": 0.7,
             "trained_steps": {"kind": "window", "size": 4, "every": 25, "stride": 1},
+            "shared_noise": True,
             "surrogate": SMALL_CLIP,
             "kl_weight": 0.0,
         },
     ),
     "flow_cps": Algorithm(
-        paper="Wang and Yu 2025 (Coefficients-preserving sampling, arXiv 2509.05952)",
-        denoising={"sampler": "cps", "noise_level": 0.7},
+        paper="Wang and Yu 2025 (Coefficients-preserving sampling, arXiv 2509.05952), released on Flow-GRPO's settings",
+        run={"advantage": BATCH_STD},
+        denoising={
+            "sampler": "cps",
+            "noise_level": 0.7,
+            "trained_steps": "all",
+            "surrogate": SMALL_CLIP,
+        },
     ),
     "ddpo": Algorithm(
         paper="Black et al. 2023 (DDPO, arXiv 2305.13301), eq. 3; steps of DDIM (arXiv 2010.02502), eqs. 12 and 16",
@@ -184,8 +206,17 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         denoising={"surrogate": "guard", "kl_weight": 0.0},
     ),
     "temp_flow": Algorithm(
-        paper="He et al. 2025 (TempFlow-GRPO, arXiv 2508.04324): steps weighted by their noise",
-        denoising={"step_weighting": "noise"},
+        paper="He et al. 2025 (TempFlow-GRPO, arXiv 2508.04324): Flow-GRPO with steps weighted by their noise, and the "
+        "deviation of the group",
+        run={"advantage": {**GROUP_STD, "clip": 5.0}},
+        denoising={
+            "sampler": "flow_grpo",
+            "noise_level": 0.7,
+            "step_weighting": "noise",
+            "surrogate": SMALL_CLIP,
+            "kl_weight": 0.004,
+            "kl_estimator": "step_mean",
+        },
     ),
     # ------------------------------------------------------------------ whole runs
     "realsr_r1_code": Algorithm(
@@ -198,7 +229,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             "advantage": {
                 **GROUP_STD,
                 "credit": "chain",
-                "combine": "sum",
                 "gate": "",
                 "clip": 0.0,
                 "eps": 1e-4,
@@ -224,7 +254,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             "advantage": {
                 **GROUP_STD,
                 "credit": "chain",
-                "combine": "sum",
                 "gate": "",
                 "clip": 0.0,
                 "eps": 1e-4,

@@ -170,7 +170,7 @@ class RandomShare:
 
     def num_trained(self, num_random: int) -> int:
         """Steps trained in a picture, of those that can be random."""
-        return max(1, round(self.share * num_random))
+        return max(1, int(self.share * num_random + 1e-9))  # rounded down, as released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +199,8 @@ class RandomSteps:
     """Name."""
     count: int = 1
     """Steps in a row."""
+    start_within: float = 1.0
+    """Share of the picture's steps among which the first is drawn, 0..1; Flow-GRPO-Fast's is 0.5."""
 
     def num_trained(self, num_random: int) -> int:
         """Steps trained in a picture, of those that can be random."""

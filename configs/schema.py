@@ -119,7 +119,8 @@ class AdvantageConfig:
     credit: Literal["block", "chain"] = "block"
     """Who earns a reward: the blocks it judges, or the whole chain (the paper)."""
     combine: Literal["sum", "each"] = "each"
-    """Rewards are summed and the sum is normalised, or each is normalised and then summed (GDPO)."""
+    """Rewards are summed by weight and the sum is normalised once (GRPO and most of its kin), or each is normalised
+    and then summed by weight (GDPO; ours, so that a wide reward drowns no narrow one)."""
     gate: str = ""
     """Name of a reward: where it is not at its best, the others count as if their input were missing."""
     baseline: Literal["group", "leave_one_out", "batch"] = "group"
@@ -128,6 +129,9 @@ class AdvantageConfig:
     """What the difference is divided by."""
     whiten: bool = False
     """Bring the batch's advantages to mean 0 and deviation 1 at the end (GDPO)."""
+    over: Literal["chains", "actions"] = "chains"
+    """What the batch's means and deviations (``baseline=batch``, ``scale=batch_std``, ``whiten``) are taken over: its
+    chains, or their actions, so that a chain counts as often as it acts (REINFORCE++)."""
     clip: float = 0.0
     """Advantages are held within this; 0 is no bound."""
     eps: float = 1e-4

@@ -56,6 +56,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "policies.*.trained_steps.every": (1, _INF),
     "policies.*.trained_steps.stride": (1, _INF),
     "policies.*.trained_steps.count": (1, _INF),
+    "policies.*.trained_steps.start_within": (0, 1),
     "policies.*.kl_weight": (0, 100),
     "policies.*.temperature": (_TINY, 10),
     "policies.*.noise_level": (_TINY, 10),

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from configs.schema import AdvantageConfig
-from rl.advantage.baselines import compare, whiten
+from rl.advantage.baselines import Numbers, compare, whiten
 from rl.advantage.combine import RewardTerm, columns_of
 from rl.types import ScoredGroup
 
@@ -54,13 +54,29 @@ def assign_advantages(
         ``rl.advantage.baselines`` lists the methods; Liu et al. 2026 (GDPO), eq. 4 to 7, for ``combine=each``.
     """
     sizes = [len(group.chains) for group in groups]
+    actions = _num_actions(groups, block_names) if config.over == "actions" else None
     table = np.zeros((sum(sizes), len(block_names)), dtype=np.float64)
     for column in columns_of(groups, terms, block_names, config):
-        earned = column.weight * compare(column.values, column.valid, sizes, config)
+        weights = None if actions is None else actions[:, column.judged].sum(axis=1)
+        earned = column.weight * compare(column.values, column.valid, sizes, config, weights)
         table[:, column.judged] += earned[:, None]
     if config.whiten:
-        table = whiten(table, config.eps)
+        if actions is not None and config.credit == "chain":
+            actions = np.broadcast_to(actions.sum(axis=1, keepdims=True), actions.shape)
+        table = whiten(table, config.eps, actions)
     if config.clip:
         table = np.clip(table, -config.clip, config.clip)
     chains = (chain for group in groups for chain in group.chains)
     return {chain.chain_id: dict(enumerate(row.tolist())) for chain, row in zip(chains, table, strict=True)}
+
+
+def _num_actions(groups: Sequence[ScoredGroup], block_names: Sequence[str]) -> Numbers:
+    """Count the actions of every chain in every block, ``[n, blocks]``."""
+    return np.asarray(
+        [
+            [sum(segment.num_actions.get(block, 0) for segment in chain.segments) for block in block_names]
+            for group in groups
+            for chain in group.chains
+        ],
+        dtype=np.float64,
+    ).reshape(-1, len(block_names))

@@ -14,6 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from configs.schema import Config
+from rl.advantage.baselines import WITHIN_GROUP
 from rl.advantage.combine import RewardTerm, columns_of, rounding_of
 from rl.advantage.scores import take
 from rl.errors import RewardError
@@ -76,7 +77,7 @@ def sift(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) ->
     kept = select(group, keep)
     if len(kept.chains) < 2:
         fate = Fate.INVALID
-    elif config.advantage.baseline == "batch" or tells_apart(kept, config, terms):
+    elif config.advantage.baseline not in WITHIN_GROUP or tells_apart(kept, config, terms):
         # Against the batch a group of equals is worth something too: all of it better or worse than others.
         fate = Fate.KEPT
     else:

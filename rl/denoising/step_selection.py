@@ -61,7 +61,8 @@ def select_steps(
         case SlidingWindow():
             return _in_a_row(window_start(method, num_random, grpo_step), count)
         case RandomSteps():
-            return _in_a_row(int(np.random.default_rng(group_seed).integers(num_random - count + 1)), count)
+            last_start = min(num_random - count, int(method.start_within * num_steps))
+            return _in_a_row(int(np.random.default_rng(group_seed).integers(last_start + 1)), count)
 
 
 def picture_draws(

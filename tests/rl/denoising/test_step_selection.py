@@ -26,7 +26,7 @@ def methods(draw, num_steps):
                     every=draw(st.integers(1, 5)),
                     stride=draw(st.integers(1, 4)),
                 ),
-                RandomSteps(count=draw(st.integers(1, most))),
+                RandomSteps(count=draw(st.integers(1, most)), start_within=draw(st.floats(0.0, 1.0))),
             ]
         )
     )
@@ -56,7 +56,7 @@ def test_all_steps(num_steps):
 def test_a_share_leaves_all_steps_random(num_steps, seed):
     chosen = plan(RandomShare(share=0.6), num_steps, picture=seed)
     assert chosen.random == tuple(range(num_steps - 1))
-    assert len(chosen.trained) == max(1, round(0.6 * (num_steps - 1)))
+    assert len(chosen.trained) == max(1, 6 * (num_steps - 1) // 10)  # the released code rounds down
 
 
 def test_a_share_is_drawn_for_each_picture_and_trains_every_step_alike():
@@ -71,6 +71,12 @@ def test_random_steps_are_drawn_for_each_group_and_start_anywhere():
     drawn = {plan(RandomSteps(count=3), 9, group=seed).trained for seed in range(200)}
     assert drawn == {(start, start + 1, start + 2) for start in range(6)}
     assert plan(RandomSteps(), 9, picture=1) == plan(RandomSteps(), 9, picture=2)
+
+
+def test_random_steps_may_be_held_to_the_first_part():
+    fast = RandomSteps(count=2, start_within=0.5)
+    assert {plan(fast, 10, group=seed).trained[0] for seed in range(400)} == set(range(6))  # 0 .. K // 2
+    assert {plan(fast, 3, group=seed).trained for seed in range(50)} == {(0, 1)}
 
 
 def test_the_window_moves_with_training_and_starts_again():
