@@ -1,10 +1,11 @@
-"""The two errors everything else derives from; here so that ``configs`` needs nothing above it.
+"""Errors: the two that everything else derives from, and what is read of any; ``configs`` needs nothing above it.
 
 The rest of the family is in ``rl.errors``, which re-exports these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -19,3 +20,17 @@ class ConfigError(VlcotError, ValueError):
     """A configuration or input that cannot work; the message names key or file and the remedy."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the single errors of a group, of its groups and so on; an error that is no group is its own."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.shared.network import interface_towards
+from configs.errors import first_line
 from rl.errors import LearnerError
 
 SHM_OP = "deepspeed_shm_comm"
@@ -60,7 +61,7 @@ def start_process_group(
     except torch.distributed.DistNetworkError as error:
         raise LearnerError(
             f"learner rank {rank} cannot meet the others at {master_addr}:{master_port}: "
-            f"{str(error).splitlines()[0]}; free the port or start again, which takes another"
+            f"{first_line(error)}; free the port or start again, which takes another"
         ) from error
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from actors.shared.network import interface_towards
 from actors.weights.buckets import Bucket, BufferPool, Received
+from configs.errors import first_line
 from rl.errors import WeightSyncError
 
 Backend = Literal["gloo", "nccl"]
@@ -66,7 +67,7 @@ class WeightGroup:
         except (RuntimeError, ValueError) as error:
             raise WeightSyncError(
                 f"{backend}: member {rank} of {size} did not meet the sender at {address}:{port} within "
-                f"{deadline_s:g} s (deadline_s): {_first_line(error)}"
+                f"{deadline_s:g} s (deadline_s): {first_line(error)}"
             ) from error
 
     def send(self, bucket: Bucket) -> None:
@@ -121,7 +122,7 @@ class WeightGroup:
         except RuntimeError as error:
             self._group = None
             raise WeightSyncError(
-                f"{self._backend}: member {self._rank} lost the others in a broadcast: {_first_line(error)}"
+                f"{self._backend}: member {self._rank} lost the others in a broadcast: {first_line(error)}"
             ) from error
 
 
@@ -140,7 +141,3 @@ def _nccl(store: Any, rank: int, size: int, deadline: timedelta, device: torch.d
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = deadline
     return dist.ProcessGroupNCCL(store, rank, size, options)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -77,7 +77,7 @@ def memory_table(made: Plan) -> Table:
     """What one process of each kind holds, by part, in one unit; kinds that hold the same are one row."""
     parts = [part for part in PARTS if any(getattr(m, part) for m in made.memory.values())]
     most = max((memory.total for memory in made.memory.values()), default=0)
-    unit, name = next((one for one in UNITS if most >= 10 * one[0]), UNITS[-1])
+    unit, name = next((unit for unit in UNITS if most >= 10 * unit[0]), UNITS[-1])
     table = Table(
         title=f"memory of one process, {name}",
         title_justify="left",

@@ -1,4 +1,4 @@
-"""What ``vlcot rewards`` prints: tables of rewards, experts and scores."""
+"""Tables of ``vlcot rewards``: of rewards, experts and scores."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def expert_info(name: str, options: Mapping[str, Any]) -> None:
 
 def declarations(reward: Any) -> dict[str, str]:
     """What a reward or its class declares; a property of the class is only known of an instance."""
-    said = {
+    rows = {
         "needs": words(reward.needs),
         "unit": reward.unit,
         "range": f"{reward.low:g} to {reward.high:g}",
@@ -77,8 +77,8 @@ def declarations(reward: Any) -> dict[str, str]:
         "deterministic": "yes" if reward.deterministic else "no",
     }
     if isinstance(reward, Reward):
-        said["missing"] = f"{reward.missing:g}"
-    return said
+        rows["missing"] = f"{reward.missing:g}"
+    return rows
 
 
 def print_scores(reward: Reward, name: str, rows: Iterable[Row]) -> None:

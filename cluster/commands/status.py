@@ -47,7 +47,7 @@ _ENDS = {
 class Verdict:
     """How a run is."""
 
-    said: str
+    text: str
     code: int
     lives: bool = False
 
@@ -64,13 +64,13 @@ def status(run_dir: Path, *, watch: bool = False) -> int:
     """
     if not watch:
         read = read_status(run_dir)
-        verdict = judge(run_dir, read)
+        verdict = verdict_on(run_dir, read)
         CONSOLE.print(page(run_dir, read, verdict), soft_wrap=False)
         return verdict.code
     with Live(console=CONSOLE, auto_refresh=False) as live:
         while True:
             read = read_status(run_dir)
-            verdict = judge(run_dir, read)
+            verdict = verdict_on(run_dir, read)
             live.update(page(run_dir, read, verdict), refresh=True)
             if not verdict.lives:
                 return verdict.code
@@ -91,11 +91,11 @@ def read_status(run_dir: Path) -> JsonDict:
     return loaded
 
 
-def judge(run_dir: Path, read: JsonDict) -> Verdict:
+def verdict_on(run_dir: Path, read: JsonDict) -> Verdict:
     """Say how the run is: ended, dead, silent in part, or well."""
     if read["state"] in _ENDS:
-        said, code = _ENDS[read["state"]]
-        return Verdict(f"{said}: {read['error']}" if read["error"] else said, code)
+        ending, code = _ENDS[read["state"]]
+        return Verdict(f"{ending}: {read['error']}" if read["error"] else ending, code)
     age = time.time() - read["updated_s"]
     if read["host"] == gethostname() and not _is_alive(read["pid"], read["pid_begin_s"]):
         return Verdict(f"dead: its driver (process {read['pid']}) is gone since {_long(age)}", DEAD)
@@ -159,7 +159,7 @@ def workers_table(workers: Sequence[JsonDict]) -> Table:
             worker["name"],
             "none yet" if worker["silent_s"] is None else f"{worker['silent_s']:.1f} s",
             f"(last said: {does or 'idle'})" if silent else does or ("idle" if worker["pid"] else ""),
-            "; ".join(_asked(one) for one in worker["asked"]),
+            "; ".join(_asked(call) for call in worker["asked"]),
             _pooled(worker["pools"]),
             style="bold red" if silent else "",
         )
@@ -170,24 +170,24 @@ def _head(read: JsonDict, verdict: Verdict) -> Text:
     style = {RUNS: "bold green", SILENT: "bold yellow"}.get(verdict.code, "bold red")
     so_far = _long(read["updated_s"] - read["begin_s"])
     steps = f"{read['num_done']} of {read['num_steps']} steps, {so_far} in this attempt"
-    return Text.assemble((read["name"], "bold"), "  ", (verdict.said, style), "  ", steps)
+    return Text.assemble((read["name"], "bold"), "  ", (verdict.text, style), "  ", steps)
 
 
 def _doing(spans: Sequence[JsonDict]) -> str:
     """Return open spans from the outside in, with their short details, and the innermost's seconds."""
     parts = []
-    for name, equal in itertools.groupby(spans, key=lambda one: one["name"]):
+    for name, equal in itertools.groupby(spans, key=lambda span: span["name"]):
         first, *others = equal
         details = " ".join(f"{k}={v}" for k, v in first["details"].items() if len(str(v)) <= 24)
         # Groups that are guided at once: how many says more than which.
-        said = f"x{len(others) + 1}" if others else f"({details})" if details else ""
-        parts.append(f"{name} {said}".rstrip())
+        note = f"x{len(others) + 1}" if others else f"({details})" if details else ""
+        parts.append(f"{name} {note}".rstrip())
     return f"{' > '.join(parts)}, {spans[-1]['seconds']:.1f} s" if parts else ""
 
 
-def _asked(one: JsonDict) -> str:
-    many = f" x{one['num']}" if one["num"] > 1 else ""
-    return f"{one['method']}{many} by {one['by']}, {one['seconds']:.1f} s"
+def _asked(call: JsonDict) -> str:
+    many = f" x{call['num']}" if call["num"] > 1 else ""
+    return f"{call['method']}{many} by {call['by']}, {call['seconds']:.1f} s"
 
 
 def _pooled(pools: Sequence[JsonDict]) -> str:

@@ -1,4 +1,4 @@
-"""Submits prompts, collects scored groups and keeps those that can be trained on."""
+"""Collector of scored groups: submits prompts, keeps the groups that can be trained on, refills the others."""
 
 from __future__ import annotations
 

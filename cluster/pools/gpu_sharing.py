@@ -1,4 +1,4 @@
-"""Who of two that share a GPU is awake: the learner ranks of a policy, or its rollout workers.
+"""GPU sharing: which of two that share one is awake, the learner ranks of a policy, or its rollout workers.
 
 The only place that calls ``sleep`` and ``wake``. Without ``colocate`` there is nothing to do.
 """

@@ -1,4 +1,4 @@
-"""The learner ranks of one policy, as the driver calls them: together or not at all."""
+"""Learner group: the ranks of one policy, as the driver calls them: together or not at all."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class LearnerGroup:
             return stream(rank, "publish", deadline_s=self.deadline_s, averaged=averaged)
 
         with ThreadPoolExecutor(len(self.ranks)) as pool:
-            found = list(pool.map(published, self.ranks))
+            values = list(pool.map(published, self.ranks))
         # The other ranks yield nothing, unless they failed. Rank 0's last value is the manifest, or its failure.
-        *buckets, last = found[0]
+        *buckets, last = values[0]
         calls = [Call(self.ranks[0].name, "publish", last)]
-        for rank, refs in zip(self.ranks[1:], found[1:], strict=True):
+        for rank, refs in zip(self.ranks[1:], values[1:], strict=True):
             calls += [Call(rank.name, "publish", ref) for ref in refs]
         manifest, *_ = gather(calls, deadline_s=self.deadline_s)
         return manifest, buckets

@@ -1,4 +1,4 @@
-"""The driver's side of the learner ranks, and of moving their weights to the rollout workers."""
+"""Learners and weight publication, the driver's side: updates of all policies, weights moved and proved."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ class LearnerGroups:
 
     def update_all(self, batches: Mapping[str, Sequence[TrainBatch]]) -> Metrics:
         """Update all policies at once; a policy without a batch keeps its version."""
-        calls, owner = [], []
+        calls = []
         for policy in batches:
             self.gpu_sharing.wake(policy, "learner")
         for policy, steps in batches.items():
-            calls += (mine := self.groups[policy].call_all("update", steps))
-            owner += [policy] * len(mine)
+            calls += self.groups[policy].call_all("update", steps)
         answers: list[Sequence[UpdateStats]] = gather(calls, deadline_s=self.deadline_s)
         for policy in batches:
             self.groups[policy].version += 1

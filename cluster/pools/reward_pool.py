@@ -1,4 +1,4 @@
-"""The pool of one reward: its replicas, what waits for them, and what becomes of those that hang or die.
+"""Pool of one reward's actors: dispatch, timeouts, replacement of those that hang or die.
 
 Lives on the event loop of the scoring actor (``cluster.pools.scoring``). Every chain given to ``score`` is answered
 exactly once, within bounded time: with its scores, or as invalid with a reason.
@@ -79,7 +79,7 @@ class _Replica:
     """What it was sent and has not answered."""
     heard: float = 0.0
     """When it last answered, or was sent something while idle."""
-    said: WorkerReport = field(default_factory=WorkerReport)
+    report: WorkerReport = field(default_factory=WorkerReport)
     """Its last report."""
 
     def can_take(self, chain: _PendingChain, room: int) -> bool:
@@ -149,14 +149,14 @@ class RewardPool:
     async def counts(self) -> PoolCounts:
         """Return what was done since the last call, and collect the replicas' tracebacks."""
         replicas = list(self._replicas)
-        for replica, said in zip(replicas, await asyncio.gather(*map(self._ask, replicas)), strict=True):
-            before, replica.said = replica.said, said
+        for replica, report in zip(replicas, await asyncio.gather(*map(self._ask, replicas)), strict=True):
+            before, replica.report = replica.report, report
             self._count(
-                num_cached=said.num_cached - before.num_cached,
-                busy_s=said.busy_s - before.busy_s,
-                wait_s=said.wait_s - before.wait_s,
+                num_cached=report.num_cached - before.num_cached,
+                busy_s=report.busy_s - before.busy_s,
+                wait_s=report.wait_s - before.wait_s,
             )
-            self.tracebacks |= said.tracebacks
+            self.tracebacks |= report.tracebacks
         counts, self._counts = self._counts, PoolCounts()
         return counts
 
@@ -285,11 +285,11 @@ class RewardPool:
 
     async def _ask(self, replica: _Replica) -> WorkerReport:
         try:
-            said: WorkerReport = await answer(replica.worker.call("report"), deadline_s=REPORT_S)
+            report: WorkerReport = await answer(replica.worker.call("report"), deadline_s=REPORT_S)
         except Exception:
             logger.debug("%s: no report", replica.worker.name, exc_info=True)
-            return replica.said
-        return said
+            return replica.report
+        return report
 
     def _count(self, **done: float) -> None:
         self._counts = replace(self._counts, **{k: getattr(self._counts, k) + v for k, v in done.items()})

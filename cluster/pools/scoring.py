@@ -1,4 +1,4 @@
-"""The scoring actor: every reward's pool behind one call a chain; and what it has to tell.
+"""Scoring actor: every reward's pool behind one call a chain, and the report of what failed.
 
 An asynchronous actor that holds requests and references, never pictures. It owns the reward actors, so they end
 with it.
@@ -120,10 +120,10 @@ class Scoring:
     async def report(self) -> ScoringReport:
         """Tell what happened since the last report."""
         counts = await asyncio.gather(*(pool.counts() for pool in self._pools.values()))
-        told, self._examples.untold = self._examples.untold, []
+        failed, self._examples.untold = self._examples.untold, []
         return ScoringReport(
             counts=dict(zip(self._pools, counts, strict=True)),
-            failed=told,
+            failed=failed,
             tracebacks={name: dict(pool.tracebacks) for name, pool in self._pools.items()},
         )
 

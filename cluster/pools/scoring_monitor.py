@@ -1,4 +1,4 @@
-"""What the scoring actor has to tell, on the driver: metrics, tracebacks on the terminal, failed chains on disk."""
+"""Monitor of the scoring actor, on the driver: metrics, tracebacks on the terminal, failed chains on disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ScoringMonitor:
     folder: Path
     """The run directory."""
     counts: dict[str, PoolCounts] = field(default_factory=dict)
-    told: set[tuple[str, str]] = field(default_factory=set)
+    logged: set[tuple[str, str]] = field(default_factory=set)
     """Rewards and faults that were on the terminal."""
     num_written: int = 0
 
@@ -56,25 +56,25 @@ class ScoringMonitor:
     def metrics(self) -> Metrics:
         """Return what was counted since the last call, under its metric names."""
         counts, self.counts = self.counts, {}
-        metrics: Metrics = {"time/reward_busy_s": sum(one.busy_s for one in counts.values())}
-        for name, one in counts.items():
+        metrics: Metrics = {"time/reward_busy_s": sum(pool.busy_s for pool in counts.values())}
+        for name, pool in counts.items():
             metrics |= {
-                f"time/reward/{name}/busy_s": one.busy_s,
-                f"time/reward/{name}/queue_wait_s": one.wait_s / max(one.num_chains, 1),
-                f"reward/{name}/num_replaced": float(one.num_replaced),
-                f"reward/{name}/num_redone": float(one.num_redone),
+                f"time/reward/{name}/busy_s": pool.busy_s,
+                f"time/reward/{name}/queue_wait_s": pool.wait_s / max(pool.num_chains, 1),
+                f"reward/{name}/num_replaced": float(pool.num_replaced),
+                f"reward/{name}/num_redone": float(pool.num_redone),
             }
-            if one.num_cached:
-                metrics[f"reward/{name}/cached_frac"] = one.num_cached / max(one.num_chains, 1)
+            if pool.num_cached:
+                metrics[f"reward/{name}/cached_frac"] = pool.num_cached / max(pool.num_chains, 1)
         return metrics
 
     def _take(self, report: ScoringReport) -> None:
-        for name, one in report.counts.items():
-            self.counts[name] = self.counts.get(name, PoolCounts()) + one
+        for name, pool in report.counts.items():
+            self.counts[name] = self.counts.get(name, PoolCounts()) + pool
         for failed in report.failed:
             where = self._write(failed, report.tracebacks[failed.reward].get(failed.fault, ""))
-            if (failed.reward, failed.fault) not in self.told:
-                self.told.add((failed.reward, failed.fault))
+            if (failed.reward, failed.fault) not in self.logged:
+                self.logged.add((failed.reward, failed.fault))
                 logger.error("%s", describe(failed, report.tracebacks[failed.reward], where))
 
     def _write(self, failed: Failed, traceback: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""The driver's side of the ways weights travel; what each costs stands in ``docs/weights.md``.
+"""Transports: the driver's side of the ways weights travel; what each costs stands in ``docs/weights.md``.
 
 A transport has a learner group send its present weights to some rollout workers, and has them load what came. Every
 way carries the same manifest and buckets, and ends in the same check of digests.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.pools.learner_group import LearnerGroup
-from cluster.runtime.calls import Call, Worker, gather
+from cluster.runtime.calls import Call, Worker, gather, lost_among
 from cluster.runtime.rendezvous import rendezvous
 from rl.errors import VlcotError, WorkerLostError
 from rl.types import Manifest, Metrics
@@ -92,8 +92,8 @@ class Transport(ABC):
         return Publication(
             manifest=sent.manifest,
             send_s=sent.send_s,
-            check_s=max(one["check_s"] for one in times),
-            load_s=max(one["load_s"] for one in times),
+            check_s=max(worker["check_s"] for worker in times),
+            load_s=max(worker["load_s"] for worker in times),
         )
 
     @abstractmethod
@@ -149,7 +149,7 @@ class Broadcast(Transport):
             self.members = ()
             if isinstance(error, WorkerLostError):
                 raise
-            if lost := lost_workers([*self.group.ranks, *workers]):
+            if lost := lost_among([*self.group.ranks, *workers], within_s=ALIVE_S):
                 raise WorkerLostError(
                     f"{', '.join(lost)}: the worker process ended during a {self.backend} transfer of policy "
                     f"{self.group.policy}'s weights"
@@ -174,17 +174,3 @@ def make_transport(kind: str, group: LearnerGroup) -> Transport:
     if kind in ("gloo", "nccl"):
         return Broadcast(group, backend=kind)
     return SharedMemory(group) if kind == "ipc" else ObjectStore(group)
-
-
-def lost_workers(workers: Sequence[Worker]) -> list[str]:
-    """Return the names of those whose process has ended."""
-    lost = []
-    for worker in workers:
-        call = Call(name=worker.name, method="alive", ref=worker.actor.__ray_ready__.remote())
-        try:
-            gather([call], deadline_s=ALIVE_S)
-        except WorkerLostError:
-            lost.append(worker.name)
-        except VlcotError:
-            continue  # busy, not gone
-    return lost

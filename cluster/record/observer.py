@@ -25,6 +25,7 @@ from cluster.runtime.calls import Call, Worker, gather, is_answered
 from cluster.runtime.heartbeats import HEARTBEAT_S, BoardReading, HeartbeatBoard, sending_heartbeats
 from cluster.runtime.outstanding import OUTSTANDING, Wait
 from cluster.runtime.spawn import kill, spawn
+from configs.errors import first_line
 from configs.schema import Config
 from rl.errors import AlarmError, VlcotError
 from rl.spans import SPANS, Span
@@ -195,8 +196,8 @@ class Observer:
 
 
 def _ending(error: BaseException) -> tuple[State, str]:
-    said = str(error).strip().splitlines()
-    line = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    kind, message = type(error).__name__, first_line(error)
+    line = kind if message == kind else f"{kind}: {message}"
     if isinstance(error, AlarmError):
         return "alarm", line
     return ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed"), line

@@ -1,4 +1,4 @@
-"""Watches the judges while a run lasts: adds the alarms to what is logged, says when one starts, stops if asked.
+"""Alarms of a run while it lasts: added to what is logged, said when one starts, and the end of the run if asked.
 
 What it knows of past steps are the records of ``metrics.jsonl``, so a resumed run goes on with the same window.
 """
@@ -84,13 +84,13 @@ class JudgeWatch:
         since = step - window
         self.records[:] = [record for record in self.records if record["step"] >= since]
         before = set(self.alarms)
-        found = alarm_metrics(self.records, self.judges, window)
-        self.records[-1] |= found
+        trends = alarm_metrics(self.records, self.judges, window)
+        self.records[-1] |= trends
         for name in started(self.records, window):
             if name not in before:
-                said = describe(name, self.records[-1])
-                logger.warning("alarm at step %d: %s, over %d steps", step, said, window)
-        return found
+                what = describe(name, self.records[-1])
+                logger.warning("alarm at step %d: %s, over %d steps", step, what, window)
+        return trends
 
 
 def watch_judges(

@@ -1,4 +1,4 @@
-"""The starting point of a run: made by supervised Ray Train jobs, reused where it is there already.
+"""Cold start, the starting point of a run: made by supervised Ray Train jobs, reused where it is there already.
 
 A cold start is a directory with one checkpoint a policy, the learned expert, and ``coldstart.json``, which is
 written last: without it the directory is half-made and is gone on with.
@@ -111,8 +111,8 @@ def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
         lessons[painter].append(EXPERT)
     with Progress(console=CONSOLE) as progress, ExitStack() as stack:
         teachers = [
-            stack.enter_context(closing(_teach(config, directory, policy, its, progress)))
-            for policy, its in lessons.items()
+            stack.enter_context(closing(_teach(config, directory, policy, kinds_of_jobs, progress)))
+            for policy, kinds_of_jobs in lessons.items()
         ]
         while teachers:
             teachers = [teacher for teacher in teachers if not next(teacher, True)]

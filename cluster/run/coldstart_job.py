@@ -1,4 +1,4 @@
-"""One job of the cold start: the actor that has Ray Train run it, and what Ray Train's workers do.
+"""Cold-start job: the actor that has Ray Train run it, and what Ray Train's workers do.
 
 Light at import: Ray Train's controller imports this module too, and has no use for torch.
 """

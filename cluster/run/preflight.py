@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a run and be found without starting one; and ``vlcot check``, which prints it."""
+"""Preflight: everything that can be wrong with a run and be found without starting it; ``vlcot check`` prints it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replaces lost rollout workers in the middle of a step, while learners and rewards stay as they are.
+"""Repair of a step that lost rollout workers: they are replaced, while learners and rewards stay as they are.
 
 A new worker loads the starting point and takes the current weights, proved as after every update. The driver then
 has the groups that were under way done again: their seeds come from the prompts, so they are the same groups.
@@ -39,7 +39,7 @@ class RolloutRepair:
         Raises:
             BaseException: The error itself, where others than rollout workers are gone, or no room is left.
         """
-        gone = lost_among([*self.workers.all, *self.runners], deadline_s=self.config.deadline_s)
+        gone = lost_among([*self.workers.all, *self.runners], within_s=self.config.deadline_s)
         places = [
             (policy, index)
             for policy, workers in self.workers.rollouts.items()

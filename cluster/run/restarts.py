@@ -1,4 +1,4 @@
-"""What becomes of a run that loses a worker or a whole host: named, then stopped or gone on with.
+"""Restarts of a run that loses a worker or a whole host: the loss is named, the run stopped or gone on with.
 
 A lost worker ends the attempt. With ``on_lost_worker=replace`` the next one spawns everything again on the hosts
 that are left and goes on from the newest checkpoint, as ``resume=true`` would; the steps since are done again.

@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from cluster.record.rundir import STATE
 from configs.derive import COLDSTART_DONE
+from configs.errors import first_line
 from rl.errors import ConfigError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class Storage:
         """
         base = f"{self.root}/{name}"
         selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
-        found = self._try(f"list {base}", lambda: self.filesystem.get_file_info(selector))
-        files = [info for info in found if info.type == fs.FileType.File]
+        listing = self._try(f"list {base}", lambda: self.filesystem.get_file_info(selector))
+        files = [info for info in listing if info.type == fs.FileType.File]
         relative = sorted((info.path[len(base) + 1 :] for info in files), key=_rank)
         newest = max((path.split("/")[1] for path in relative if _is_state(path)), default="")
         for path in relative:
@@ -135,10 +136,10 @@ class Storage:
             except OSError as error:
                 if attempt == ATTEMPTS:
                     raise StorageError(
-                        f"storage_path: cannot {what} after {ATTEMPTS} attempts: {_first_line(error)}; the run "
+                        f"storage_path: cannot {what} after {ATTEMPTS} attempts: {first_line(error)}; the run "
                         "directory here is whole: mend the storage and say resume=true"
                     ) from error
-                logger.warning("storage_path: %s failed, trying again: %s", what, _first_line(error))
+                logger.warning("storage_path: %s failed, trying again: %s", what, first_line(error))
                 time.sleep(self.pause_s * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
@@ -154,7 +155,7 @@ def open_storage(uri: str) -> Storage | None:
     try:
         filesystem, root = fs.FileSystem.from_uri(str(Path(uri).expanduser()) if "://" not in uri else uri)
     except (OSError, ValueError, NotImplementedError) as error:
-        raise ConfigError(f"storage_path: {uri!r} cannot be opened: {_first_line(error)}") from error
+        raise ConfigError(f"storage_path: {uri!r} cannot be opened: {first_line(error)}") from error
     return Storage(filesystem=filesystem, root=root.rstrip("/"))
 
 
@@ -172,7 +173,3 @@ def _rank(path: str) -> tuple[bool, str]:
 def _is_state(path: str) -> bool:
     parts = path.split("/")
     return len(parts) == 3 and parts[0] == CHECKPOINTS and parts[2] == STATE
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

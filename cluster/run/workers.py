@@ -1,4 +1,4 @@
-"""Everything a run spawns: rollout workers, reward pools, judges, learner ranks, chain runners."""
+"""Workers of a run, and how they are spawned: rollout workers, reward pools, judges, learner ranks, chain runners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every wait for a remote call: each has a deadline, and a failure keeps its actor's name.
+"""Calls to actors: every wait for one has a deadline, and a failure keeps its actor's name.
 
 The only place in the project that may call ``ray.get``.
 """
@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.runtime.lost import as_loss
+from cluster.runtime.lost import as_loss, cause_of
 from cluster.runtime.outstanding import OUTSTANDING
 from rl.errors import CallTimeoutError, VlcotError, WorkerLostError
 from rl.types import Example, Segment
@@ -62,9 +62,7 @@ class Call:
 
 def translate(call: Call, error: BaseException) -> BaseException:
     """Turn Ray's wrapper into the error the worker raised, with the actor's name as a note."""
-    inner = (
-        error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
-    )
+    inner = cause_of(error)
     if (lost := as_loss(inner, str(call))) is not None:
         return lost
     inner.add_note(f"actor: {call}" + (f"\n{error}" if isinstance(error, RayTaskError) else ""))
@@ -102,7 +100,7 @@ def _gather(
     """Do the work of :func:`gather`; ``strike`` is told the index of each call that has been answered."""
     by_ref = {call.ref: call for call in calls}
     index_of = {call.ref: index for index, call in enumerate(calls)}
-    pending, failures = list(by_ref), list[BaseException]()
+    pending, answers, failures = list(by_ref), dict[Any, Any](), list[BaseException]()
     end, warned = time.monotonic() + deadline_s, False
     while pending:
         left = end - time.monotonic()
@@ -113,7 +111,7 @@ def _gather(
         for ref in done:
             strike(index_of[ref])
             try:
-                ray.get(ref)
+                answers[ref] = ray.get(ref)
             except RayError as error:
                 failures.append(translate(by_ref[ref], error))
         if failures:
@@ -125,7 +123,7 @@ def _gather(
             warned = True
             logger.info("still waiting for %s", ", ".join(str(by_ref[ref]) for ref in pending))
     raise_failures(failures)
-    return [ray.get(call.ref) for call in calls]
+    return [answers[call.ref] for call in calls]
 
 
 def _late_losses(
@@ -134,25 +132,27 @@ def _late_losses(
     """Return the losses behind failures that may only follow from them; waits ``LOSS_S`` at most."""
     if not pending or any(isinstance(f, VlcotError | BaseExceptionGroup) for f in failures):
         return []
-    losses: list[BaseException] = []
-    for ref in ray.wait(list(pending), num_returns=len(pending), timeout=LOSS_S)[0]:
+    return list(_losses([by_ref[ref] for ref in pending], within_s=LOSS_S).values())
+
+
+def lost_among(workers: Sequence[Worker], *, within_s: float) -> list[str]:
+    """Return the names of the workers whose processes are gone; one that does not answer in time is busy."""
+    calls = [Call(name=w.name, method="ping", ref=w.actor.__ray_ready__.remote()) for w in workers]
+    losses = _losses(calls, within_s=within_s)
+    return [worker.name for worker in workers if worker.name in losses]
+
+
+def _losses(calls: Sequence[Call], *, within_s: float) -> dict[str, WorkerLostError]:
+    """Return, by worker, the losses that calls end with within some seconds."""
+    by_ref = {call.ref: call for call in calls}
+    losses: dict[str, WorkerLostError] = {}
+    for ref in ray.wait(list(by_ref), num_returns=len(by_ref), timeout=within_s)[0]:
         try:
             ray.get(ref)
         except RayError as error:
-            if isinstance(found := translate(by_ref[ref], error), WorkerLostError):
-                losses.append(found)
+            if isinstance(loss := translate(by_ref[ref], error), WorkerLostError):
+                losses[by_ref[ref].name] = loss
     return losses
-
-
-def lost_among(workers: Sequence[Worker], *, deadline_s: float) -> set[str]:
-    """Return the names of the workers whose processes are gone; the others must answer in time."""
-    lost = set()
-    for call in [Call(name=w.name, method="ping", ref=w.actor.__ray_ready__.remote()) for w in workers]:
-        try:
-            gather([call], deadline_s=deadline_s)
-        except WorkerLostError:
-            lost.add(call.name)
-    return lost
 
 
 def is_answered(call: Call, *, within_s: float = 0.0) -> bool:

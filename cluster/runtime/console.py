@@ -1,4 +1,4 @@
-"""What a person at the terminal sees while something takes long: a bar or a spinner, then one line."""
+"""Console: the terminal, and what it shows while something takes long (a bar or a spinner, then one line)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hosts of a cluster: which worker goes where, who is where, which host is gone, what all of them can read."""
+"""Hosts of a cluster: where workers are, which host is gone, what all of them can read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def locate(workers: Sequence[Worker], *, deadline_s: float) -> dict[str, str]:
         for worker in workers
     ]
     return {
-        call.name: str(found) for call, found in zip(calls, gather(calls, deadline_s=deadline_s), strict=True)
+        call.name: str(address)
+        for call, address in zip(calls, gather(calls, deadline_s=deadline_s), strict=True)
     }
 
 
@@ -57,8 +58,8 @@ def check_shared(paths: Mapping[str, Path], output_dir: Path, *, deadline_s: flo
     there = {key: str(path.resolve()) for key, path in paths.items() if path.exists()}
     with _marked(output_dir) as mark:
         there["output_dir"] = str(mark.resolve())
-        found = _on_every_node(_unreadable, there, deadline_s=deadline_s)
-    for node, missing in found.items():
+        unreadable = _on_every_node(_unreadable, there, deadline_s=deadline_s)
+    for node, missing in unreadable.items():
         for key in missing:
             raise ConfigError(
                 f"{key}: {node} cannot read {there[key]}; put it on a file system that all nodes mount at that path"
@@ -92,7 +93,8 @@ def _on_every_node(work: Callable[..., Any], *args: object, deadline_s: float) -
         where = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         ref = task.options(scheduling_strategy=where).remote(*args)
         calls.append(Call(name=f"node {node['NodeManagerAddress']}", method=work.__name__, ref=ref))
-    return {c.name: found for c, found in zip(calls, gather(calls, deadline_s=deadline_s), strict=True)}
+    answers = gather(calls, deadline_s=deadline_s)
+    return {call.name: answer for call, answer in zip(calls, answers, strict=True)}
 
 
 def _unreadable(paths: Mapping[str, str]) -> list[str]:

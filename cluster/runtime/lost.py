@@ -1,4 +1,4 @@
-"""Which errors say that a worker, a host, or what they had made is lost; Ray has many for it."""
+"""Losses: the many errors by which Ray says that a worker, a host, or what they had made is gone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from configs.errors import first_line, leaves
 from rl.errors import LostDataError, VlcotError, WorkerLostError
 
 _HOST = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)
@@ -28,10 +29,10 @@ def as_loss(error: BaseException, where: str) -> WorkerLostError | LostDataError
     """Return what an error says of a lost worker or lost data; None where it is about something else."""
     if isinstance(error, WorkerLostError | LostDataError):
         return error
-    first = next(iter(str(error).splitlines()), "").rstrip(".")
+    first = first_line(error).rstrip(".")
     if isinstance(error, _ENDED):
-        found = _HOST.search(str(error))
-        host = f" on host {found[1]}" if found else ""
+        address = _HOST.search(str(error))
+        host = f" on host {address[1]}" if address else ""
         return WorkerLostError(f"{where}: the worker process{host} ended: {first}")
     if isinstance(error, ObjectLostError):
         return LostDataError(f"{where}: what a lost worker had made is gone: {first}")
@@ -40,18 +41,24 @@ def as_loss(error: BaseException, where: str) -> WorkerLostError | LostDataError
 
 def losses_of(error: BaseException) -> list[WorkerLostError | LostDataError]:
     """Return the losses that an error or a group consists of; none where anything of ours is another failure."""
-    leaves = list(_leaves(error))
-    losses = [as_loss(leaf, "driver") for leaf in leaves]
-    if any(loss is None and isinstance(leaf, VlcotError) for leaf, loss in zip(leaves, losses, strict=True)):
+    causes = list(_causes(error))
+    losses = [as_loss(cause, "driver") for cause in causes]
+    if any(
+        loss is None and isinstance(cause, VlcotError) for cause, loss in zip(causes, losses, strict=True)
+    ):
         return []
     return [loss for loss in losses if loss is not None]
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    elif isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        yield from _leaves(error.cause)
-    else:
-        yield error
+def cause_of(error: BaseException) -> BaseException:
+    """Return what a worker raised, where Ray has wrapped it."""
+    return (
+        error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what was raised first, below groups and Ray's wrappers."""
+    for leaf in leaves(error):
+        cause = cause_of(leaf)
+        yield from (leaf,) if cause is leaf else _causes(cause)

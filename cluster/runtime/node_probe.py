@@ -1,4 +1,4 @@
-"""What a node says of itself at the start of a run. Sent to nodes by value: there, ours may not be importable.
+"""Probe of a node, sent there by value at the start of a run: ours may not be importable there.
 
 Standard library only, and plain dictionaries out: nothing of this file exists on the node.
 """
@@ -63,14 +63,14 @@ class NodeProbe:
 
     def reach(self, targets: Mapping[str, tuple[str, int]], timeout_s: float) -> dict[str, str]:
         """Try to connect to other nodes; return what is wrong by target, '' where it answered."""
-        found = {}
+        faults = {}
         for name, address in targets.items():
             try:
                 socket.create_connection(address, timeout=timeout_s).close()
-                found[name] = ""
+                faults[name] = ""
             except OSError as error:
-                found[name] = str(error) or type(error).__name__
-        return found
+                faults[name] = str(error) or type(error).__name__
+        return faults
 
 
 def _accept(listener: socket.socket) -> None:

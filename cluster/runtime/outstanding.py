@@ -1,4 +1,4 @@
-"""Which calls this process waits for: what a worker was asked to do is known here even when it cannot answer."""
+"""Register of the calls a process waits for: what a worker was asked to do is known even when it cannot answer."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Outstanding:
         for worker, method, begin in self._calls.copy().values():
             nums[worker, method] += 1
             since[worker, method] = min(begin, since.get((worker, method), now))
-        found = [Wait(worker=w, method=m, num=n, seconds=now - since[w, m]) for (w, m), n in nums.items()]
-        return sorted(found, key=lambda wait: -wait.seconds)
+        waits = [Wait(worker=w, method=m, num=n, seconds=now - since[w, m]) for (w, m), n in nums.items()]
+        return sorted(waits, key=lambda wait: -wait.seconds)
 
 
 OUTSTANDING = Outstanding()

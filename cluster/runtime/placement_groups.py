@@ -1,4 +1,4 @@
-"""Reserves a plan's bundles as Ray placement groups, and says in which of them a worker goes."""
+"""Placement groups: a plan's bundles reserved in Ray, and the place of each worker in them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
     if missing:
         for group in groups:
             remove_placement_group(group)
-        node = max(placement.nodes, key=lambda one: one.num_gpus)
+        node = max(placement.nodes, key=lambda node: node.num_gpus)
         raise ConfigError(
             f"the cluster has no room for {len(missing)} of the plan's {len(groups)} placement groups (its largest "
             f"machine has {node.num_gpus:g} GPUs and {node.num_cpus:g} CPUs) within {deadline_s:g} s; add machines, "

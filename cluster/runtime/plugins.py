@@ -1,4 +1,4 @@
-"""Folders of the user's own modules: importable by the driver, and shipped to every node."""
+"""Plug-in folders of the user's own modules: importable by the driver, and shipped to every node."""
 
 from __future__ import annotations
 

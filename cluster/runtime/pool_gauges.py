@@ -1,4 +1,4 @@
-"""Ray metrics of a run: for the Ray dashboard, and for the Prometheus that scrapes a cluster.
+"""Gauges of a run among Ray's metrics: for the Ray dashboard, and for the Prometheus that scrapes a cluster.
 
 Ray exports them as ``ray_vlcot_*`` at each node's metrics port. They are set in the process that has the pool, by
 the thread that sends its heartbeats: nothing is done a request.

@@ -1,4 +1,4 @@
-"""Looks at every node before anything heavy starts there, and tells what is wrong as one table.
+"""Check of every node before anything heavy starts there; what is wrong is shown as one table.
 
 Each node says what it has (``cluster.runtime.node_probe``) and opens a port; each other node connects to it, as learner
 ranks will. What is compared with is this process's own environment and the plan.

@@ -1,4 +1,4 @@
-"""Starting, joining and leaving Ray."""
+"""Ray session: a cluster joined, or a private one started, and left at the end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cluster.runtime.console import stage
 from cluster.runtime.placement_groups import check_nodes
 from cluster.runtime.plugins import shipped_modules, use_plugins
 from cluster.runtime.probe import check_cluster
+from configs.errors import first_line
 from configs.planning.placement import place
 from configs.planning.plan import make_plan
 from configs.schema import Config
@@ -77,7 +78,7 @@ def _start(address: str, runtime_env: dict[str, Any], store_bytes: int) -> None:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"ray_address: no Ray cluster at {address}: {str(error).strip().splitlines()[0]}; start one "
+                f"ray_address: no Ray cluster at {address}: {first_line(error)}; start one "
                 "(ray start --head), or leave it empty for a private one"
             ) from error
         return

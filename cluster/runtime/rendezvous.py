@@ -1,4 +1,4 @@
-"""Where processes that make a group meet: an address of one of them and a free port there."""
+"""Rendezvous of processes that make a group: an address of one of them and a free port there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def rendezvous(rank: Worker, *, deadline_s: float) -> tuple[str, int]:
     """Return an address of a rank's machine, and a TCP port that is free there now."""
     # Ray runs it inside the actor's process; the actor itself is not used.
     ref = rank.actor.__ray_call__.remote(_address)
-    (found,) = gather([Call(name=rank.name, method="rendezvous", ref=ref)], deadline_s=deadline_s)
-    address, port = found
+    (meeting,) = gather([Call(name=rank.name, method="rendezvous", ref=ref)], deadline_s=deadline_s)
+    address, port = meeting
     return str(address), int(port)
 
 

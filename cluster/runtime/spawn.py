@@ -1,4 +1,4 @@
-"""Starting actors: plain worker classes become Ray actors here, and only here."""
+"""Spawning of actors: plain worker classes become Ray actors here, and only here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search leaves to look at: a table, its numbers as JSON, and a page with the parallel-coordinates picture."""
+"""Report of a search: a table, its numbers as JSON, and a page with the parallel-coordinates picture."""
 
 from __future__ import annotations
 

@@ -126,11 +126,11 @@ def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, trial: RunsTri
 
 def describe(plan: SearchPlan, base: Config) -> str:
     """Say what is about to be run."""
-    said, every = plan.settings, base.eval.every
-    stops = f"ASHA may stop them from step {said.grace_steps or every} on" if every else "none is stopped"
+    settings, every = plan.settings, base.eval.every
+    stops = f"ASHA may stop them from step {settings.grace_steps or every} on" if every else "none is stopped"
     return (
-        f"{plan.num_trials} trials of {base.num_steps} steps, {said.max_concurrent} at a time; {stops}; "
-        f"sought: held-out {said.metric}"
+        f"{plan.num_trials} trials of {base.num_steps} steps, {settings.max_concurrent} at a time; {stops}; "
+        f"sought: held-out {settings.metric}"
     )
 
 

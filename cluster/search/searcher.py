@@ -1,4 +1,4 @@
-"""What Ray Tune asks while a search lasts: which values next (Optuna's TPE), and which trials to stop (ASHA).
+"""Searcher and scheduler of Ray Tune: which values next (Optuna's TPE), and which trials to stop (ASHA).
 
 Both are filled from the trials' records, so a search that was killed goes on with all that was known. Tune's
 own state is not used for it: it is written every few seconds, and knows nothing of the trial that began in between.
@@ -203,7 +203,7 @@ def make_asha(plan: SearchPlan, base: Config, known: Sequence[Trial], *, sign: f
 
 
 def _value_of(config: Config, key: str) -> Any:
-    found: Any = config
+    value: Any = config
     for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    return value

@@ -1,4 +1,4 @@
-"""One trial of a search: a whole run, by the very code of ``vlcot train``, that tells how it does.
+"""Trial of a search: a whole run, by the very code of ``vlcot train``, that tells how it does.
 
 Runs in a Ray Tune actor. The actors it spawns are in the trial's own placement group, and end with it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cluster.runtime.placement_groups import trial_bundles
 from cluster.search.searcher import OBJECTIVE, STEP
 from cluster.search.trials import Trial, TrialBook
 from configs.derive import coldstart_directory
+from configs.errors import first_line, leaves
 from configs.planning.placement import place
 from configs.schema import Config
 from configs.search import SearchPlan
@@ -53,7 +54,7 @@ class TrialRunner:
             self._run(trial)
         except Exception as error:
             (self.book.path(trial.number) / ERROR).write_text(traceback.format_exc())
-            self.book.end(trial.number, "failed", one_line(error))
+            self.book.end(trial.number, "failed", first_line(next(leaves(error))))
             raise
 
     def _run(self, trial: Trial) -> None:
@@ -120,18 +121,3 @@ def totals(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Add up what bundles reserve, by resource."""
     kinds = {kind for bundle in bundles for kind in bundle}
     return {kind: sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in sorted(kinds)}
-
-
-def one_line(error: BaseException) -> str:
-    """Say what went wrong first, in one line."""
-    first = next(_leaves(error))
-    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    return lines[0] if lines else type(first).__name__
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

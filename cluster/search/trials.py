@@ -1,4 +1,4 @@
-"""The trials of a search on disk: what each was given, how far it came and how it ended.
+"""Trial records of a search on disk: what each was given, how far it came and how it ended.
 
 These records are the truth of a search, and are all that it resumes from: a trial's is written before it
 starts, at each of its evaluations, and when it ends.
@@ -75,8 +75,8 @@ class TrialBook:
 
     def read(self, number: int) -> Trial:
         """Read a record."""
-        said = json.loads((self.path(number) / RECORD).read_text())
-        return Trial(**said | {"metric": {int(step): value for step, value in said["metric"].items()}})
+        record = json.loads((self.path(number) / RECORD).read_text())
+        return Trial(**record | {"metric": {int(step): value for step, value in record["metric"].items()}})
 
     def all(self) -> list[Trial]:
         """Return every trial by number."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from configs.errors import first_line
 from rl.errors import DataError
 from rl.types import Pixels
 
@@ -71,7 +72,7 @@ def load_picture(path: str | Path) -> Pixels:
             return _to_rgb(image if turn is None else image.transpose(turn))
         except _DECODE_ERRORS as error:
             raise DataError(
-                f"{path}: cannot be decoded ({_first_line(error)}); replace or remove it"
+                f"{path}: cannot be decoded ({first_line(error)}); replace or remove it"
             ) from error
 
 
@@ -87,7 +88,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
             turned = _orientation(image) in (5, 6, 7, 8)
         except _DECODE_ERRORS as error:
             raise DataError(
-                f"{path}: broken EXIF data ({_first_line(error)}); replace or remove it"
+                f"{path}: broken EXIF data ({first_line(error)}); replace or remove it"
             ) from error
         width, height = image.size
         return (width, height) if turned else (height, width)
@@ -172,7 +173,7 @@ def save_picture(path: str | Path, pixels: Pixels) -> None:
     except (OSError, ValueError) as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({_first_line(error)})") from error
+        raise DataError(f"{path}: cannot be written ({first_line(error)})") from error
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -224,10 +225,6 @@ def _bits(image: Image.Image) -> int:
 
 def _too_large(path: Path) -> str:
     return f"{path}: larger than {MAX_PIXELS // 10**6} megapixels; scale it down or cut it into parts"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

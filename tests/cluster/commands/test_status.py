@@ -17,7 +17,7 @@ from rich.console import Console
 
 import cluster.commands.status
 from cluster.cli import main
-from cluster.commands.status import ALARM, DEAD, RUNS, SILENT, judge, page, read_status
+from cluster.commands.status import ALARM, DEAD, RUNS, SILENT, page, read_status, verdict_on
 from rl.types import JsonDict
 from tests.reference.fake_run import make_run
 
@@ -54,7 +54,7 @@ def write(run_dir: Path, **changes: object) -> JsonDict:
 def shown(run_dir: Path, width: int = 200) -> str:
     read = read_status(run_dir)
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(page(run_dir, read, judge(run_dir, read)))
+    console.print(page(run_dir, read, verdict_on(run_dir, read)))
     return console.export_text()
 
 
@@ -65,7 +65,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 def test_a_living_run_shows_phase_rewards_and_workers(run_dir):
     write(run_dir)
-    assert judge(run_dir, read_status(run_dir)).code == RUNS
+    assert verdict_on(run_dir, read_status(run_dir)).code == RUNS
     said = shown(run_dir)
     assert "demo  running  3 of 30 steps, 1 min 15 s in this attempt" in said
     assert "driver: step (step=3) > collect, 4.0 s" in said
@@ -88,9 +88,9 @@ def test_nothing_is_cropped_in_a_terminal_of_80_columns(run_dir):
 
 def test_a_silent_worker_is_named(run_dir):
     write(run_dir, workers=[WORKER | {"silent_s": 31.0}])
-    verdict = judge(run_dir, read_status(run_dir))
+    verdict = verdict_on(run_dir, read_status(run_dir))
     assert verdict.code == SILENT
-    assert verdict.said.startswith("running, but no sign of life from reward-generation-0 (process ")
+    assert verdict.text.startswith("running, but no sign of life from reward-generation-0 (process ")
     assert "(last said: score (num_chains=4), 3.2 s)" in shown(run_dir)
 
 
@@ -98,24 +98,24 @@ def test_a_driver_that_is_gone_is_dead_at_once(run_dir):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     write(run_dir, pid=gone.pid, pid_begin_s=time.time())
-    verdict = judge(run_dir, read_status(run_dir))
+    verdict = verdict_on(run_dir, read_status(run_dir))
     assert (verdict.code, verdict.lives) == (DEAD, False)
-    assert f"dead: its driver (process {gone.pid}) is gone" in verdict.said
+    assert f"dead: its driver (process {gone.pid}) is gone" in verdict.text
 
 
 def test_another_process_with_the_drivers_number_is_not_the_driver(run_dir):
     write(run_dir, pid_begin_s=psutil.Process().create_time() - 3600)
-    assert judge(run_dir, read_status(run_dir)).code == DEAD
+    assert verdict_on(run_dir, read_status(run_dir)).code == DEAD
 
 
 def test_a_stale_file_of_another_machine_is_watched_before_it_is_called_dead(run_dir, monkeypatch):
     monkeypatch.setattr(cluster.commands.status, "LOOK_AGAIN_S", 0.01)
     read = write(run_dir, host="elsewhere", updated_s=time.time() - 60)
-    verdict = judge(run_dir, read)
+    verdict = verdict_on(run_dir, read)
     assert verdict.code == DEAD
-    assert "on elsewhere) says nothing since 1 min 0 s" in verdict.said
+    assert "on elsewhere) says nothing since 1 min 0 s" in verdict.text
     # Its clock is a minute late, and it goes on writing.
-    assert judge(run_dir, read | {"num_updates": 74}).code == RUNS
+    assert verdict_on(run_dir, read | {"num_updates": 74}).code == RUNS
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_a_stale_file_of_another_machine_is_watched_before_it_is_called_dead(run
 )
 def test_a_run_that_ended_says_how(run_dir, state, error, code, said):
     write(run_dir, state=state, error=error, updated_s=0.0)
-    verdict = judge(run_dir, read_status(run_dir))
-    assert (verdict.said, verdict.code, verdict.lives) == (said, code, False)
+    verdict = verdict_on(run_dir, read_status(run_dir))
+    assert (verdict.text, verdict.code, verdict.lives) == (said, code, False)
     assert "driver:" not in shown(run_dir)
 
 

@@ -22,7 +22,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, gone: set[str], has_room: bool = True) -> None:
         self.done: list[str] = []
         self.published = {"text": (3, False), "image": (3, False)}
-        monkeypatch.setattr(module, "lost_among", lambda workers, *, deadline_s: gone)
+        monkeypatch.setattr(module, "lost_among", lambda workers, *, within_s: gone)
         monkeypatch.setattr(module, "has_room", lambda num_gpus: has_room)
         monkeypatch.setattr(module, "locate", lambda new, *, deadline_s: {w.name: "10.0.0.9" for w in new})
         monkeypatch.setattr(module, "gather", lambda calls, *, deadline_s: None)

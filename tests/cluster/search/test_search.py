@@ -13,7 +13,7 @@ from cluster.search.picture import parallel_coordinates
 from cluster.search.report import ranked, write_search_report
 from cluster.search.search import SearchDir, keep_best
 from cluster.search.searcher import OBJECTIVE, STEP, RecordedSearcher, make_asha, own_values
-from cluster.search.trial import held_out, one_line, sign_of, totals, trial_config, trial_resources
+from cluster.search.trial import held_out, sign_of, totals, trial_config, trial_resources
 from cluster.search.trials import Trial, TrialBook, best_trial
 from configs.checks.search import check_search, starting_points
 from configs.errors import ConfigError
@@ -270,12 +270,6 @@ def test_a_trial_reserves_what_it_spawns():
     assert len(bundles) == 1 + 3 + 7 + 1
     assert totals(bundles)["GPU"] == 1.0
     assert len(trial_resources(config, share_rewards=True).bundles) == 1 + 3 + 1
-
-
-def test_errors_are_one_line():
-    group = ExceptionGroup("several", [ValueError("first\nsecond"), ValueError("other")])
-    assert one_line(group) == "first"
-    assert one_line(ValueError()) == "ValueError"
 
 
 def test_a_metric_that_was_not_to_be_had_is_not_a_zero():
