@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 PATIENCE = 8
 """Steps in a row without any group to train on after which the run stops. One is bad luck."""
 
+STAGES = ("rollout", "reward")
+"""Of a group, by which its seconds are told."""
 MOST_REPAIRS = 2
 """Times that lost rollout workers are replaced in one round of sampling."""
 
@@ -76,10 +78,13 @@ class GroupCollector:
             RolloutError: If no group could be trained on for ``PATIENCE`` steps in a row.
         """
         counts, kept, seen = FilterCounts(), list[ScoredGroup](), list[ScoredGroup]()
+        seconds = dict.fromkeys(STAGES, 0.0)
         allowed, versions = (1 + self.config.max_refills) * num_prompts, self.versions()
         while num := min(num_prompts - len(kept), allowed - len(seen)):
             groups = self._round(num)
             seen += groups
+            for stage in STAGES:  # the groups of a round are made at once, the rounds one after another
+                seconds[stage] += max(group.seconds[stage] for group in groups)
             kept += self._trainable(groups, versions, counts)
         if counts.invalid_frac > self.config.max_invalid_frac:
             raise RewardError(
@@ -88,7 +93,7 @@ class GroupCollector:
             )
         self._count_empty(len(kept), len(seen))
         metrics = reward_metrics(seen, self.config, self.terms) | rollout_metrics(seen)
-        metrics |= {f"time/{key}_s": max(g.seconds[key] for g in seen) for key in ("rollout", "reward")}
+        metrics |= {f"time/{stage}_s": seconds[stage] for stage in STAGES}
         return kept, counts.to_metrics() | metrics | staleness_metrics(seen, versions)
 
     def _trainable(

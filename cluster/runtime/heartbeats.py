@@ -1,6 +1,6 @@
 """Heartbeats: every worker process says each two seconds that it lives, what it does, and what it has done.
 
-The sender is a thread in the worker's process, started by its constructor (``spawn``); the receiver is one small
+The sender is a thread in the worker's process, started by the first call to it (``spawn``); the receiver is one small
 actor, the heartbeat board, which the driver reads (``cluster.record.observer``). A worker that is busy goes on sending;
 one that hangs as a whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those
 who wait for it.
@@ -134,41 +134,20 @@ def sending_heartbeats(board: Worker, *, run: str) -> Iterator[None]:
         _HERE.board = None
 
 
-def beating(cls: type, name: str) -> type:
-    """Return a worker's class, made to send heartbeats where anybody listens.
+def send_heartbeats(worker: Worker) -> None:
+    """Have a worker that was spawned just now send heartbeats, where anybody listens; nothing is waited for.
 
-    Args:
-        cls: A plain worker class.
-        name: Of the worker.
+    It is the first that is asked of the worker, so whatever it spawns later sends heartbeats, too.
     """
-    if _HERE.board is None:
-        return cls
-    here = replace(_HERE, labels=dict(_HERE.labels))
-
-    class Beating(cls):  # type: ignore[misc]
-        # Sent to the worker by value: what it calls must be functions of this module, which go by name.
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            _listen(here)  # first of all: what this process spawns is to send heartbeats, too
-            super().__init__(*args, **kwargs)
-            _begin(self, name)
-
-    Beating.__module__, Beating.__name__, Beating.__qualname__ = (
-        cls.__module__,
-        cls.__name__,
-        cls.__qualname__,
-    )
-    return Beating
+    if _HERE.board is not None:
+        # Ray calls it in the actor's process, with the worker that the actor holds.
+        worker.actor.__ray_call__.remote(_begin, worker.name, _HERE.board, _HERE.labels)
 
 
-def _listen(here: _Here) -> None:
-    """Take over the place where the process that spawned this one sends its heartbeats."""
-    _HERE.board, _HERE.labels = here.board, here.labels
-
-
-def _begin(instance: object, name: str) -> None:
+def _begin(instance: object, name: str, board: Worker, labels: Mapping[str, str]) -> None:
     """Start the sender's thread in a worker's process."""
-    assert _HERE.board is not None
-    sender = Sender(name, instance, _HERE.board, _HERE.labels)
+    _HERE.board, _HERE.labels = board, labels
+    sender = Sender(name, instance, board, labels)
     threading.Thread(target=sender.run, name="heartbeats", daemon=True).start()
 
 

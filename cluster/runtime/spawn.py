@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.runtime.calls import Worker
-from cluster.runtime.heartbeats import beating, forget_worker
+from cluster.runtime.heartbeats import forget_worker, send_heartbeats
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         **own.pop("env_vars", {}),
     }
     actor = (
-        ray.remote(beating(cls, name))
+        ray.remote(cls)
         .options(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -68,7 +68,9 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         .remote(**kwargs)
     )
     logger.debug("spawned %s", name)
-    return Worker(name=name, actor=actor)
+    worker = Worker(name=name, actor=actor)
+    send_heartbeats(worker)
+    return worker
 
 
 def kill(worker: Worker) -> None:

@@ -106,8 +106,7 @@ class TrackerThread:
         """
         self._name, self._tracker, self._told = name, tracker, told
         self._work: queue.SimpleQueue[tuple[str, Callable[[], JsonDict | None]] | None] = queue.SimpleQueue()
-        self._failed = False
-        self._step: int | None = None
+        self._failed = self._has_begun = False
         self._thread = threading.Thread(target=self._run, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
@@ -124,8 +123,8 @@ class TrackerThread:
         self._put(f"the chains of step {step}", lambda: self._tracker.chains(step, _read(folders)))
 
     def close(self, outcome: Outcome) -> None:
-        """Let it finish what waits and end it; one that takes longer than ``CLOSE_S`` is reported and left."""
-        self._put("the end", lambda: self._tracker.end(outcome))
+        """Let it finish what waits, and end it if it has begun; one over ``CLOSE_S`` is reported and left."""
+        self._put("the end", lambda: self._tracker.end(outcome) if self._has_begun else None)
         self._work.put(None)
         self._thread.join(timeout=CLOSE_S)
         if self._thread.is_alive() and not self._failed:
@@ -152,6 +151,7 @@ class TrackerThread:
                 self._told(self._name, {"state": "failed", "at": what, "reason": reason})
             else:
                 if what == "begin":
+                    self._has_begun = True
                     self._told(self._name, {"state": "on", "kept": kept or {}})
 
 

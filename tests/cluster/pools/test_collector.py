@@ -33,12 +33,18 @@ class ScriptedCollector(GroupCollector):
 
     script: list[str] = field(default_factory=list)
     rounds: list[list[str]] = field(default_factory=list)
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    """Of each prompt's group, by stage; empty leaves them 0."""
 
     def _sample(self, requests):
-        self.rounds.append([request.prompt.prompt_id for request in requests])
+        numbers = [int(request.prompt.prompt_id) for request in requests]
+        self.rounds.append([str(number) for number in numbers])
+        groups = [scripted(str(number), self.script[number]) for number in numbers]
+        if not self.seconds:
+            return groups
         return [
-            scripted(request.prompt.prompt_id, self.script[int(request.prompt.prompt_id)])
-            for request in requests
+            replace(group, seconds=self.seconds[number])
+            for group, number in zip(groups, numbers, strict=True)
         ]
 
 
@@ -84,6 +90,19 @@ def test_groups_without_spread_are_replaced_and_the_data_position_moves_on():
     assert metrics["group/dropped_zero_spread"] == 2.0
     assert metrics["weights/text/staleness/max"] == 0.0
     assert all(check_name(name) for name in metrics)
+
+
+def test_the_stages_of_refill_rounds_add_up():
+    source = collector([FLAT, GOOD, GOOD])
+    source.seconds = [
+        {"rollout": 4.0, "reward": 0.5},
+        {"rollout": 3.0, "reward": 1.0},
+        {"rollout": 2.0, "reward": 0.25},
+    ]
+    _, metrics = source.next(2)
+    assert source.rounds == [["0", "1"], ["2"]]
+    assert metrics["time/rollout_s"] == 4.0 + 2.0
+    assert metrics["time/reward_s"] == 1.0 + 0.25
 
 
 def test_no_refill_trains_on_fewer_groups():

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import cluster.commands.status
-from cluster.commands.status import SILENT, judge, page, read_status
+from cluster.commands.status import SILENT, page, read_status, verdict_on
 from cluster.pools.scoring import Scoring
 from cluster.record.observer import Observer
 from cluster.record.rundir import RunDir
@@ -100,14 +100,14 @@ def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
         with span("collect"):
             calls = scene.ask(3)
             read = scene.until(lambda read: (worker_of(read, STOPPED)["silent_s"] or 0) > 4.0)
-            verdict = judge(scene.path, read)
+            verdict = verdict_on(scene.path, read)
             console = Console(width=200, record=True, file=io.StringIO())
             console.print(page(scene.path, read, verdict))
             said = console.export_text()
     finally:
         os.kill(pid, signal.SIGCONT)
     assert verdict.code == SILENT
-    assert verdict.said == f"running, but no sign of life from {STOPPED} (process {pid}: stopped)"
+    assert verdict.text == f"running, but no sign of life from {STOPPED} (process {pid}: stopped)"
     (row,) = [line for line in said.splitlines() if line.startswith(STOPPED)]
     assert "score x3 by scoring-0" in row
     assert "driver: collect" in said
@@ -115,7 +115,7 @@ def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
     answers = gather(calls, deadline_s=PATIENCE_S)
     assert all(one["mine"].valid[0] for one in answers)
     read = scene.until(lambda read: (worker_of(read, STOPPED)["silent_s"] or 9) < 4.0)
-    assert judge(scene.path, read).code == 0
+    assert verdict_on(scene.path, read).code == 0
 
 
 def test_what_workers_did_is_on_the_timeline_and_their_pools_are_counted(scene: Scene) -> None:
@@ -149,7 +149,7 @@ def test_a_run_that_ended_has_a_closed_timeline_and_says_how(tmp_path: Path) -> 
         fail()
     read = read_status(tmp_path / "short")
     assert (read["state"], read["error"], read["num_done"]) == ("failed", "ValueError: no", 1)
-    assert judge(tmp_path / "short", read).code == 1
+    assert verdict_on(tmp_path / "short", read).code == 1
     assert json.loads((tmp_path / "short" / "timeline.json").read_text())
 
 

@@ -102,6 +102,21 @@ def test_a_tracker_that_fails_is_reported_once_and_the_others_miss_nothing(run_d
     assert [value for _, value in mlflow_history(run_dir)] == pytest.approx([v for *_, v in logged])
 
 
+def test_a_run_that_fails_before_its_trackers_have_begun_ends_none(run_dir, caplog):
+    config = Config(
+        name="demo", output_dir=str(run_dir.parent), trackers=["tensorboard", f"{HERE}:Recording"]
+    )
+    with (
+        pytest.raises(ConfigError, match="the true cause"),
+        caplog.at_level(logging.ERROR),
+        tracking(config, RunDir(run_dir)),
+    ):
+        raise ConfigError("the true cause")
+    assert caplog.records == []
+    assert Recording.told == []
+    assert read_notes(run_dir / "tracking.json") == {}
+
+
 def test_tensorboard_has_the_config_and_chains_with_pictures(run_dir):
     track(run_dir, "tensorboard")
     events = accumulator(run_dir)
