@@ -409,8 +409,7 @@ def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
             size_px=block.size_px,
             num_steps=block.num_steps,
             sampler=sampler_spec(spec),
-            degraded=0,
-            previous=1,
+            pictures={"degraded": 0, "previous": 1},
             text="a cat",
             seed=index,
         )

@@ -33,14 +33,14 @@ from cluster.runtime.spawn import spawn
 from configs.load import load_config
 from configs.schema import Config, RewardConfig
 from rewards.base import Need, Reward
-from rl.chain.state import ChainGrammar
+from rl.chain.grammar import ChainGrammar
+from rl.restoration.names import restoration_prompt
 from rl.types import (
     ChainView,
     DenoisingSegment,
     ImageReply,
     ImageRequest,
     Pixels,
-    Prompt,
     SamplerSpec,
     TextReply,
     TextRequest,
@@ -179,7 +179,7 @@ def open_runner(rewards: dict[str, RewardConfig], stretch: float) -> Worker:
     ]
     context = TextContext(
         grammar=ChainGrammar(CONFIG.chain, TAGS),
-        prompt=(VISION_START, PLACEHOLDER, VISION_END, WORDS[0]),
+        encode=lambda _: (VISION_START, PLACEHOLDER, VISION_END, WORDS[0]),
         forbidden_ids=(),
         decode=lambda ids: decode(list(ids), NAMES),
     )
@@ -191,7 +191,7 @@ def open_runner(rewards: dict[str, RewardConfig], stretch: float) -> Worker:
 def step(runner: Worker, num_prompts: int, turn: int) -> None:
     """Sample and score the groups of one step; the same turn takes the rollouts the same time."""
     photo = np.zeros((16, 16, 3), dtype=np.uint8)
-    prompts = [Prompt(prompt_id=f"photo-{turn}-{index}", degraded=photo) for index in range(num_prompts)]
+    prompts = [restoration_prompt(f"photo-{turn}-{index}", photo) for index in range(num_prompts)]
     requests = [GroupRequest(prompt=prompt, draw=turn, num_chains=CONFIG.group_size) for prompt in prompts]
     groups = gather([runner.call("run_group", request) for request in requests], deadline_s=DEADLINE_S)
     assert all(scores.valid.all() for group in groups for scores in group.scores.values())

@@ -30,7 +30,7 @@ from cluster.runtime.spawn import kill, spawn
 from configs.load import load_config
 from configs.schema import RewardConfig
 from rewards.experts.expert import Expert, to_tensor
-from rl.types import DEGRADED, Finish, Pixels, RewardRequest
+from rl.types import Finish, FinishedChain, Pixels, Prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_S = 600.0
@@ -91,7 +91,7 @@ def open_pool(name: str, entry: Mapping[str, Any], batch_size: int) -> Worker:
 class Chains:
     """Finished chains, their pictures in the object store."""
 
-    requests: list[RewardRequest]
+    requests: list[FinishedChain[int]]
     refs: list[list[Any]]
 
 
@@ -126,15 +126,14 @@ def call(expert: Expert, picture: Pixels) -> float:
 
 def send_ahead(pictures: list[Pixels]) -> Chains:
     """Make one finished chain a picture."""
-    degraded = put(np.zeros((16, 16, 3), dtype=np.uint8))
     requests = [
-        RewardRequest(
+        FinishedChain(
             chain_id=f"bench/{index}", group_id="bench", finish=Finish.STOP, text="", block_text={},
-            final_block="final_image", pictures={DEGRADED: 0, "final_image": 1}, labels=(), tags=(),
+            final_block="final_image", pictures={"final_image": 0}, prompt=Prompt[int](prompt_id="bench"),
         )
         for index in range(len(pictures))
     ]  # fmt: skip
-    return Chains(requests, [[degraded, put(picture)] for picture in pictures])
+    return Chains(requests, [[put(picture)] for picture in pictures])
 
 
 def score(pool: Worker, chains: Chains) -> None:

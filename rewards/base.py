@@ -1,4 +1,4 @@
-"""What a reward is, and how a worker gets trustworthy numbers out of one.
+"""Interface of a reward, and the checks that turn its answers into scores to be trusted.
 
 Light: no torch, no pyiqa, no Ray. A reward's author writes ``score``; ``evaluate`` takes care of absent
 inputs, of the author's exceptions and of answers that break the author's own declaration.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from configs.schema import BlockConfig
+from configs.suggest import suggest
 from rewards.core.one_line import one_line
 from rewards.core.tracebacks import RAISED
+from rl.errors import ConfigError
 from rl.types import ChainView, Scores
 
 _TOLERANCE = 1e-6
@@ -30,18 +32,15 @@ _LONGEST_REASON = 1200
 
 
 class Need(StrEnum):
-    """An input a reward cannot do without. A chain that lacks it gets the reward's ``missing`` value.
+    """An input a reward cannot do without, of the chain's own; a chain that lacks it gets ``missing``.
 
-    There is no such thing as "the whole group": chains are scored one by one, as soon as each exists, and
-    compared within their group afterwards.
+    Every other need is the name of one of the prompt's pictures or reference values, e.g. ``truth``. There is no
+    such thing as "the whole group": chains are scored one by one, as soon as each exists, and compared within
+    their group afterwards.
     """
 
     TEXT = "text"
-    DEGRADED = "degraded"
     FINAL_PICTURE = "final_picture"
-    TRUTH = "truth"
-    LABELS = "labels"
-    TAGS = "tags"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class Reward(ABC):
     object picklable: the driver makes one to read the declarations below. Weights are loaded in ``setup``.
     """
 
-    needs: frozenset[Need] = frozenset({Need.TEXT})
-    """Inputs without which ``score`` is not asked."""
+    needs: frozenset[str] = frozenset({Need.TEXT})
+    """Inputs without which ``score`` is not asked: of ``Need``, or names of what the prompt carries."""
     unit: str = "share"
     """What one is one of."""
     low: float = 0.0
@@ -104,6 +103,19 @@ class Reward(ABC):
         Raises:
             ConfigError: With the remedy.
         """
+
+    def check_prompt(self, names: Collection[str]) -> None:
+        """Refuse inputs that the run's prompts do not have: before a run starts.
+
+        Args:
+            names: Of a prompt's pictures and reference values.
+
+        Raises:
+            ConfigError: Names the input, and the nearest there is.
+        """
+        for need in sorted(self.needs - set(Need)):
+            if need not in names:
+                raise ConfigError(f"needs {need}, which the run's prompts do not have{suggest(need, names)}")
 
     def setup(self) -> None:  # noqa: B027 - optional: rewards of text need none
         """Import and load what is heavy. Called once, in the worker, before the first ``score``."""
@@ -188,14 +200,18 @@ def describe_exception(error: BaseException) -> str:
 
 def _lacking(reward: Reward, chain: ChainView) -> str:
     """Name the inputs the chain lacks, or return ''."""
-    absent = {
-        Need.FINAL_PICTURE: chain.final_picture is None,
-        Need.TRUTH: chain.reference.photo is None,
-        Need.LABELS: not chain.reference.labels,
-        Need.TAGS: not chain.reference.tags,
-    }
-    names = sorted(need for need in reward.needs if absent.get(need, False))
+    names = sorted(need for need in reward.needs if not _has(chain, need))
     return f"no {', '.join(names)}" if names else ""
+
+
+def _has(chain: ChainView, need: str) -> bool:
+    """Whether an input is there; an empty text, list or mapping of the prompt's is not."""
+    if need == Need.FINAL_PICTURE:
+        return chain.final_picture is not None
+    if need == Need.TEXT or need in chain.prompt.pictures:
+        return True
+    value = chain.prompt.reference.get(need)
+    return value is not None and not (isinstance(value, Sized) and len(value) == 0)
 
 
 def _ask(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:

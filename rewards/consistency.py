@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rewards.base import Need, Reward, Score
 from rl.data.images import resize
 from rl.errors import ConfigError
+from rl.restoration.names import DEGRADED, degraded_of
 from rl.types import ChainView, Pixels
 
 HIGHEST_DB = 60.0
@@ -34,7 +35,7 @@ class ConsistencyReward(Reward):
         LR-PSNR in Lugmayr et al. 2021, NTIRE challenge on learning the super-resolution space; the blur is ours.
     """
 
-    needs = frozenset({Need.FINAL_PICTURE, Need.DEGRADED})
+    needs = frozenset({Need.FINAL_PICTURE, DEGRADED})
     unit = "dB"
     low = 0.0
     high = HIGHEST_DB
@@ -55,7 +56,7 @@ class ConsistencyReward(Reward):
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return the PSNR a chain, dB."""
         return [
-            self._score_one(chain.final_picture, chain.degraded)
+            self._score_one(chain.final_picture, degraded_of(chain.prompt))
             for chain in chains
             if chain.final_picture is not None
         ]

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,7 +22,7 @@ from rewards.examples import as_sent
 from rewards.examples import example_blocks as example_blocks
 from rewards.examples import example_chains as example_chains
 from rl.errors import ConfigError
-from rl.types import ChainView, Floats, Reference, Scores
+from rl.types import ChainView, Floats, Prompt, Scores
 
 ABSOLUTE_TOLERANCE = 1e-5
 """Most by which order and batch may move a score, in shares of its range: float rounding."""
@@ -184,7 +184,7 @@ def _counts_what_is_missing(trial: _Trial) -> None:
     chain = trial.chains[0]
     scores = trial.ask([_bare(chain), chain])
     _require(bool(scores.valid.all()), f"a chain without inputs is an error: {scores.reasons}")
-    if trial.reward.needs & {Need.FINAL_PICTURE, Need.TRUTH, Need.LABELS, Need.TAGS}:
+    if trial.reward.needs - {Need.TEXT}:
         _require(bool(scores.missing[0]), "a chain without a needed input is not counted as missing")
     _require(not scores.missing[1], "a whole chain counts as missing beside a bare one")
 
@@ -257,7 +257,12 @@ def _check_travels(error: Exception) -> None:
 
 
 def _bare(chain: ChainView) -> ChainView:
-    return dataclasses.replace(chain, pictures={}, block_text={}, reference=Reference())
+    """Return the chain with nothing in it, and a prompt that knows nothing: its reference values are empty."""
+    reference = {
+        name: type(v)() if isinstance(v, Sized) else None for name, v in chain.prompt.reference.items()
+    }
+    prompt: Prompt = Prompt(prompt_id=chain.prompt.prompt_id, reference=reference)
+    return dataclasses.replace(chain, pictures={}, block_text={}, prompt=prompt)
 
 
 def _equal(before: Sequence[ChainView], after: Sequence[ChainView]) -> bool:

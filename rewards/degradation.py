@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from configs.schema import BlockConfig
 from rewards.base import Missing, Need, Reward, Score
 from rl.restoration.labels import slot_texts
+from rl.restoration.names import LABELS, words_of
 from rl.types import ChainView
 
 
@@ -22,7 +23,7 @@ class DegradationReward(Reward):
     the paper's figure 2 (3 of 5 slots equal, reward 0.6).
     """
 
-    needs = frozenset({Need.TEXT, Need.LABELS})
+    needs = frozenset({Need.TEXT, LABELS})
 
     def __init__(self, block: str = "degradation") -> None:
         """Name the block.
@@ -44,7 +45,7 @@ class DegradationReward(Reward):
         body = chain.block_text.get(self.block)
         if body is None:
             return Missing(f"no <{self.block}> block")
-        labels = [normalise(text) for text in slot_texts(chain.reference.labels)]
+        labels = [normalise(text) for text in slot_texts(words_of(chain.prompt, LABELS))]
         # zip: a missing slot matches nothing, a surplus one is not looked at.
         return sum(a == b for a, b in zip(slots(body), labels, strict=False)) / len(labels)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from configs.schema import BlockConfig
 from rewards.format import REALSR_R1_BLOCKS
-from rl.types import ChainView, Finish, Pixels, Reference
+from rl.restoration.names import LABELS, TAGS, restoration_prompt, words_of
+from rl.types import ChainView, Finish, FinishedChain, Message, Pixels, Prompt, TextPart
+
+_LABELS = ("light blur", "downsample", "medium noise", "light compression", "upsample")
+_TAGS = ("rock", "sky", "polar bear")
 
 
 def example_blocks() -> dict[str, BlockConfig]:
@@ -22,49 +27,76 @@ def example_blocks() -> dict[str, BlockConfig]:
     }
 
 
-def example_chains(num: int = 6, *, seed: int = 0, size_px: int = 64) -> list[ChainView]:
+def example_chains(
+    num: int = 6,
+    *,
+    seed: int = 0,
+    size_px: int = 64,
+    blocks: Mapping[str, BlockConfig] | None = None,
+) -> list[ChainView]:
     """Make chains of one prompt: whole ones of differing quality, and (the last) one that left the grammar.
 
     Args:
         num: Chains, at least 2.
         seed: Of the pictures' noise.
-        size_px: Edge of the final picture; the degraded photo has a quarter of it.
+        size_px: Edge of the truth; the degraded photo has a quarter of it.
+        blocks: The chain's; None takes the paper's seven. Where none is an image, the prompt is a question with a
+            ``ground_truth`` and no picture; else a photograph to restore.
     """
+    blocks = blocks or example_blocks()
     rng = np.random.default_rng(seed)
     truth = _smooth_picture(size_px)
-    labels = ("light blur", "downsample", "medium noise", "light compression", "upsample")
-    reference = Reference(photo=truth, labels=labels, tags=("rock", "sky", "polar bear"))
-    whole = [_whole_chain(i, truth, reference, rng) for i in range(num - 1)]
-    text = "<degradation>light blur, downsample</degradation><rough_image>"
-    block_text = {"degradation": "light blur, downsample"}
+    prompt = _question()
+    if any(block.kind == "image" for block in blocks.values()):
+        prompt = restoration_prompt("example", truth[::4, ::4], truth, labels=_LABELS, tags=_TAGS)
+    whole = [_whole_chain(index, prompt, blocks, truth, rng) for index in range(num - 1)]
+    first = next(iter(blocks))
+    bodies = {first: "light blur, downsample"} if blocks[first].kind == "text" else {}
     broken = dataclasses.replace(
         whole[0],
         chain_id=f"example/0/{num - 1}",
         finish=Finish.MALFORMED,
-        text=text,
-        block_text=block_text,
+        text="".join(f"<{name}>{body}</{name}><oops>" for name, body in bodies.items()),
+        block_text=bodies,
         pictures={},
     )
     return [*whole, broken]
 
 
-def _whole_chain(index: int, truth: Pixels, reference: Reference, rng: np.random.Generator) -> ChainView:
+def _question() -> Prompt:
+    return Prompt(
+        prompt_id="example",
+        messages=(Message(role="user", parts=(TextPart("how much is 40 + 2?"),)),),
+        reference={"ground_truth": "42"},
+    )
+
+
+def _whole_chain(
+    index: int,
+    prompt: Prompt,
+    blocks: Mapping[str, BlockConfig],
+    truth: Pixels,
+    rng: np.random.Generator,
+) -> ChainView:
     noise = rng.normal(0.0, 4.0 * (index + 1), truth.shape)
     final = np.clip(truth + noise, 0, 255).astype(np.uint8)
-    labels = [*reference.labels[:index], *["heavy rain"] * 5][:5]
-    bodies = {"degradation": ", ".join(labels), "rough_understand": " and ".join(reference.tags[:index])}
-    bodies |= {"middle_understand": "a photo", "final_understand": "a fine photo"}
-    text = "".join(f"<{name}>{bodies.get(name, '<|image|>')}</{name}>" for name in REALSR_R1_BLOCKS)
-    return ChainView(
+    labels = [*words_of(prompt, LABELS)[:index], *["heavy rain"] * 5][:5]
+    known = {
+        "degradation": ", ".join(labels),
+        "rough_understand": " and ".join(words_of(prompt, TAGS)[:index]),
+    }
+    written = {n: known.get(n, f"attempt {index}: 4{index}") for n, b in blocks.items() if b.kind == "text"}
+    sizes = {name: block.size_px for name, block in blocks.items() if block.kind == "image"}
+    steps = {name: max(1, len(final) // size) for name, size in sizes.items()}
+    return FinishedChain(
         chain_id=f"example/0/{index}",
         group_id="example/0",
+        prompt=prompt,
         finish=Finish.STOP,
-        text=text,
-        block_text=bodies,
-        pictures={"rough_image": final[::4, ::4], "middle_image": final[::2, ::2], "final_image": final},
-        final_block="final_image",
-        degraded=truth[::4, ::4],
-        reference=reference,
+        text="".join(f"<{name}>{written.get(name, '<|image|>')}</{name}>" for name in blocks),
+        block_text=written,
+        pictures={name: final[::step, ::step] for name, step in steps.items()},
+        final_block=next(reversed(sizes), ""),
     )
 
 
@@ -82,11 +114,4 @@ def as_sent(chain: ChainView) -> ChainView:
         copied.flags.writeable = False
         return copied
 
-    photo = chain.reference.photo
-    return dataclasses.replace(
-        chain,
-        block_text=dict(chain.block_text),
-        pictures={name: sealed(picture) for name, picture in chain.pictures.items()},
-        degraded=sealed(chain.degraded),
-        reference=dataclasses.replace(chain.reference, photo=None if photo is None else sealed(photo)),
-    )
+    return dataclasses.replace(chain.with_pictures(sealed), block_text=dict(chain.block_text))

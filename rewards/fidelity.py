@@ -14,6 +14,7 @@ from rewards.experts.expert import Expert
 from rewards.experts.judges import JUDGE_OPTIONS
 from rewards.generation import rescale
 from rl.errors import ConfigError
+from rl.restoration.names import TRUTH, truth_of
 from rl.types import ChainView
 
 
@@ -26,7 +27,7 @@ class FidelityReward(Reward):
     truth, gets 0.
     """
 
-    needs = frozenset({Need.FINAL_PICTURE, Need.TRUTH})
+    needs = frozenset({Need.FINAL_PICTURE, TRUTH})
     unit = "share of the metric's range"
 
     def __init__(
@@ -74,7 +75,7 @@ class FidelityReward(Reward):
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return the share of the range a chain."""
         pictures = [chain.final_picture for chain in chains]
-        truths = [chain.reference.photo for chain in chains]
+        truths = [truth_of(chain.prompt) for chain in chains]
         values = self._expert.score(
             [picture for picture in pictures if picture is not None],
             [truth for truth in truths if truth is not None],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from configs.schema import BlockConfig
 from rewards.base import Need, Reward, Score
-from rl.chain.state import full_match
+from rl.chain.grammar import full_match
 from rl.errors import ConfigError
 from rl.types import ChainView, Finish
 

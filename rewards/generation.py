@@ -16,6 +16,7 @@ from rewards.base import Failure, Need, Reward, Score
 from rewards.experts.catalogue import catalogue
 from rewards.experts.expert import Expert
 from rl.errors import ConfigError
+from rl.restoration.names import TRUTH, truth_of
 from rl.types import ChainView, Floats
 
 _MARGIN = 1.0
@@ -45,7 +46,7 @@ class GenerationReward(Reward):
     ``maniqa-pipal`` and ``clipiqa``, with equal weights. Differs from it in the margin: that code clips nothing.
     """
 
-    needs = frozenset({Need.FINAL_PICTURE})
+    needs: frozenset[str] = frozenset({Need.FINAL_PICTURE})
     unit = "share of the experts' range"
     low = -_MARGIN
     high = 1.0 + _MARGIN
@@ -76,7 +77,7 @@ class GenerationReward(Reward):
 
         known = catalogue()
         if any(name in known and known[name].full_reference for name in self._experts):
-            self.needs = self.needs | {Need.TRUTH}
+            self.needs = self.needs | {TRUTH}
 
     @property
     def missing(self) -> float:
@@ -109,7 +110,7 @@ class GenerationReward(Reward):
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return the experts' mean a chain."""
         pictures = [chain.final_picture for chain in chains]
-        truths = [chain.reference.photo for chain in chains]
+        truths = [truth_of(chain.prompt) for chain in chains]
         shown = [picture for picture in pictures if picture is not None]
         known = [truth for truth in truths if truth is not None]
         shares = {

@@ -1,9 +1,9 @@
-"""What a judge model is asked, and how its answer becomes a score. Pure: it knows no model library."""
+"""Rubric of a judge model: its question and its scale of answers. Pure: it knows no model library."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,18 @@ import numpy as np
 from configs.suggest import suggest
 from rewards.base import Missing, Need
 from rl.errors import ConfigError
+from rl.restoration.names import DEGRADED, LABELS, TAGS, TRUTH, words_of
 from rl.types import ChainView, Pixels
 
-PICTURES: Mapping[str, tuple[Need, str]] = {
-    "degraded": (Need.DEGRADED, "Degraded photo:"),
-    "final": (Need.FINAL_PICTURE, "Restored photo:"),
-    "truth": (Need.TRUTH, "True photo:"),
+FINAL = "final"
+"""What a rubric calls the chain's last picture."""
+CAPTIONS: Mapping[str, str] = {
+    DEGRADED: "Degraded photo:",
+    FINAL: "Restored photo:",
+    TRUTH: "True photo:",
 }
-"""What a judge can be shown, what that needs, and the words before it."""
-WORDS: Mapping[str, Need] = {"text": Need.TEXT, "tags": Need.TAGS, "labels": Need.LABELS}
+"""Words before a picture; another has its name."""
+WORDS: Mapping[str, str] = {"text": Need.TEXT, TAGS: TAGS, LABELS: LABELS}
 """Placeholders besides the names of blocks."""
 MAX_ANSWERS = 128
 """Most answers vLLM gives log-probs of."""
@@ -31,10 +34,10 @@ class Rubric:
     Args:
         question: ``{text}`` is everything the chain wrote, ``{tags}`` and ``{labels}`` what is known of the photo,
             any other name the body of that block. Write ``{{`` for a brace.
-        pictures: Names of ``PICTURES``, in the order shown.
+        pictures: ``final``, and names of the prompt's, in the order shown.
 
     Raises:
-        ConfigError: If a picture is unknown, the question is no format string, or nothing of the chain is judged.
+        ConfigError: If a picture occurs twice, the question is no format string, or nothing of the chain is judged.
     """
 
     def __init__(self, question: str, pictures: Sequence[str]) -> None:
@@ -42,26 +45,22 @@ class Rubric:
             raise ConfigError(f"rubric: want the question to the judge, got {question!r}")
         if isinstance(pictures, str) or len(set(pictures)) != len(pictures):
             raise ConfigError(f"pictures: want a list of different names, got {pictures!r}")
-        for name in pictures:
-            if name not in PICTURES:
-                raise ConfigError(f"pictures: no picture {name!r}; there are {', '.join(PICTURES)}")
         self.question = question
         self.pictures = tuple(pictures)
         names = _placeholders(question)
         self.words = tuple(name for name in names if name in WORDS)
         self.blocks = tuple(name for name in names if name not in WORDS)
         """Blocks whose body the question holds."""
-        if not ("final" in pictures or "text" in self.words or self.blocks):
+        if not (FINAL in pictures or "text" in self.words or self.blocks):
             raise ConfigError(
                 "pictures: the judge would see nothing of the chain; add final, or {text} to the rubric"
             )
 
     @property
-    def needs(self) -> frozenset[Need]:
+    def needs(self) -> frozenset[str]:
         """Inputs without which the question cannot be asked."""
-        return frozenset(
-            [*(PICTURES[name][0] for name in self.pictures), *(WORDS[name] for name in self.words)]
-        )
+        pictures = (Need.FINAL_PICTURE if name == FINAL else name for name in self.pictures)
+        return frozenset([*pictures, *(WORDS[name] for name in self.words)])
 
     def judged_blocks(self, chain: Sequence[str], text_blocks: Sequence[str]) -> tuple[str, ...]:
         """Return the blocks that earn the score.
@@ -77,9 +76,22 @@ class Rubric:
             if name not in text_blocks:
                 near = suggest(name, [*text_blocks, *WORDS])
                 raise ConfigError(f"rubric: {{{name}}} is not a text block of the chain{near}")
-        if "final" in self.pictures:
+        if FINAL in self.pictures:
             return tuple(chain)
         return tuple(text_blocks) if "text" in self.words else self.blocks
+
+    def check_prompt(self, names: Collection[str]) -> None:
+        """Refuse pictures that prompts do not have.
+
+        Args:
+            names: What a prompt carries.
+
+        Raises:
+            ConfigError: Names the picture.
+        """
+        for name in self.pictures:
+            if name not in (known := [*names, FINAL]):
+                raise ConfigError(f"pictures: no picture {name!r}{suggest(name, known)}")
 
     def lacks(self, chain: ChainView) -> Missing | None:
         """Say which block of the question the chain has not written."""
@@ -88,7 +100,7 @@ class Rubric:
 
     def shown(self, chain: ChainView) -> list[Pixels]:
         """Return the pictures in order; the chain has all of them."""
-        named = {"degraded": chain.degraded, "final": chain.final_picture, "truth": chain.reference.photo}
+        named = {**chain.prompt.pictures, FINAL: chain.final_picture}
         return [picture for name in self.pictures if (picture := named[name]) is not None]
 
     def message(
@@ -105,13 +117,13 @@ class Rubric:
         parts: list[dict[str, Any]] = []
         for name, pixels in zip(self.pictures, self.shown(chain), strict=True):
             parts += [
-                {"type": "text", "text": PICTURES[name][1]},
+                {"type": "text", "text": CAPTIONS.get(name, f"{name}:")},
                 {"type": "image_pil", "image_pil": as_image(pixels)},
             ]
         known = {
             "text": chain.text,
-            "tags": ", ".join(chain.reference.tags),
-            "labels": ", ".join(chain.reference.labels),
+            TAGS: ", ".join(words_of(chain.prompt, TAGS)),
+            LABELS: ", ".join(words_of(chain.prompt, LABELS)),
         }
         filled = {name: without(text, reserved) for name, text in {**chain.block_text, **known}.items()}
         ask = f"{self.question.format(**filled)}\nAnswer with one of: {', '.join(answers)}."

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from configs.schema import BlockConfig
 from rewards.base import Missing, Need, Reward, Score
+from rl.restoration.names import TAGS, words_of
 from rl.types import ChainView
 
 
@@ -24,7 +25,7 @@ class UnderstandingReward(Reward):
         RealSR-R1's released ``tag_reward``; figure 2 (3 of 4 tags, reward 0.75).
     """
 
-    needs = frozenset({Need.TEXT, Need.TAGS})
+    needs = frozenset({Need.TEXT, TAGS})
 
     def __init__(self, block: str = "rough_understand", *, substring: bool = False) -> None:
         """Choose the rule.
@@ -49,7 +50,7 @@ class UnderstandingReward(Reward):
         if body is None:
             return Missing(f"no <{self.block}> block")
         text = " ".join(body.lower().split())
-        tags = {" ".join(tag.lower().split()) for tag in chain.reference.tags} - {""}
+        tags = {" ".join(tag.lower().split()) for tag in words_of(chain.prompt, TAGS)} - {""}
         if not tags:
             return Missing("all tags are empty")
         return sum(self._occurs(tag, text) for tag in tags) / len(tags)

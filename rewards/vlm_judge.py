@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from configs.schema import BlockConfig
 from rewards.base import Failure, Reward, Score
-from rewards.rubric import Rubric, Scale
+from rewards.rubric import FINAL, Rubric, Scale
 from rl.compat.vllm import device_arguments, max_model_len, prepare
 from rl.errors import ConfigError
-from rl.types import ChainView, Finish, Reference
+from rl.types import ChainView, Finish, FinishedChain, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class VlmJudgeReward(Reward):
             model: Directory, or name on the Hugging Face hub, of a chat model that vLLM serves with pictures.
             rubric: The question; see ``rewards.rubric.Rubric`` for its placeholders. The allowed answers are added.
             scale: Answers, worst first, spaced evenly over 0 to 1; or a mapping from answer to value.
-            pictures: ``degraded``, ``final``, ``truth``, in the order shown.
+            pictures: ``final``, and names of the prompt's, e.g. ``truth``, in the order shown.
             max_model_len: Longest prompt, tokens with expanded pictures; a longer one is a failure.
             dtype: Of weights and arithmetic; ``auto`` is the checkpoint's.
             gpu_memory_frac: Share of the whole GPU's memory that the engine takes.
@@ -101,6 +101,11 @@ class VlmJudgeReward(Reward):
         """Return all blocks where the final picture is judged, else those whose text is in the question."""
         text_blocks = [name for name, block in chain.items() if block.kind == "text"]
         return self._rubric.judged_blocks(tuple(chain), text_blocks)
+
+    def check_prompt(self, names: Collection[str]) -> None:
+        """Refuse pictures and words that prompts do not have."""
+        self._rubric.check_prompt(names)
+        super().check_prompt(names)
 
     def check(self) -> None:
         """Refuse a model that is neither a checkpoint directory nor a possible name on the hub."""
@@ -206,16 +211,20 @@ class VlmJudgeReward(Reward):
     def _trial_chain(self) -> ChainView:
         """Make a chain with every input, to ask about before there is one."""
         grey = np.full((64, 64, 3), 128, dtype=np.uint8)
-        return ChainView(
+        prompt = Prompt(
+            prompt_id="trial",
+            pictures=dict.fromkeys(set(self._rubric.pictures) - {FINAL}, grey),
+            reference={name: ["word"] for name in self._rubric.words},
+        )
+        return FinishedChain(
             chain_id="trial",
             group_id="trial",
             finish=Finish.STOP,
             text="text",
             block_text=dict.fromkeys(self._rubric.blocks, "text"),
-            pictures={"final": grey},
-            final_block="final",
-            degraded=grey,
-            reference=Reference(photo=grey, labels=("label",), tags=("tag",)),
+            prompt=prompt,
+            pictures={FINAL: grey},
+            final_block=FINAL,
         )
 
 

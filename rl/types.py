@@ -10,13 +10,14 @@ pictures can travel as object references that only the receiving worker resolves
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 Pixels = NDArray[np.uint8]
 """``uint8[H, W, 3]`` RGB."""
@@ -24,10 +25,15 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
-DEGRADED = "degraded"
-"""Name of the input photograph among a chain's pictures."""
-TRUTH = "truth"
-"""Name of the ground-truth photograph."""
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What a data file's column may hold."""
+
+P = TypeVar("P", default=Pixels)
+"""What stands for a picture: its pixels, a handle, or an index into the list of pictures sent beside the record."""
+Q = TypeVar("Q")
+
+PREVIOUS = "previous"
+"""Name under which an image block sees the chain's picture before it."""
 
 
 class Finish(StrEnum):
@@ -46,36 +52,70 @@ class Finish(StrEnum):
 # --------------------------------------------------------------------------------- prompts
 
 
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Words of a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePart:
+    """The place of a picture in a message."""
+
+    name: str
+    """One of the prompt's pictures."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """What rewards and judges may compare with. Every part may be absent."""
+class Message:
+    """One turn of the conversation that a chain continues."""
 
-    photo: Pixels | None = None
-    """Ground truth at the output size."""
-    labels: tuple[str, ...] = ()
-    """Degradation words by slot: blur, resize, noise, compression, resize."""
-    tags: tuple[str, ...] = ()
-    """Things the photograph shows."""
-    captions: tuple[str, ...] = ()
-    """Ground-truth understanding texts, coarse to fine (cold start)."""
+    role: str
+    """``system``, ``user`` or ``assistant``."""
+    parts: tuple[TextPart | PicturePart, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """One degraded photograph and what is known about it."""
+@dataclass(frozen=True, kw_only=True)  # no slots: with them Python cannot construct Prompt[int]
+class Prompt(Generic[P]):
+    """What a chain answers, and what rewards may compare the answer with."""
 
     prompt_id: str
     """Stable over runs, e.g. ``coffee/train/17``."""
-    degraded: Pixels
-    """The input, its true (small) size."""
-    reference: Reference = field(default_factory=Reference)
-    """What rewards compare with."""
+    messages: tuple[Message, ...] = ()
+    """What the text policy is asked; empty where ``tokens`` say it, or nothing is asked."""
+    tokens: tuple[int, ...] = ()
+    """The same as ids of the text policy's tokenizer, one placeholder a shown picture; instead of ``messages``."""
+    pictures: Mapping[str, P] = field(default_factory=dict)
+    """By name, any number of any sizes; those that are not shown are for rewards and judges."""
+    shown: tuple[str, ...] = ()
+    """Names of the pictures that the policies see, in order; in ``messages`` each has its place."""
+    reference: Mapping[str, Json] = field(default_factory=dict)
+    """What is known of the answer, by name."""
     seed: int = 0
     """Seed base of everything sampled for it."""
 
     def __post_init__(self) -> None:
-        """Refuse pictures that are not uint8 RGB."""
-        check_pixels(self.degraded, name=f"{self.prompt_id}: degraded")
+        """Refuse two ways of asking, pictures that are not uint8 RGB, and names that do not fit together."""
+        if self.messages and self.tokens:
+            raise ValueError(f"{self.prompt_id}: give messages or tokens, not both")
+        for name, picture in self.pictures.items():
+            if isinstance(picture, np.ndarray):
+                check_pixels(picture, name=f"{self.prompt_id}: {name}")
+        if twice := self.pictures.keys() & self.reference.keys():
+            raise ValueError(f"{self.prompt_id}: {sorted(twice)} name a picture and a reference value")
+        if unknown := [name for name in self.shown if name not in self.pictures]:
+            raise ValueError(f"{self.prompt_id}: shows {unknown}, its pictures are {sorted(self.pictures)}")
+        placed = tuple(
+            part.name for turn in self.messages for part in turn.parts if isinstance(part, PicturePart)
+        )
+        if self.messages and placed != self.shown:
+            raise ValueError(f"{self.prompt_id}: messages place {list(placed)}, shown are {list(self.shown)}")
+
+    def with_pictures(self, place: Callable[[P], Q]) -> Prompt[Q]:
+        """Return a copy in which something else stands for each picture."""
+        placed = {name: place(picture) for name, picture in self.pictures.items()}
+        return replace(self, pictures=placed)  # type: ignore[return-value, arg-type]
 
 
 def check_pixels(pixels: Pixels, *, name: str) -> None:
@@ -170,10 +210,8 @@ class ImageRequest:
     size_px: int
     num_steps: int
     sampler: SamplerSpec
-    degraded: int
-    """Index of the degraded photo in the list sent beside the requests."""
-    previous: int
-    """Index of the picture before it, or -1."""
+    pictures: Mapping[str, int]
+    """What it sees, in order: index, in the list sent beside the requests, of each by its name."""
     text: str
     """The chain's text so far, tags left out."""
     seed: int
@@ -200,7 +238,7 @@ class TokenStream:
     tokens: Ints
     """Prompt, sampled and forced tokens, ``[L]``, one placeholder a picture."""
     pictures: tuple[str, ...]
-    """Name of each placeholder's picture, in order; ``degraded`` or a block name."""
+    """Name of each placeholder's picture, in order: one that the prompt shows, or a block."""
     action_mask: Bools
     """True where a token was sampled, ``[L]``; forced and prompt tokens are False."""
     behaviour_logprobs: Floats
@@ -232,7 +270,7 @@ class DenoisingSegment:
     action_mask: Bools
     """``[K]``: random and trained. The last step is deterministic, so False."""
     pictures: tuple[str, ...]
-    """Names of the u8 pictures it was conditioned on, in order: degraded, previous."""
+    """Names of the u8 pictures it was conditioned on, in order: those that the prompt shows, then ``previous``."""
     text_ids: Ints
     """``[n]``: its text condition in the image policy's own tokenizer."""
     size_px: int
@@ -305,60 +343,47 @@ class Chain:
     """Lowest and highest weight version by policy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainView:
-    """What a reward sees of a chain."""
+@dataclass(frozen=True, kw_only=True)
+class FinishedChain(Generic[P]):
+    """A finished chain and the prompt it answers: for rewards, failure records and the wire."""
 
     chain_id: str
     group_id: str
+    prompt: Prompt[P]
     finish: Finish
     text: str
+    """Everything written, tags included, ``<|image|>`` for a picture; '' where the chain has no text block."""
     block_text: Mapping[str, str]
     """Body of every closed text block."""
-    pictures: Mapping[str, Pixels]
-    """Finished pictures by block (only those the reward needs)."""
+    pictures: Mapping[str, P]
+    """Finished pictures by block."""
     final_block: str
-    """Name of the chain's last picture block."""
-    degraded: Pixels
-    reference: Reference
+    """Name of the chain's last picture block; '' where it paints none."""
 
     @property
-    def final_picture(self) -> Pixels | None:
-        """The restored photo, or None where the chain ended before it."""
+    def final_picture(self) -> P | None:
+        """The last picture, or None where the chain ended before it or paints none."""
         return self.pictures.get(self.final_block)
 
+    @property
+    def named_pictures(self) -> dict[str, P]:
+        """The chain's pictures and its prompt's, whose names differ."""
+        return {**self.pictures, **self.prompt.pictures}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardRequest:
-    """A finished chain on its way to a reward worker; pictures are indexes into the list beside it."""
+    def with_pictures(self, place: Callable[[P], Q]) -> FinishedChain[Q]:
+        """Return a copy in which something else stands for each picture, the prompt's too."""
+        placed = {name: place(picture) for name, picture in self.pictures.items()}
+        return replace(self, pictures=placed, prompt=self.prompt.with_pictures(place))  # type: ignore[return-value, arg-type]
 
-    chain_id: str
-    group_id: str
-    finish: Finish
-    text: str
-    block_text: Mapping[str, str]
-    final_block: str
-    pictures: Mapping[str, int]
-    """By name: finished blocks, ``degraded`` and, where there is one, ``truth``."""
-    labels: tuple[str, ...]
-    tags: tuple[str, ...]
+    def indexed(self) -> tuple[FinishedChain[int], list[P]]:
+        """Take the pictures out: a record that holds their indexes, and the list that these point into."""
+        named = self.named_pictures
+        places = {id(picture): index for index, picture in enumerate(named.values())}
+        return self.with_pictures(lambda picture: places[id(picture)]), list(named.values())
 
-    def view(self, pictures: Sequence[Pixels]) -> ChainView:
-        """Put the pictures in and return what the reward sees."""
-        named = {name: pictures[index] for name, index in self.pictures.items()}
-        degraded = named.pop(DEGRADED)
-        truth = named.pop(TRUTH, None)
-        return ChainView(
-            chain_id=self.chain_id,
-            group_id=self.group_id,
-            finish=self.finish,
-            text=self.text,
-            block_text=self.block_text,
-            pictures=named,
-            final_block=self.final_block,
-            degraded=degraded,
-            reference=Reference(photo=truth, labels=self.labels, tags=self.tags),
-        )
+
+ChainView: TypeAlias = FinishedChain[Pixels]
+"""What a reward sees of a chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from actors.policies.denoising.sampler import load_pipeline
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError, DataError
 from rl.restoration.labels import degradation_text
+from rl.restoration.names import CAPTIONS, LABELS, degraded_of, truth_of, words_of
 from rl.seeding import derive_seed
 from rl.types import Prompt
 
@@ -80,15 +81,16 @@ def make_dataset(prompts: Sequence[Prompt], *, sizes: Sequence[int], tokenizer: 
     """
     truths = []
     for prompt in prompts:
-        if prompt.reference.photo is None:
+        truth = truth_of(prompt)
+        if truth is None:
             raise DataError(f"{prompt.prompt_id}: the cold start needs a ground-truth photo")
-        truths.append(prompt.reference.photo)
+        truths.append(truth)
     ids = [
         tuple(tuple(tokenize(tokenizer, text)) for text in texts_so_far(prompt, len(sizes)))
         for prompt in prompts
     ]
     return ImageDataset(
-        degraded=np.stack([prompt.degraded for prompt in prompts]),
+        degraded=np.stack([degraded_of(prompt) for prompt in prompts]),
         truth=np.stack(truths),
         text_ids=tuple(ids),
         sizes=tuple(sizes),
@@ -98,9 +100,9 @@ def make_dataset(prompts: Sequence[Prompt], *, sizes: Sequence[int], tokenizer: 
 
 def texts_so_far(prompt: Prompt, num_pictures: int) -> list[str]:
     """Return the chain's true text before each picture: degradation, then one more caption a picture."""
-    reference = prompt.reference
-    start = [degradation_text(reference.labels)] if reference.labels else []
-    return [" ".join([*start, *reference.captions[: index + 1]]) for index in range(num_pictures)]
+    labels, captions = words_of(prompt, LABELS), words_of(prompt, CAPTIONS)
+    start = [degradation_text(labels)] if labels else []
+    return [" ".join([*start, *captions[: index + 1]]) for index in range(num_pictures)]
 
 
 def batches(

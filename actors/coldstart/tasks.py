@@ -25,10 +25,12 @@ from actors.policies.token.tokenizer import load_vocabulary
 from actors.rollout.image_worker import ImageRolloutWorker
 from configs.derive import degraded_px
 from configs.schema import Config
-from rl.chain.state import ChainGrammar
+from rl.chain.grammar import ChainGrammar
+from rl.chain.painting import PaintCall
+from rl.restoration.names import DEGRADED, degraded_of, truth_of
 from rl.restoration.prompts import prompt_source
 from rl.seeding import derive_seed
-from rl.types import ImageRequest, Pixels, Prompt, SamplerSpec
+from rl.types import PREVIOUS, Pixels, Prompt, SamplerSpec, TextPart
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -78,13 +80,20 @@ def training_prompts(config: Config, first: int, num: int) -> list[Prompt]:
     return [source.train(1_000_000_000 + first + i) for i in range(num)]
 
 
+def asked(prompts: Sequence[Prompt]) -> list[str]:
+    """Return everything that the messages of prompts say, each text once."""
+    parts = (part for prompt in prompts for message in prompt.messages for part in message.parts)
+    return list(dict.fromkeys(part.text for part in parts if isinstance(part, TextPart)))
+
+
 def teach_text(lesson: Lesson) -> None:
     """Teach the text policy to write true chains, and write it in the Hugging Face layout."""
     config, start = lesson.config, lesson.config.coldstart
     first = lesson.work / f"first-{lesson.rank}"
+    prompts = training_prompts(config, 0, start.num_examples)
     build_text_policy(
         first,
-        texts=prompt_source(config).training_texts(),
+        texts=[*prompt_source(config).training_texts(), *asked(prompts)],
         block_names=tuple(config.chain),
         degraded_px=degraded_px(config),
         seed=config.seed,
@@ -92,7 +101,7 @@ def teach_text(lesson: Lesson) -> None:
     teacher = TextTeacher(first)
     vocabulary = load_vocabulary(first, tuple(config.chain))
     dataset = make_text_dataset(
-        training_prompts(config, 0, start.num_examples),
+        prompts,
         grammar=ChainGrammar(config.chain, vocabulary.tags),
         vocabulary=vocabulary,
         tokenizer=teacher.tokenizer,
@@ -157,7 +166,7 @@ def teach_expert(lesson: Lesson) -> None:
     config = lesson.config
     num_contents = min(EXPERT_CONTENTS, config.coldstart.num_examples)
     prompts = training_prompts(config, config.coldstart.num_examples, num_contents)
-    truths = [p.reference.photo for p in prompts if p.reference.photo is not None]
+    truths = [truth for p in prompts if (truth := truth_of(p)) is not None]
     restored = restorations(lesson, prompts)
     dataset = make_expert_dataset(truths, restored, seed=config.seed)
     fit_expert(
@@ -195,23 +204,19 @@ async def paint_all(
 ) -> list[Pixels]:
     """Paint the image blocks of every prompt with its true texts and return the last pictures."""
     config = lesson.config
-    previous: list[Pixels] = []
-    images = [(n, b) for n, b in config.chain.items() if b.kind == "image" and b.policy == lesson.policy]
-    for turn, (name, block) in enumerate(images):
-        requests = [
-            ImageRequest(
-                request_id=f"{prompt.prompt_id}/{name}",
-                block=name,
-                size_px=block.size_px,
-                num_steps=block.num_steps,
-                sampler=SamplerSpec(noise_level=level),
-                degraded=index,
-                previous=len(prompts) + index if turn else -1,
+    painted: list[Pixels] = []
+    images = [n for n, b in config.chain.items() if b.kind == "image" and b.policy == lesson.policy]
+    for turn, name in enumerate(images):
+        call = PaintCall[Pixels](config.chain)
+        for index, prompt in enumerate(prompts):
+            call.add(
+                prompt.prompt_id,
+                name,
+                pictures={DEGRADED: degraded_of(prompt)} | ({PREVIOUS: painted[index]} if turn else {}),
                 text=texts_so_far(prompt, turn + 1)[-1],
+                sampler=SamplerSpec(noise_level=level),
                 seed=derive_seed(config.seed, prompt.prompt_id, f"{level:.3f}", name),
             )
-            for index, prompt in enumerate(prompts)
-        ]
-        flat = await worker.generate(requests, *(p.degraded for p in prompts), *previous)
-        previous = list(flat[1::2])
-    return previous
+        replies, *parts = await worker.generate(call.requests, *call.pictures)
+        painted = [block.picture for block in call.taken_apart(replies, parts)]
+    return painted

@@ -18,12 +18,14 @@ from torch.nn import functional as F
 
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.tokenizer import TextVocabulary, closing_tag, encode, opening_tag
-from rl.chain.state import ChainGrammar, ChainState, PaintImage, WriteText
+from rl.chain.grammar import ChainGrammar
+from rl.chain.state import ChainState, PaintImage, WriteText
 from rl.data.images import resize
 from rl.errors import DataError
 from rl.restoration.labels import VOCABULARY, degradation_text
+from rl.restoration.names import CAPTIONS, DEGRADED, LABELS, degraded_of, truth_of, words_of
 from rl.seeding import derive_seed
-from rl.types import DEGRADED, Example, Finish, Pixels, Prompt, TextSampling
+from rl.types import Example, Finish, Pixels, Prompt, TextSampling
 
 DEGRADATION_BLOCK = "degradation"
 """The text block that names the degradations; the others take the captions, coarse to fine."""
@@ -80,7 +82,7 @@ def make_dataset(
     Raises:
         DataError: If labels or captions are missing, a text does not fit its block, or photos differ in size.
     """
-    if len({prompt.degraded.shape for prompt in prompts}) != 1:
+    if len({degraded_of(prompt).shape for prompt in prompts}) != 1:
         raise DataError("the text cold start wants degraded photos of one size")
     num_ids = int(policy.model.config.get_text_config().vocab_size)
     sampling = TextSampling(forbidden_ids=vocabulary.forbidden_ids)
@@ -116,13 +118,13 @@ def true_texts(prompt: Prompt, grammar: ChainGrammar) -> dict[str, str]:
     Raises:
         DataError: If labels or captions are missing.
     """
-    reference, texts = prompt.reference, {}
-    captions = iter(reference.captions)
+    texts, labels = {}, words_of(prompt, LABELS)
+    captions = iter(words_of(prompt, CAPTIONS))
     for name, block in zip(grammar.names, grammar.blocks, strict=True):
         if block.kind == "image":
             continue
         if name == DEGRADATION_BLOCK:
-            texts[name] = degradation_text(reference.labels) if reference.labels else ""
+            texts[name] = degradation_text(labels) if labels else ""
         else:
             texts[name] = next(captions, "")
         if not texts[name]:
@@ -140,7 +142,7 @@ def write_chain(
         DataError: If labels or captions are missing, or a text is longer than its block.
     """
     texts = true_texts(prompt, grammar)
-    state = ChainState(grammar, vocabulary.prompt)
+    state = ChainState(grammar, vocabulary.encode(prompt.messages), pictures=prompt.shown)
     index = {name: i for i, name in enumerate(grammar.names)}
     while isinstance(step := state.next_step(), WriteText | PaintImage):
         if isinstance(step, PaintImage):
@@ -221,7 +223,7 @@ def make_example(
     rng = np.random.default_rng(derive_seed(seed, "context pictures", prompt.prompt_id))
     sizes = {name: block.size_px for name, block in zip(grammar.names, grammar.blocks, strict=True)}
     pictures = tuple(
-        prompt.degraded if name == DEGRADED else _context_picture(prompt, sizes[name], rng)
+        degraded_of(prompt) if name == DEGRADED else _context_picture(prompt, sizes[name], rng)
         for name in stream.pictures
     )
     return Example(segment=stream, pictures=pictures)
@@ -229,10 +231,10 @@ def make_example(
 
 def _context_picture(prompt: Prompt, size: int, rng: np.random.Generator) -> Pixels:
     """Mix the truth and the enlarged degraded photo, ``u8[size, size, 3]``."""
-    blurred = resize(prompt.degraded, size, size)
-    if prompt.reference.photo is None:
+    blurred, photo = resize(degraded_of(prompt), size, size), truth_of(prompt)
+    if photo is None:
         return blurred
-    truth = resize(prompt.reference.photo, size, size)
+    truth = resize(photo, size, size)
     share = rng.uniform()
     return np.rint(share * truth + (1 - share) * blurred).astype(np.uint8)
 
@@ -267,7 +269,7 @@ def _slot_ids(prompt: Prompt) -> list[int]:
     Raises:
         DataError: If a word is none of its slot's.
     """
-    labels = prompt.reference.labels
+    labels = words_of(prompt, LABELS)
     if len(labels) != len(VOCABULARY) or any(w not in v for w, v in zip(labels, VOCABULARY, strict=True)):
         raise DataError(f"{prompt.prompt_id}: the text cold start needs degradation labels, got {labels}")
     return [words.index(word) for word, words in zip(labels, VOCABULARY, strict=True)]
@@ -276,6 +278,6 @@ def _slot_ids(prompt: Prompt) -> list[int]:
 def _word_mask(prompt: Prompt, tokenizer: Any, num_ids: int) -> Tensor:
     """Mark the ids of the captions, ``[V]`` bool."""
     mask = torch.zeros(num_ids, dtype=torch.bool)
-    for caption in prompt.reference.captions:
+    for caption in words_of(prompt, CAPTIONS):
         mask[encode(tokenizer, caption)] = True
     return mask

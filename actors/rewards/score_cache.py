@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xxhash
 
-from rl.types import ChainView, Pixels, Scores
+from rl.chain.json_form import chain_to_json
+from rl.types import ChainView, Scores
 
 MOST = 8192
 """Scores that are kept; the one that was not asked for longest goes first."""
@@ -40,31 +41,15 @@ class ScoreCache:
 
 
 def content_key(view: ChainView) -> bytes:
-    """Hash what a reward may judge: text, pictures, ground truth, labels, tags; not the chain's name.
+    """Hash what a reward may judge: texts, pictures and the prompt, reference included; not the chain's name.
 
     Returns:
         xxh3-128, 16 bytes.
     """
-    digest = xxhash.xxh3_128()
-    reference = view.reference
-    words = [
-        view.text,
-        view.finish.value,
-        view.final_block,
-        sorted(view.block_text.items()),
-        list(reference.labels),
-        list(reference.tags),
-        sorted(view.pictures),
-    ]
-    digest.update(json.dumps(words).encode())
-    pictures: Sequence[Pixels | None] = [
-        view.degraded,
-        reference.photo,
-        *(view.pictures[name] for name in sorted(view.pictures)),
-    ]
-    for picture in pictures:
-        # The shape parts one picture from the next.
-        digest.update(repr(None if picture is None else picture.shape).encode())
-        if picture is not None:
-            digest.update(np.ascontiguousarray(picture).data)
+    named = view.named_pictures
+    nameless = replace(view, chain_id="", group_id="", prompt=replace(view.prompt, prompt_id=""))
+    words = chain_to_json(nameless.with_pictures(lambda picture: list(picture.shape)))
+    digest = xxhash.xxh3_128(json.dumps(words, sort_keys=True).encode())
+    for name in sorted(named):
+        digest.update(np.ascontiguousarray(named[name]).data)
     return digest.digest()

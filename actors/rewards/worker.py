@@ -22,7 +22,7 @@ from rewards.load import load_reward
 from rl.advantage.scores import join, split
 from rl.errors import ConfigError, RewardError
 from rl.spans import span
-from rl.types import ChainView, Pixels, RewardRequest, Scores
+from rl.types import ChainView, FinishedChain, Pixels, Scores
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +116,11 @@ class RewardWorker:
         self._reward = reward
         self._thread.start()
 
-    async def score(self, requests: Sequence[RewardRequest], *pictures: Pixels) -> Scores:
+    async def score(self, chains: Sequence[FinishedChain[int]], *pictures: Pixels) -> Scores:
         """Score chains.
 
         Args:
-            requests: n chains; their pictures are indexes into ``pictures``.
+            chains: n of them; their pictures are indexes into ``pictures``.
             pictures: All pictures of the call.
 
         Returns:
@@ -131,7 +131,7 @@ class RewardWorker:
         """
         if self._closed or not self._thread.is_alive():
             raise RewardError(f"reward {self._name}: the worker is not running")
-        views = [request.view(pictures) for request in requests]
+        views = [chain.with_pictures(pictures.__getitem__) for chain in chains]
         call = _Call(views=views, shape=self._shape(views[0]) if views else None)
         self._queue.put(call)
         return await asyncio.wrap_future(call.answer)

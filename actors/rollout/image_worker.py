@@ -32,8 +32,9 @@ from configs.schema import PolicyConfig
 from rl.compat.torchvision import ensure_torchvision
 from rl.denoising.step_selection import sampler_spec
 from rl.errors import RolloutError, WeightSyncError
+from rl.restoration.names import DEGRADED
 from rl.spans import PoolMeter, span
-from rl.types import Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
+from rl.types import PREVIOUS, Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
 
 CANARY_SIZES_PX = (16, 32, 64)
 """Degraded photo, picture before, and picture painted by the canary."""
@@ -248,22 +249,22 @@ class ImageRolloutWorker(WeightInbox):
     def _canary(self) -> Example:
         small, middle, large = CANARY_SIZES_PX
         rng = np.random.default_rng(self._seed)
-        degraded, previous = (
-            rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (small, middle)
-        )
+        pictures = {
+            name: rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            for name, size in ((DEGRADED, small), (PREVIOUS, middle))
+        }
         request = ImageRequest(
             request_id="canary",
             block=self._block_names[-1],
             size_px=large,
             num_steps=CANARY_NUM_STEPS,
             sampler=sampler_spec(self._config),
-            degraded=0,
-            previous=1,
+            pictures={name: index for index, name in enumerate(pictures)},
             text="canary",
             seed=self._seed,
         )
-        job = PaintJob(request=request, degraded=degraded, previous=previous)
-        return Example(segment=self._painted([job])[0].segment, pictures=(degraded, previous))
+        job = PaintJob(request=request, pictures=pictures)
+        return Example(segment=self._painted([job])[0].segment, pictures=tuple(pictures.values()))
 
 
 def _check_shapes(manifest: Manifest, own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
@@ -282,8 +283,8 @@ def _check_shapes(manifest: Manifest, own: Mapping[str, Tensor], new: Mapping[st
 
 
 def _job(request: ImageRequest, pictures: Sequence[Pixels]) -> PaintJob:
-    previous = pictures[request.previous] if request.previous >= 0 else None
-    return PaintJob(request=request, degraded=pictures[request.degraded], previous=previous)
+    named = {name: pictures[index] for name, index in request.pictures.items()}
+    return PaintJob(request=request, pictures=named)
 
 
 def _batches(waiting: Sequence[_Waiting], size: int) -> list[list[_Waiting]]:

@@ -30,9 +30,9 @@ from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes, WeightInbox
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, VlcotError
+from rl.restoration.names import REQUEST
 from rl.spans import PoolMeter, span
 from rl.types import (
-    DEGRADED,
     Example,
     Manifest,
     Metrics,
@@ -320,7 +320,7 @@ class TextRolloutWorker(WeightInbox):
         logprobs[written] = reply.logprobs
         stream = TokenStream(
             tokens=np.concatenate([request.tokens, reply.tokens]),
-            pictures=(DEGRADED, self._block_names[0]),
+            pictures=("first", "second"),
             action_mask=written,
             behaviour_logprobs=logprobs,
             block_of=np.where(written, 0, -1).astype(np.int8),
@@ -332,10 +332,10 @@ class TextRolloutWorker(WeightInbox):
         vocabulary = self._vocabulary
         rng = np.random.default_rng(self._seed)
         first, second = (rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in CANARY_PX)
-        tokens = [*vocabulary.prompt, *vocabulary.prompt]
+        prompt = vocabulary.encode((REQUEST,))
         request = TextRequest(
             request_id="canary",
-            tokens=np.asarray(tokens, dtype=np.int32),
+            tokens=np.asarray([*prompt, *prompt], dtype=np.int32),
             pictures=(0, 1),
             max_tokens=CANARY_TOKENS,
             stop_ids=(),

@@ -8,7 +8,8 @@ from pathlib import Path
 from rewards.base import Need, Reward
 from rl.data.images import list_pictures, load_picture, name_pictures
 from rl.errors import ConfigError, DataError
-from rl.types import ChainView, Finish, Pixels, Reference
+from rl.restoration.names import DEGRADED, TRUTH
+from rl.types import ChainView, Finish, FinishedChain, Pixels, Prompt
 
 _FINAL = "final_image"
 
@@ -39,11 +40,11 @@ def read_chains(
 
 
 def _check_needs(reward: Reward, truth: Path | None, degraded: Path | None) -> None:
-    if unknown := reward.needs & {Need.LABELS, Need.TAGS}:
+    if unknown := reward.needs - {*Need, TRUTH, DEGRADED}:
         raise ConfigError(
             f"this reward needs {', '.join(sorted(unknown))}, which a folder of pictures does not have"
         )
-    for need, folder, key in ((Need.TRUTH, truth, "--truth"), (Need.DEGRADED, degraded, "--degraded")):
+    for need, folder, key in ((TRUTH, truth, "--truth"), (DEGRADED, degraded, "--degraded")):
         if need in reward.needs and folder is None:
             raise ConfigError(f"this reward needs {need}; give {key} DIR")
 
@@ -52,18 +53,18 @@ def _chain(
     path: Path, place: Path, truths: dict[str, Path] | None, photos: dict[str, Path] | None
 ) -> ChainView:
     final = load_picture(path)
-    photo = _partner(place, photos, "--degraded")
+    partners = {DEGRADED: _partner(place, photos, "--degraded"), TRUTH: _partner(place, truths, "--truth")}
+    pictures = {name: pixels for name, pixels in partners.items() if pixels is not None}
     text, block_text = _written(path.with_suffix(".json"))
-    return ChainView(
+    return FinishedChain(
         chain_id=str(place),
         group_id=str(place),
+        prompt=Prompt(prompt_id=str(place), pictures=pictures),
         finish=Finish.STOP,
         text=text,
         block_text=block_text,
         pictures={_FINAL: final},
         final_block=_FINAL,
-        degraded=final if photo is None else photo,
-        reference=Reference(photo=_partner(place, truths, "--truth")),
     )
 
 

@@ -11,22 +11,24 @@ import numpy as np
 from rich.progress import track
 
 from cluster.commands.picture_folder import is_record
-from cluster.pools.chain_runner import GroupRequest, picture_text
+from cluster.pools.chain_runner import GroupRequest
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import block_texts
 from cluster.record.rundir import write_atomically
 from cluster.run.session import Session, open_session
 from cluster.run.workers import RunWorkers
-from cluster.runtime.calls import Call, fetch, gather
+from cluster.runtime.calls import fetch, gather
 from cluster.runtime.console import CONSOLE
 from configs.derive import degraded_px
 from configs.schema import Config
+from rl.chain.painting import PaintCall, picture_text
 from rl.data.images import load_picture, name_pictures, resize, save_picture
 from rl.denoising.step_selection import sampler_spec
 from rl.errors import ConfigError
+from rl.restoration.names import DEGRADED, restoration_prompt
 from rl.restoration.tiling import blend, cut_tiles, plan_tiles
 from rl.seeding import derive_seed
-from rl.types import ImageRequest, Pixels, Prompt
+from rl.types import PREVIOUS, Pixels
 
 OVERLAP_FRAC = 4
 """Tiles overlap by at least a fourth of their edge."""
@@ -119,7 +121,7 @@ def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, s
     """
     config = session.config
     edge = degraded_px(config)
-    prompt = Prompt(prompt_id=f"restore/{name}", degraded=resize(photo, edge, edge))
+    prompt = restoration_prompt(f"restore/{name}", resize(photo, edge, edge))
     request = GroupRequest(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
     (group,) = run_groups(session.collector.runners, [request], deadline_s=config.deadline_s)
     text = group.chains[0].text
@@ -134,32 +136,24 @@ def paint_tiles(
     edge = degraded_px(config)
     tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
     cuts = cut_tiles(photo, tiles)
-    previous: list[Pixels] = []
+    painted: list[Pixels] = []
     for block, settings in config.chain.items():
         if settings.kind != "image":
             continue
-        requests = [
-            ImageRequest(
-                request_id=f"restore/{name}/{index}/{block}",
-                block=block,
-                size_px=settings.size_px,
-                num_steps=settings.num_steps,
-                sampler=sampler_spec(config.policies[settings.policy], noise_level=0.0),
-                degraded=index,
-                previous=len(cuts) + index if previous else -1,
+        call = PaintCall[Pixels](config.chain)
+        for index, cut in enumerate(cuts):
+            call.add(
+                f"restore/{name}/{index}",
+                block,
+                pictures={DEGRADED: cut} | ({PREVIOUS: painted[index]} if painted else {}),
                 text=texts[block],
+                sampler=sampler_spec(config.policies[settings.policy], noise_level=0.0),
                 # One seed for all tiles: their sources of noise agree, and so do the seams.
                 seed=derive_seed(config.seed, name, block),
             )
-            for index in range(len(tiles))
-        ]
         worker = workers.pools.image[settings.policy][0]
-        call = worker.call("generate", requests, *cuts, *previous, num_returns=1 + 2 * len(requests))
-        previous = _pictures(call, len(requests), config.deadline_s)
-    return np.asarray(blend(tiles, previous, height, width))
-
-
-def _pictures(call: Call, num: int, deadline_s: float) -> list[Pixels]:
-    gather([call.first()], deadline_s=deadline_s)
-    refs = {str(index): call.ref[1 + 2 * index] for index in range(num)}
-    return list(fetch(refs, deadline_s=deadline_s).values())
+        sent = worker.call("generate", call.requests, *call.pictures, num_returns=call.num_returns)
+        (replies,) = gather([sent.first()], deadline_s=config.deadline_s)
+        refs = {str(i): row.picture for i, row in enumerate(call.taken_apart(replies, sent.ref[1:]))}
+        painted = list(fetch(refs, deadline_s=config.deadline_s).values())
+    return np.asarray(blend(tiles, painted, height, width))

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from cluster.runtime.console import CONSOLE
-from rewards.base import Need, Reward
+from rewards.base import Reward
 from rewards.experts.catalogue import Metric, catalogue
 from rl.errors import ConfigError
 
@@ -96,7 +96,7 @@ def print_scores(reward: Reward, name: str, rows: Iterable[Row]) -> None:
     CONSOLE.print(table)
 
 
-def words(needs: Iterable[Need]) -> str:
+def words(needs: Iterable[str]) -> str:
     """List needs, sorted."""
     return ", ".join(sorted(needs))
 

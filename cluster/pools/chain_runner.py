@@ -1,4 +1,4 @@
-"""Guides chains from prompt to scores: the hand-over between text policy, image policy and rewards.
+"""Chain runner: takes chains from prompt to scores, between text policy, image policy and rewards.
 
 An asynchronous actor. It holds token ids and object references; pictures and latents go straight from the
 worker that made them to the workers that need them.
@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.runtime.calls import SegmentHandle, Worker, answer, put
 from configs.schema import Config, PolicyConfig
 from rl.advantage.scores import join
-from rl.chain.state import ChainGrammar, ChainState, Decode, Done, PaintImage, WriteText
+from rl.chain.grammar import ChainGrammar
+from rl.chain.painting import PaintCall, picture_text
+from rl.chain.state import ChainState, Decode, Done, PaintImage, WriteText
 from rl.denoising.step_selection import picture_draws, sampler_spec
 from rl.errors import RolloutError
 from rl.seeding import derive_seed
 from rl.spans import span
 from rl.types import (
-    DEGRADED,
-    TRUTH,
+    PREVIOUS,
     Chain,
-    ImageReply,
-    ImageRequest,
+    FinishedChain,
+    Message,
     Prompt,
-    RewardRequest,
     ScoredGroup,
     Scores,
     SegmentInfo,
@@ -38,17 +37,14 @@ from rl.types import (
     TextSampling,
 )
 
-_MARKUP = re.compile(r"<[^<>]*>")
-"""Tags and picture marks."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextContext:
     """What the chain needs to know of the text policy: ids in, text out."""
 
     grammar: ChainGrammar
-    prompt: tuple[int, ...]
-    """Prompt ids with one placeholder for the degraded photo."""
+    encode: Callable[[Sequence[Message]], tuple[int, ...]]
+    """Messages to ids, one placeholder a picture."""
     forbidden_ids: tuple[int, ...]
     decode: Decode
     """Ids to text, tags kept."""
@@ -88,10 +84,17 @@ class GroupRequest:
 class _Writing:
     """One chain under way: its state and the references of what was made for it."""
 
-    def __init__(self, index: int, chain_id: str, state: ChainState, pictures: dict[str, Any]) -> None:
+    def __init__(self, index: int, chain_id: str, state: ChainState, shown: Mapping[str, Any]) -> None:
         self.index, self.chain_id, self.state = index, chain_id, state
-        self.pictures = pictures
+        self.shown = shown
+        self.pictures = dict(shown)
+        """Of the prompt, those that are shown, and then of the chain."""
         self.segments: list[SegmentInfo] = []
+
+    @property
+    def painted(self) -> dict[str, Any]:
+        """Finished pictures by block."""
+        return {name: self.pictures[name] for name in self.state.painted}
 
 
 class ChainRunner:
@@ -117,17 +120,8 @@ class ChainRunner:
 
     async def _run_group(self, group: GroupRequest) -> ScoredGroup:
         begin, turn = time.perf_counter(), next(self._turn)
-        prompt = {DEGRADED: put(group.prompt.degraded)}
-        truth = None if group.prompt.reference.photo is None else put(group.prompt.reference.photo)
-        writings = [
-            _Writing(
-                index,
-                f"{group.group_id}/{index}",
-                ChainState(self._context.grammar, self._context.prompt),
-                dict(prompt),
-            )
-            for index in range(group.num_chains)
-        ]
+        prompt: Prompt[Any] = group.prompt.with_pictures(put)
+        writings = self._writings(group, prompt)
         scoring: dict[int, asyncio.Task[dict[str, Scores]]] = {}
         written = begin
 
@@ -136,7 +130,7 @@ class ChainRunner:
             await self._write(group, part, turn)
             written = time.perf_counter()
             for writing in part:
-                scoring[writing.index] = tasks.create_task(self._score(group, writing, truth))
+                scoring[writing.index] = tasks.create_task(self._score(group, writing, prompt))
 
         # Deterministic: the unit of work is one (group, block) as a fixed batch. Otherwise every chain goes
         # its own way, and batches form in the workers as requests arrive.
@@ -153,6 +147,18 @@ class ChainRunner:
         )
 
     # ------------------------------------------------------------------ writing
+
+    def _writings(self, group: GroupRequest, prompt: Prompt[Any]) -> list[_Writing]:
+        """Start every chain of a group behind the prompt's ids."""
+        grammar, shown = self._context.grammar, {name: prompt.pictures[name] for name in prompt.shown}
+        asked = grammar.token_policy is not None and not prompt.tokens
+        ids = self._context.encode(prompt.messages) if asked else prompt.tokens
+        return [
+            _Writing(
+                index, f"{group.group_id}/{index}", ChainState(grammar, ids, pictures=prompt.shown), shown
+            )
+            for index in range(group.num_chains)
+        ]
 
     async def _write(self, group: GroupRequest, part: Sequence[_Writing], turn: int) -> None:
         """Take some chains of a group to their ends, block by block."""
@@ -197,47 +203,37 @@ class ChainRunner:
     async def _paint(
         self, group: GroupRequest, steps: Sequence[tuple[_Writing, PaintImage]], turn: int
     ) -> None:
-        requests: list[ImageRequest] = []
-        pictures: list[Any] = []
+        call = PaintCall[Any](self._config.chain)
         for writing, step in steps:
-            names = [DEGRADED, *([step.previous] if step.previous else [])]
-            first, seed = len(pictures), self._seed(group, writing, step.block)
-            pictures += [writing.pictures[name] for name in names]
-            source_seed, plan = picture_draws(
-                self._policy(step.block),
+            policy, seed = self._policy(step.block), self._seed(group, writing, step.block)
+            draws = picture_draws(
+                policy,
                 step.num_steps,
                 picture_seed=seed,
                 group_seed=self._group_seed(group, step.block),
                 grpo_step=group.grpo_step,
             )
-            requests.append(
-                ImageRequest(
-                    request_id=f"{writing.chain_id}/{step.block}",
-                    block=step.block,
-                    size_px=step.size_px,
-                    num_steps=step.num_steps,
-                    sampler=sampler_spec(self._policy(step.block), group.noise_level),
-                    degraded=first,
-                    previous=first + 1 if step.previous else -1,
-                    text=picture_text(writing.state.text(self._context.decode), step.block),
-                    seed=seed,
-                    source_seed=source_seed,
-                    steps=plan,
-                )
+            call.add(
+                writing.chain_id,
+                step.block,
+                pictures=_seen(writing, step),
+                text=picture_text(writing.state.text(self._context.decode), step.block),
+                sampler=sampler_spec(policy, group.noise_level),
+                seed=seed,
+                draws=draws,
             )
-        policy = self._config.chain[steps[0][1].block].policy
-        workers = self._pools.image[policy]
-        call = workers[turn % len(workers)].call(
-            "generate", requests, *pictures, num_returns=1 + 2 * len(requests)
+        policy_name = self._config.chain[steps[0][1].block].policy
+        workers = self._pools.image[policy_name]
+        sent = workers[turn % len(workers)].call(
+            "generate", call.requests, *call.pictures, num_returns=call.num_returns
         )
-        replies: list[ImageReply] = await answer(call.first(), deadline_s=self._config.deadline_s)
-        for i, ((writing, step), reply) in enumerate(zip(steps, replies, strict=True)):
-            picture, segment = call.ref[1 + 2 * i], call.ref[2 + 2 * i]
-            seen = [DEGRADED, *([step.previous] if step.previous else [])]
+        replies = await answer(sent.first(), deadline_s=self._config.deadline_s)
+        painted = call.taken_apart(replies, sent.ref[1:])
+        for (writing, step), (reply, picture, segment) in zip(steps, painted, strict=True):
             writing.segments.append(
                 SegmentInfo(
-                    policy=policy,
-                    handle=SegmentHandle(segment, tuple(writing.pictures[name] for name in seen)),
+                    policy=policy_name,
+                    handle=SegmentHandle(segment, tuple(_seen(writing, step).values())),
                     blocks=(step.block,),
                     num_actions={step.block: reply.num_actions},
                     shape_key=(step.size_px, step.num_steps),
@@ -267,24 +263,23 @@ class ChainRunner:
 
     # ------------------------------------------------------------------ scoring
 
-    async def _score(self, group: GroupRequest, writing: _Writing, truth: Any | None) -> dict[str, Scores]:
+    async def _score(self, group: GroupRequest, writing: _Writing, prompt: Prompt[Any]) -> dict[str, Scores]:
         """Send one finished chain to every reward at once."""
-        refs = dict(writing.pictures) | ({} if truth is None else {TRUTH: truth})
         end = writing.state.next_step()
         if not isinstance(end, Done):
             raise RolloutError(f"{writing.chain_id} is scored before it ended")
-        request = RewardRequest(
+        finished: FinishedChain[Any] = FinishedChain(
             chain_id=writing.chain_id,
             group_id=group.group_id,
+            prompt=prompt,
             finish=end.finish,
             text=writing.state.text(self._context.decode),
             block_text=writing.state.block_text(self._context.decode),
+            pictures=writing.painted,
             final_block=final_picture_block(self._config),
-            pictures={name: index for index, name in enumerate(refs)},
-            labels=group.prompt.reference.labels,
-            tags=group.prompt.reference.tags,
         )
-        call = self._pools.scoring.call("score", request, list(refs.values()))
+        request, pictures = finished.indexed()
+        call = self._pools.scoring.call("score", request, pictures)
         scores: dict[str, Scores] = await answer(call, deadline_s=self._config.deadline_s)
         return scores
 
@@ -317,20 +312,15 @@ class ChainRunner:
             error=end.error,
             text=state.text(self._context.decode),
             segments=tuple(segments),
-            pictures={name: writing.pictures[name] for name in state.painted},
+            pictures=writing.painted,
             versions=dict(state.versions),
         )
 
 
-def picture_text(text: str, block: str) -> str:
-    """Return a chain's words before image block ``block``: what the image policy is told.
-
-    Args:
-        text: The chain's text, tags included.
-        block: Name of the image block; where its tag is not there, all words count.
-    """
-    words = _MARKUP.sub(" ", text.split(f"<{block}>", maxsplit=1)[0])
-    return " ".join(words.split())
+def _seen(writing: _Writing, step: PaintImage) -> dict[str, Any]:
+    """Return what an image block sees: what the prompt shows, and the chain's picture before it."""
+    before = {PREVIOUS: writing.pictures[step.previous]} if step.previous else {}
+    return {**writing.shown, **before}
 
 
 def final_picture_block(config: Config) -> str:

@@ -21,7 +21,7 @@ from configs.derive import REWARD_ATTEMPTS
 from rl.advantage.scores import failed
 from rl.errors import LostDataError, RewardError, WorkerLostError
 from rl.spans import PoolMeter
-from rl.types import RewardRequest, Scores
+from rl.types import FinishedChain, Scores
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class PoolCounts:
 class _PendingChain:
     """One chain on its way to its scores."""
 
-    request: RewardRequest
+    record: FinishedChain[int]
     pictures: Sequence[Any]
     """References."""
     answer: asyncio.Future[Scores]
@@ -132,19 +132,19 @@ class RewardPool:
         await asyncio.gather(*(answer(call, deadline_s=self._setup_s) for call in calls))
         self._keep(self._watch())
 
-    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> Scores:
+    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> Scores:
         """Score one chain; a scorer's failure, and a replica's, is ``valid=False`` with a reason.
 
         Args:
-            request: The chain.
+            chain: Its pictures are indexes.
             pictures: References of its pictures; they are not fetched here.
         """
         loop = asyncio.get_running_loop()
-        chain = _PendingChain(request, pictures, loop.create_future(), since=time.perf_counter())
-        self._waiting.append(chain)
+        pending = _PendingChain(chain, pictures, loop.create_future(), since=time.perf_counter())
+        self._waiting.append(pending)
         self._dispatch()
         with self.meter.taking(1):
-            return await chain.answer
+            return await pending.answer
 
     async def counts(self) -> PoolCounts:
         """Return what was done since the last call, and collect the replicas' tracebacks."""
@@ -178,7 +178,7 @@ class RewardPool:
         now = time.perf_counter()
         self._count(wait_s=now - chain.since)
         replica.heard = replica.heard if replica.chains else now
-        call = replica.worker.call("score", [chain.request], *chain.pictures)
+        call = replica.worker.call("score", [chain.record], *chain.pictures)
         replica.chains[chain] = self._keep(self._wait(replica, chain, call))
 
     async def _wait(self, replica: _Replica, chain: _PendingChain, call: Call) -> None:
@@ -194,7 +194,7 @@ class RewardPool:
         except (
             Exception
         ) as error:  # it could not even be asked: a picture is lost, an argument cannot be read
-            logger.exception("reward %s: %s", self._name, chain.request.chain_id)
+            logger.exception("reward %s: %s", self._name, chain.record.chain_id)
             replica.chains.pop(chain, None)
             self._again([chain], f"{type(error).__name__}: {error}")
         else:

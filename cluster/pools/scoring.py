@@ -23,7 +23,7 @@ from configs.planning.placement import SHARE
 from configs.schema import Config
 from rewards.core.tracebacks import fault_of
 from rl.spans import PoolMeter
-from rl.types import RewardRequest, Scores
+from rl.types import FinishedChain, Scores
 
 EXAMPLES = 2
 """Chains kept of each fault."""
@@ -36,9 +36,9 @@ class Failed:
     reward: str
     fault: str
     """What it has in common with others (``rewards.core.tracebacks.fault_of``)."""
-    request: RewardRequest
+    chain: FinishedChain[int]
     pictures: Sequence[Any]
-    """References, in the request's order."""
+    """References, that the chain's indexes point into."""
     scores: Mapping[str, Scores]
     """Of all rewards, this chain's."""
 
@@ -62,7 +62,9 @@ class _Examples:
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     untold: list[Failed] = field(default_factory=list)
 
-    def look_at(self, request: RewardRequest, pictures: Sequence[Any], scores: Mapping[str, Scores]) -> None:
+    def look_at(
+        self, chain: FinishedChain[int], pictures: Sequence[Any], scores: Mapping[str, Scores]
+    ) -> None:
         """Keep a chain where it is among the first that failed in some way."""
         for name, one in scores.items():
             if one.valid[0]:
@@ -71,7 +73,7 @@ class _Examples:
             self.seen[name, fault] += 1
             if self.seen[name, fault] <= EXAMPLES:
                 self.untold.append(
-                    Failed(reward=name, fault=fault, request=request, pictures=pictures, scores=scores)
+                    Failed(reward=name, fault=fault, chain=chain, pictures=pictures, scores=scores)
                 )
 
 
@@ -102,19 +104,19 @@ class Scoring:
         """Start every replica and wait until all are ready."""
         await asyncio.gather(*(pool.setup() for pool in self._pools.values()))
 
-    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
+    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
         """Send one chain to every reward at once.
 
         Args:
-            request: The chain.
+            chain: Its pictures are indexes.
             pictures: References of its pictures, wrapped in a list so that they stay references.
 
         Returns:
             Scores of one chain by reward.
         """
-        answers = await asyncio.gather(*(pool.score(request, pictures) for pool in self._pools.values()))
+        answers = await asyncio.gather(*(pool.score(chain, pictures) for pool in self._pools.values()))
         scores = dict(zip(self._pools, answers, strict=True))
-        self._examples.look_at(request, pictures, scores)
+        self._examples.look_at(chain, pictures, scores)
         return scores
 
     async def report(self) -> ScoringReport:

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from cluster.pools.reward_pool import PoolCounts
 from cluster.pools.scoring import Failed, ScoringReport
-from cluster.record.recorder import file_name
+from cluster.record.recorder import file_name, in_files, picture_file
 from cluster.runtime.calls import Worker, fetch, gather
 from rl.errors import VlcotError
 from rl.ports import Collector
@@ -81,19 +81,18 @@ class ScoringMonitor:
         if self.num_written >= MOST:
             return None
         self.num_written += 1
-        request = failed.request
-        path = self.folder / FOLDER / f"{failed.reward}__{file_name(request.chain_id)}"
+        path = self.folder / FOLDER / f"{failed.reward}__{file_name(failed.chain.chain_id)}"
         path.mkdir(parents=True, exist_ok=True)
         record = _record(failed, traceback)
         (path / "failure.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         try:
-            refs = {name: failed.pictures[index] for name, index in request.pictures.items()}
+            refs = {name: failed.pictures[index] for name, index in failed.chain.named_pictures.items()}
             pictures: Mapping[str, Pixels] = fetch(refs, deadline_s=TELL_S)
         except RayError as error:  # they may have gone with the worker that made them
             logger.warning("%s: no pictures: %s", path, error)
             return path
         for name, pixels in pictures.items():
-            Image.fromarray(pixels).save(path / f"{name}.png")
+            Image.fromarray(pixels).save(path / picture_file(name))
         return path
 
 
@@ -118,24 +117,15 @@ def describe(failed: Failed, tracebacks: Mapping[str, str], where: Path | None) 
     reason = failed.scores[failed.reward].reasons[0]
     kept = f" (kept in {where})" if where else ""
     traceback = tracebacks.get(failed.fault, "").rstrip()
-    head = f"reward {failed.reward} failed on {failed.request.chain_id}{kept}: {reason}"
+    head = f"reward {failed.reward} failed on {failed.chain.chain_id}{kept}: {reason}"
     return f"{head}\n{traceback}" if traceback else head
 
 
 def _record(failed: Failed, traceback: str) -> JsonDict:
-    request = failed.request
-    return {
+    return in_files(failed.chain) | {
         "reward": failed.reward,
         "reason": failed.scores[failed.reward].reasons[0],
         "traceback": traceback.splitlines(),
-        "chain_id": request.chain_id,
-        "group_id": request.group_id,
-        "finish": request.finish.value,
-        "text": request.text,
-        "block_text": dict(request.block_text),
-        "labels": list(request.labels),
-        "tags": list(request.tags),
-        "pictures": sorted(request.pictures),
         "scores": {
             name: {
                 "value": float(one.values[0]) if one.valid[0] else None,

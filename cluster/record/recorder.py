@@ -1,4 +1,4 @@
-"""Writes sampled chains to the run directory, with their pictures and scores, for people to look at.
+"""Recorder of sampled chains: their texts, pictures and scores in the run directory, for people to look at.
 
 Chains are recorded before any filter sees them, a bounded number a step. Knows nothing of how they were
 made; the report reads what is written here and nothing else.
@@ -13,16 +13,22 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from PIL import Image
 
-from rl.types import DEGRADED, TRUTH, Chain, JsonDict, Pixels, Prompt
+from rl.chain.json_form import chain_to_json
+from rl.errors import DataError
+from rl.types import Chain, FinishedChain, JsonDict, Pixels, Prompt
 
 Kind = Literal["train", "eval"]
 Model = Literal["coldstart", "grpo", "train"]
+FORMAT = 2
+"""Of ``chain.json``. Records without a number, of before, are read too."""
+RECORD = "chain.json"
 PICTURE_MARK = "<|image|>"
 """What stands for a picture in a chain's text."""
 _BLOCK = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
@@ -41,6 +47,7 @@ class ChainRecorder:
         run_dir: Path,
         *,
         weights: Mapping[str, float] | None = None,
+        final_block: str = "",
         max_chains_per_step: int = 16,
         max_eval_chains: int = 48,
     ) -> None:
@@ -49,11 +56,13 @@ class ChainRecorder:
         Args:
             run_dir: The run directory.
             weights: Weight of each reward in ``total``; None weights all by 1.
+            final_block: Name of the chain's last picture block; '' where it paints none.
             max_chains_per_step: Most training chains kept of a step.
             max_eval_chains: Most chains kept of an evaluated model and step.
         """
         self._root = run_dir / "chains"
         self._weights = weights
+        self._final_block = final_block
         self._limits: Mapping[Kind, int] = {"train": max_chains_per_step, "eval": max_eval_chains}
         self._counts: Counter[tuple[int, Kind, Model]] = Counter()
         for leftover in self._root.glob(".new-*"):
@@ -76,8 +85,8 @@ class ChainRecorder:
             kind: ``train`` or ``eval``.
             model: Which weights wrote it.
             chain: The record.
-            pictures: Finished pictures by block; the degraded photo and the truth come from ``prompt``.
-            prompt: What it answers.
+            pictures: Finished pictures by block.
+            prompt: What it answers, with its own pictures.
             scores: Value of each reward in its own unit; None where it has none.
 
         Returns:
@@ -87,17 +96,30 @@ class ChainRecorder:
         if self._counts[key] >= self._limits[kind]:
             return None
         self._counts[key] += 1
-        named = {**pictures, DEGRADED: prompt.degraded}
-        if prompt.reference.photo is not None:
-            named[TRUTH] = prompt.reference.photo
-        record = _describe(step, kind, model, chain, prompt) | {
-            "pictures": sorted(named),
+        finished = FinishedChain(
+            chain_id=chain.chain_id,
+            group_id=chain.group_id,
+            prompt=prompt,
+            finish=chain.finish,
+            text=chain.text,
+            block_text=block_texts(chain.text),
+            pictures=pictures,
+            final_block=self._final_block,
+        )
+        record = in_files(finished) | {
+            "format": FORMAT,
+            "index": chain.index,
+            "step": step,
+            "kind": kind,
+            "model": model,
+            "error": chain.error,
+            "versions": {policy: list(versions) for policy, versions in chain.versions.items()},
             "rewards": dict(scores),
             "total": _total(scores, self._weights),
         }
         prefix = "" if kind == "train" else f"eval-{model}__"
         folder = self._root / f"step_{step:06d}" / f"{prefix}{file_name(chain.group_id)}__{chain.index}"
-        self._write(folder, record, named)
+        self._write(folder, record, finished.named_pictures)
         return folder
 
     def _write(self, folder: Path, record: JsonDict, pictures: Mapping[str, Pixels]) -> None:
@@ -105,8 +127,8 @@ class ChainRecorder:
         hidden = self._root / f".new-{os.getpid()}-{folder.name}"
         hidden.mkdir(parents=True)
         for name, pixels in pictures.items():
-            Image.fromarray(pixels).save(hidden / f"{name}.png")
-        (hidden / "chain.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+            Image.fromarray(pixels).save(hidden / picture_file(name))
+        (hidden / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
@@ -122,28 +144,48 @@ def file_name(name: str) -> str:
     return f"{safe[: _LONGEST_NAME - 17]}-{digest}"
 
 
+def picture_file(name: str) -> str:
+    """Return the name of the file a picture is kept in."""
+    return f"{file_name(name)}.png"
+
+
+def in_files(chain: FinishedChain[Any]) -> JsonDict:
+    """Return a chain's JSON form, in which a picture is the name of its file."""
+    prompt = replace(chain.prompt, pictures={name: picture_file(name) for name in chain.prompt.pictures})
+    pictures = {name: picture_file(name) for name in chain.pictures}
+    return chain_to_json(replace(chain, prompt=prompt, pictures=pictures))
+
+
+def read_record(folder: Path) -> JsonDict:
+    """Read what was recorded of a chain, in the present form whatever it was written in.
+
+    Raises:
+        DataError: If a newer version wrote it.
+    """
+    record: JsonDict = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if record.get("format", 0) > FORMAT:
+        raise DataError(f"{folder / RECORD}: is of format {record['format']}, this version reads {FORMAT}")
+    return record if "format" in record else _modernised(record)
+
+
+def _modernised(record: JsonDict) -> JsonDict:
+    """Bring a record of before formats were numbered, when every prompt was a photograph, to the present form."""
+    files = {name: picture_file(name) for name in record.pop("pictures")}
+    shown, truth = "degraded", "truth"
+    record["prompt"] = {
+        "prompt_id": record.pop("prompt_id"),
+        "messages": [],
+        "tokens": [],
+        "pictures": {name: files.pop(name) for name in (shown, truth) if name in files},
+        "shown": [shown],
+        "reference": {key: record.pop(key) for key in ("labels", "tags")},
+    }
+    return record | {"format": FORMAT, "pictures": files}
+
+
 def block_texts(text: str) -> dict[str, str]:
     """Return the body of every closed text block of a chain, in order."""
     return {name: body for name, body in _BLOCK.findall(text) if PICTURE_MARK not in body}
-
-
-def _describe(step: int, kind: Kind, model: Model, chain: Chain, prompt: Prompt) -> JsonDict:
-    return {
-        "chain_id": chain.chain_id,
-        "group_id": chain.group_id,
-        "index": chain.index,
-        "prompt_id": prompt.prompt_id,
-        "step": step,
-        "kind": kind,
-        "model": model,
-        "finish": chain.finish.value,
-        "error": chain.error,
-        "text": chain.text,
-        "block_text": block_texts(chain.text),
-        "labels": list(prompt.reference.labels),
-        "tags": list(prompt.reference.tags),
-        "versions": {policy: list(versions) for policy, versions in chain.versions.items()},
-    }
 
 
 def _total(scores: Mapping[str, float | None], weights: Mapping[str, float] | None) -> float | None:

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from cluster.record.recorder import picture_file, read_record
 from cluster.record.sinks import read_metrics
-from rl.types import DEGRADED, TRUTH, JsonDict
+from rl.types import JsonDict
 
 _LARGEST_EDGE = 384
 """Larger pictures are scaled down for the report."""
@@ -49,13 +50,32 @@ class RecordedChain:
         value = self.record["rewards"].get(name)
         return None if value is None else float(value)
 
+    @property
+    def prompt_id(self) -> str:
+        """Return the id of the prompt it answers."""
+        return str(self.record["prompt"]["prompt_id"])
+
+    @property
+    def shown(self) -> list[str]:
+        """Return the names of the prompt's pictures that the policies saw."""
+        return list(self.record["prompt"]["shown"])
+
+    @property
+    def hidden(self) -> list[str]:
+        """Return the names of the prompt's other pictures, for rewards and judges."""
+        return [name for name in self.record["prompt"]["pictures"] if name not in self.shown]
+
+    def reference(self, name: str) -> Any:
+        """Return what the prompt knows of the answer under a name, or None."""
+        return self.record["prompt"]["reference"].get(name)
+
     def has(self, name: str) -> bool:
         """Return whether it has that picture."""
-        return (self.folder / f"{name}.png").is_file()
+        return (self.folder / picture_file(name)).is_file()
 
     def open(self, name: str) -> Image.Image:
         """Return a picture as RGB."""
-        with Image.open(self.folder / f"{name}.png") as image:
+        with Image.open(self.folder / picture_file(name)) as image:
             return image.convert("RGB")
 
 
@@ -116,7 +136,7 @@ def load_run(run_dir: Path) -> Run:
         path=run_dir,
         metrics=read_metrics(run_dir / "metrics.jsonl"),
         chains=[
-            RecordedChain(path.parent, json.loads(path.read_text(encoding="utf-8")))
+            RecordedChain(path.parent, read_record(path.parent))
             for path in sorted(run_dir.glob("chains/step_*/*/chain.json"))
         ],
         evaluation=_evaluation(run_dir / "eval.json"),
@@ -127,8 +147,7 @@ def load_run(run_dir: Path) -> Run:
 def picture_names(chain: RecordedChain) -> list[str]:
     """Return a chain's own pictures, coarse to fine (the order in which its text opens them)."""
     text = chain.record["text"]
-    names = {path.stem for path in chain.folder.glob("*.png")} - {DEGRADED, TRUTH}
-    return sorted(names, key=lambda name: text.find(f"<{name}>"))
+    return sorted(chain.record["pictures"], key=lambda name: text.find(f"<{name}>"))
 
 
 def data_uri(image: Image.Image) -> str:

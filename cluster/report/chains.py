@@ -15,7 +15,8 @@ from PIL import Image
 from cluster.record.run_data import RecordedChain, Run, data_uri, picture_names
 from cluster.record.tables import number
 from cluster.report.text import Slot, Span, mark_markup, mark_tags, pair_slots, split_blocks
-from rl.types import DEGRADED, TRUTH, JsonDict
+from rl.restoration.names import DEGRADED, LABELS, TAGS, TRUTH
+from rl.types import JsonDict
 
 DEGRADATION = "degradation"
 
@@ -120,7 +121,7 @@ def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
     models: dict[str, dict[str, RecordedChain]] = {}
     for chain in sorted(run.chains, key=lambda chain: chain.step):
         if chain.record.get("kind") == "eval":
-            models.setdefault(chain.record["prompt_id"], {})[chain.record["model"]] = chain
+            models.setdefault(chain.prompt_id, {})[chain.record["model"]] = chain
     measured = run.evaluation.get("prompts", {})
     return [
         _held_out(prompt_id, models[prompt_id], measured.get(prompt_id, {}))
@@ -142,7 +143,8 @@ def take_turns(prompt_ids: Sequence[str]) -> list[str]:
 def _card(heading: str, chain: RecordedChain) -> Card:
     record = chain.record
     written = " ".join(body or "" for _, body in split_blocks(record["text"]))
-    found = {span.text.lower() for span in mark_tags(written, record["tags"]) if span.mark}
+    tags = chain.reference(TAGS) or []
+    found = {span.text.lower() for span in mark_tags(written, tags) if span.mark}
     return Card(
         heading=heading,
         chain_id=record["chain_id"],
@@ -152,7 +154,7 @@ def _card(heading: str, chain: RecordedChain) -> Card:
         total=number(chain.total),
         rewards=[(name, number(value)) for name, value in record["rewards"].items()],
         columns=_columns(chain),
-        tags=[(tag, tag.lower() in found) for tag in record["tags"]],
+        tags=[(tag, tag.lower() in found) for tag in tags],
         raw=mark_markup(record["text"]),
     )
 
@@ -164,7 +166,7 @@ def _columns(chain: RecordedChain) -> list[Column]:
     waiting: list[Note] = []
     for name, body in split_blocks(record["text"]):
         if body is not None:
-            waiting.append(_note(name, body, record))
+            waiting.append(_note(name, body, chain))
             continue
         columns[-1 if len(columns) > 1 else 0].notes += waiting[:-1]
         picture = _picture(chain, name) if chain.has(name) else None
@@ -179,10 +181,10 @@ def _columns(chain: RecordedChain) -> list[Column]:
     return columns
 
 
-def _note(name: str, body: str, record: JsonDict) -> Note:
+def _note(name: str, body: str, chain: RecordedChain) -> Note:
     if name == DEGRADATION:
-        return Note(name=name, slots=pair_slots(body, record["labels"]))
-    return Note(name=name or "outside any block", spans=mark_tags(body, record["tags"]))
+        return Note(name=name, slots=pair_slots(body, chain.reference(LABELS) or []))
+    return Note(name=name or "outside any block", spans=mark_tags(body, chain.reference(TAGS) or []))
 
 
 def _held_out(prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDict) -> Strip:

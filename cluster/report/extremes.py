@@ -10,7 +10,7 @@ from cluster.record.tables import number
 from cluster.report.chains import Column, Picture, Strip, embed, last_picture
 from cluster.report.components import components, is_judge
 from cluster.report.text import Span, mark_markup
-from rl.types import TRUTH
+from rl.restoration.names import TRUTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

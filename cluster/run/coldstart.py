@@ -27,7 +27,7 @@ from cluster.runtime.spawn import kill, spawn
 from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
 from configs.load import digest
 from configs.schema import Config
-from rl.chain.state import ChainGrammar
+from rl.chain.grammar import ChainGrammar
 from rl.errors import CallTimeoutError, ConfigError
 
 LOOK_S = 1.0
@@ -85,11 +85,11 @@ def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
     name = next((b.policy for b in config.chain.values() if b.kind == "text"), None)
     if name is None:
         grammar = ChainGrammar(config.chain)
-        return TextContext(grammar=grammar, prompt=(), forbidden_ids=(), decode=_no_text)
+        return TextContext(grammar=grammar, encode=_no_prompt, forbidden_ids=(), decode=_no_text)
     vocabulary = load_vocabulary(sources[name], tuple(config.chain))
     return TextContext(
         grammar=ChainGrammar(config.chain, vocabulary.tags),
-        prompt=vocabulary.prompt,
+        encode=vocabulary.encode,
         forbidden_ids=vocabulary.forbidden_ids,
         decode=vocabulary.decode,
     )
@@ -97,6 +97,10 @@ def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
 
 def _no_text(ids: object) -> str:
     return ""
+
+
+def _no_prompt(messages: object) -> tuple[int, ...]:
+    return ()
 
 
 def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ from cluster.runtime.console import bar
 from configs.schema import Config
 from rl.data.images import resize
 from rl.measure.statistics import summarise_eval
+from rl.restoration.names import degraded_of, truth_of
 from rl.types import Chain, Floats, JsonDict, Pixels, Prompt, ScoredGroup
 
 Column = list[float | None]
@@ -106,7 +107,7 @@ class Evaluator:
 
     def _judge(self, pictures: Sequence[Pixels | None]) -> dict[str, Column]:
         """Measure pictures against the truth; None where one of them is missing."""
-        pairs = [(q, p.reference.photo) for q, p in zip(pictures, self.prompts, strict=True)]
+        pairs = [(q, truth_of(p)) for q, p in zip(pictures, self.prompts, strict=True)]
         usable = [i for i, (picture, truth) in enumerate(pairs) if picture is not None and truth is not None]
         if not usable:
             return {}
@@ -131,8 +132,9 @@ def _columns(values: Sequence[Mapping[str, Mapping[str, float | None]]]) -> Rows
 
 def enlarged(prompt: Prompt, *, config: Config) -> Pixels:
     """Return the degraded photo enlarged to the output size by bicubic interpolation."""
-    height, width = prompt.degraded.shape[:2]
-    return resize(prompt.degraded, height * config.scale, width * config.scale)
+    degraded = degraded_of(prompt)
+    height, width = degraded.shape[:2]
+    return resize(degraded, height * config.scale, width * config.scale)
 
 
 def resolve_pictures(chain: Chain, config: Config) -> dict[str, Pixels]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.progress import track
@@ -18,13 +19,14 @@ from rewards.experts.judges import Judges
 from rewards.load import load_reward, reward_terms
 from rl.data.images import load_picture
 from rl.errors import ConfigError
-from rl.restoration.prompts import PromptSource, prompt_source
+from rl.restoration.prompts import PhotographSource, prompt_source
+from rl.types import Prompt
 
 MANY = 50
 """Photographs from which on reading them shows a bar."""
 
 
-def preflight(config: Config) -> PromptSource:
+def preflight(config: Config) -> PhotographSource:
     """Refuse what would fail later: before Ray, before a cold start of minutes, before a run directory.
 
     Returns:
@@ -38,23 +40,40 @@ def preflight(config: Config) -> PromptSource:
     for policy in config.policies.values():
         if (source_dir := Path(policy.source).expanduser()).is_dir():
             check_architecture(source_dir, policy.kind)
+    source = prompt_source(config)
+    known = _names(source.train(0))
     reward_terms(config)
     for name, reward in config.rewards.items():
         loaded = load_reward(name, reward)
         try:
             loaded.check()
             loaded.check_chain(config.chain)
+            loaded.check_prompt(known)
         except ConfigError as error:
             raise ConfigError(f"rewards.{name}.options: {error}") from error
         if reward.cache and not loaded.deterministic:
             raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
     check_trackers(config.trackers)
     Judges(config.eval.judges).check(final_px(config.chain) or None)
-    source = prompt_source(config)
     files = source.files()
     for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)
     return source
+
+
+def _names(prompt: Prompt) -> set[str]:
+    """Return the names of a prompt's pictures and reference values.
+
+    Raises:
+        ConfigError: If a reference value is not JSON.
+    """
+    try:
+        json.dumps(dict(prompt.reference), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"data: {prompt.prompt_id} has a reference value that is not JSON: {error}"
+        ) from error
+    return {*prompt.pictures, *prompt.reference}
 
 
 def check(config: Config) -> None:

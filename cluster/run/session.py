@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.pools.chain_runner import GroupRequest
+from cluster.pools.chain_runner import GroupRequest, final_picture_block
 from cluster.pools.collector import GroupCollector
 from cluster.pools.gpu_sharing import GpuSharing
 from cluster.pools.learners import WeightPublisher
@@ -215,7 +215,12 @@ def assemble(
         prompts=source.held_out(config.eval.num_prompts),
         runners=runners,
         judges=workers.judges,
-        recorder=ChainRecorder(run.path, weights=weights, max_chains_per_step=most_recorded(config)),
+        recorder=ChainRecorder(
+            run.path,
+            weights=weights,
+            final_block=final_picture_block(config),
+            max_chains_per_step=most_recorded(config),
+        ),
     )
     collector = GroupCollector(
         config=config,

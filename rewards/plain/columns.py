@@ -1,4 +1,4 @@
-"""What a plain reward function is told about chains, whichever signature it has.
+"""Columns: what a plain reward function is told about chains, whichever signature it has.
 
 | column | one entry a chain |
 |---|---|
@@ -8,11 +8,9 @@
 | ``finish`` | how it ended: ``stop`` (whole), ``length``, ``malformed``, ``aborted`` |
 | ``block_text`` | body of every closed text block by its name |
 | ``pictures`` | finished pictures by block, ``uint8[H, W, 3]`` |
-| ``final_picture`` | the restored photo, ``uint8[H, W, 3]``, or None where the chain ended before it |
-| ``degraded`` | the photo to restore, ``uint8[h, w, 3]`` |
-| ``truth`` | the ground truth, ``uint8[H, W, 3]``, or None |
-| ``labels`` | degradation words by slot (blur, resize, noise, compression, resize); may be empty |
-| ``tags`` | things the photo shows; may be empty |
+| ``final_picture`` | the last picture, ``uint8[H, W, 3]``, or None where the chain ended before it |
+
+and the prompt's pictures and reference values, each under its own name; None where a prompt does not have it.
 """
 
 from __future__ import annotations
@@ -20,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from configs.suggest import suggest
-from rewards.base import Need
 from rl.errors import ConfigError
 from rl.types import ChainView
 
@@ -33,26 +29,25 @@ COLUMNS: dict[str, Callable[[ChainView], Any]] = {
     "block_text": lambda chain: dict(chain.block_text),
     "pictures": lambda chain: dict(chain.pictures),
     "final_picture": lambda chain: chain.final_picture,
-    "degraded": lambda chain: chain.degraded,
-    "truth": lambda chain: chain.reference.photo,
-    "labels": lambda chain: list(chain.reference.labels),
-    "tags": lambda chain: list(chain.reference.tags),
 }
-"""How each column is read."""
+"""How each column of the chain's own is read."""
 
 
-def parse_needs(names: Sequence[str]) -> frozenset[Need]:
-    """Turn the words of a config into needs.
+def row_of(chain: ChainView) -> dict[str, Any]:
+    """Return every column's entry for one chain."""
+    own = {name: read(chain) for name, read in COLUMNS.items()}
+    return {**chain.prompt.reference, **chain.prompt.pictures, **own}
+
+
+def parse_needs(names: Sequence[str]) -> frozenset[str]:
+    """Turn the words of a config into needs; ``Reward.check_prompt`` looks whether prompts have them.
 
     Raises:
-        ConfigError: Names the first that is none.
+        ConfigError: If they are not a list of words.
     """
-    if isinstance(names, str):
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"needs: want a list, as in [{names}]")
-    for name in names:
-        if name not in list(Need):
-            raise ConfigError(f"needs: no input {name!r}{suggest(name, Need)}")
-    return frozenset(Need(name) for name in names)
+    return frozenset(names)
 
 
 def check_bounds(low: float, high: float, missing: float) -> None:

@@ -6,14 +6,14 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from configs.suggest import suggest
 from rewards.base import Failure, Missing, Score, describe_exception
 from rewards.core.asynchrony import finished
 from rewards.plain.base import PlainReward
-from rewards.plain.columns import COLUMNS
+from rewards.plain.columns import COLUMNS, row_of
 from rewards.plain.signature import choose_arguments, names_any
 from rl.errors import ConfigError
 from rl.types import ChainView
@@ -22,15 +22,17 @@ logger = logging.getLogger(__name__)
 
 ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
 """What verl calls a score function with."""
+GROUND_TRUTH = "ground_truth"
+"""Reference value that is the answer, as verl's data files have it."""
 _OPTIONS = ("low", "high", "missing", "needs", "ground_truth", "data_source")
 
 
 class ComputeScoreReward(PlainReward):
     """A function with verl's signature, ``def`` or ``async def``, called once a chain.
 
-    ``solution_str`` is everything the chain wrote. ``ground_truth`` is a mapping of what is known of the prompt
-    (``labels``, ``tags``, ``truth``), or the one column that the option of that name chooses. ``extra_info`` holds
-    every column of ``rewards.plain.columns`` for the chain. ``data_source`` is a constant.
+    ``solution_str`` is everything the chain wrote. ``ground_truth`` is the prompt's reference value of that name, or of
+    the column that the option of that name chooses; where the prompt has none, a mapping of all that is known of the
+    answer. ``extra_info`` holds every column of ``rewards.plain.columns`` for the chain. ``data_source`` is a constant.
 
     It answers with a number, or with a mapping whose ``score`` is one. None, there too, means that it does not
     apply. An exception costs the chain it was raised for, and no other; coroutines of a batch run together.
@@ -63,9 +65,7 @@ class ComputeScoreReward(PlainReward):
         Raises:
             ConfigError: If the function cannot be called so, or there is no such need or column.
         """
-        super().__init__(function, constants, low=low, high=high, missing=missing, needs=needs)
-        if ground_truth and ground_truth not in COLUMNS:
-            raise ConfigError(f"ground_truth: no column {ground_truth!r}{suggest(ground_truth, COLUMNS)}")
+        super().__init__(function, constants, columns=(), low=low, high=high, missing=missing, needs=needs)
         self._arguments = choose_arguments(function, constants, told=ARGUMENTS, options=_OPTIONS)
         self.data_source = data_source
         self.ground_truth = ground_truth
@@ -80,12 +80,18 @@ class ComputeScoreReward(PlainReward):
                 answers[index] = answer
         return [self._scored(chain, answer) for chain, answer in zip(chains, answers, strict=True)]
 
+    def check_prompt(self, names: Collection[str]) -> None:
+        """Refuse needs, and a ground truth, that the run's prompts do not have."""
+        super().check_prompt(names)
+        if (chosen := self.ground_truth) and chosen not in (known := {*COLUMNS, *names}):
+            raise ConfigError(f"ground_truth: no column {chosen!r}{suggest(chosen, known)}")
+
     def _call(self, chain: ChainView) -> Any:
         """Return the function's answer, its exception, or the coroutine it is."""
-        row = {name: read(chain) for name, read in COLUMNS.items()}
-        truth = (
-            row[self.ground_truth] if self.ground_truth else {k: row[k] for k in ("labels", "tags", "truth")}
-        )
+        row, prompt = row_of(chain), chain.prompt
+        hidden = {name: picture for name, picture in prompt.pictures.items() if name not in prompt.shown}
+        name = self.ground_truth or GROUND_TRUTH
+        truth = row.get(name) if name in row or self.ground_truth else {**prompt.reference, **hidden}
         told = dict(zip(ARGUMENTS, (self.data_source, chain.text, truth, row), strict=True))
         try:
             return self.function(**{name: told[name] for name in self._arguments}, **self.constants)

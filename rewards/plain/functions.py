@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rewards.base import Missing, Score
 from rewards.core.asynchrony import finished
 from rewards.plain.base import PlainReward
-from rewards.plain.columns import COLUMNS
-from rewards.plain.signature import choose_arguments, names_any, takes_anything
+from rewards.plain.columns import COLUMNS, row_of
+from rewards.plain.signature import choose_arguments, names_any, takes_anything, wanted_columns
 from rl.types import ChainView
 
 TRAINER_ARGUMENTS = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
@@ -21,8 +21,8 @@ _OPTIONS = ("low", "high", "missing", "needs", "conversational")
 class FunctionReward(PlainReward):
     """A function with TRL's signature, ``def`` or ``async def``.
 
-    It is called once a batch with ``rewards.plain.columns.COLUMNS`` as keyword arguments, each a list with one entry a
-    chain: all of them where it takes ``**kwargs``, else those it names. It answers with one number a chain.
+    It is called once a batch with the columns of ``rewards.plain.columns`` as keyword arguments, each a list with one
+    entry a chain: all of them where it takes ``**kwargs``, else those it names. It answers with one number a chain.
 
     ``None`` in the answer means, as in TRL, that the function does not apply to the chain. TRL leaves it out of the
     sum over rewards; here it becomes ``missing``, by default the 0 that does the same, and is counted as missing.
@@ -58,26 +58,42 @@ class FunctionReward(PlainReward):
         Raises:
             ConfigError: If the function cannot be called so, or there is no such need.
         """
+        columns = wanted_columns(function, {*COLUMNS, *TRAINER_ARGUMENTS, *constants})
         self._arguments = choose_arguments(
-            function, constants, told=tuple(COLUMNS), on_request=TRAINER_ARGUMENTS, options=_OPTIONS
+            function,
+            constants,
+            told=tuple(COLUMNS),
+            on_request=TRAINER_ARGUMENTS,
+            columns=columns,
+            options=_OPTIONS,
         )
-        super().__init__(function, constants, low=low, high=high, missing=missing, needs=needs)
+        super().__init__(
+            function, constants, columns=columns, low=low, high=high, missing=missing, needs=needs
+        )
         self.conversational = conversational
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Call the function once."""
-        told = {name: self._column(name, chains) for name in self._arguments}
+        rows = [row_of(chain) for chain in chains]
+        told = {name: self._column(name, rows) for name in self._told(rows)}
         answers = finished(self.function(**told, **self.constants))
         return [Missing("the function returned None") if answer is None else answer for answer in answers]
 
-    def _column(self, name: str, chains: Sequence[ChainView]) -> Any:
+    def _told(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Name the arguments of a call: the fixed ones, and what else of the prompts the function takes."""
+        names = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
+        if not takes_anything(self.function):
+            names = {name: None for name in names if names_any(self.function, (name,))}
+        return [*self._arguments, *(n for n in names if n not in {*self._arguments, *self.constants})]
+
+    def _column(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Any:
         if name in TRAINER_ARGUMENTS:
             return {
-                "completion_ids": [None] * len(chains),
+                "completion_ids": [None] * len(rows),
                 "log_extra": _nothing,
                 "log_metric": _nothing,
             }.get(name)
-        entries = [COLUMNS[name](chain) for chain in chains]
+        entries = [row.get(name) for row in rows]
         role = {"prompts": "user", "completions": "assistant"}.get(name)
         if self.conversational and role is not None:
             return [[{"role": role, "content": entry}] for entry in entries]

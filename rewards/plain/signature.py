@@ -1,9 +1,9 @@
-"""Which arguments a plain function can be called with, read off its signature before a run starts."""
+"""Arguments of a plain function, read off its signature before a run starts."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from configs.suggest import suggest
@@ -16,6 +16,7 @@ def choose_arguments(
     *,
     told: Sequence[str],
     on_request: Sequence[str] = (),
+    columns: Sequence[str] = (),
     options: Sequence[str],
 ) -> tuple[str, ...]:
     """Name the keyword arguments of every call.
@@ -25,6 +26,7 @@ def choose_arguments(
         constants: Options that are not the reward's own, meant as constants of the function.
         told: Arguments there are: all of them where it takes ``**kwargs``, else those it names.
         on_request: Further ones, for a function that names them.
+        columns: What it wants of the prompts (``wanted_columns``).
         options: The reward's own options, for suggestions.
 
     Raises:
@@ -42,6 +44,7 @@ def choose_arguments(
     takes_all = takes_anything(function)
     chosen = [word for word in told if takes_all or word in parameters]
     chosen += [word for word in on_request if word in parameters]
+    chosen += columns
     try:
         signature.bind(**dict.fromkeys((*chosen, *constants)))
     except TypeError as error:
@@ -49,6 +52,17 @@ def choose_arguments(
             f"{name}() cannot be called: {error}; it is told {', '.join(told)}, and options can be its constants"
         ) from error
     return tuple(chosen)
+
+
+def wanted_columns(function: Callable[..., Any], known: Collection[str]) -> tuple[str, ...]:
+    """Name the parameters without a default that are not ``known``: columns that prompts must have."""
+    return tuple(
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in known
+    )
 
 
 def names_any(function: Callable[..., Any], words: Sequence[str]) -> bool:

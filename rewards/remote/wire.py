@@ -1,8 +1,8 @@
-"""The JSON that a reward over HTTP speaks: schema version 1, both directions. Never pickle.
+"""The JSON that a reward over HTTP speaks: schema version 2, both directions. Never pickle.
 
 ``GET <url>/v1/reward`` describes the reward; ``POST <url>/v1/score`` scores a batch. ``docs/rewards.md`` has the schema
-with an example. Pictures are PNG, base64, in one list; chains point into it by index, so that the degraded photo of a
-whole group is sent once.
+with an example. Pictures are PNG, base64, in one list; chains point into it by index, so that what a
+whole group shares is sent once.
 """
 
 from __future__ import annotations
@@ -11,16 +11,27 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from rewards.base import Failure, Missing, Reward, Score
-from rl.types import DEGRADED, TRUTH, ChainView, Finish, JsonDict, Pixels, Reference
+from rl.chain.json_form import chain_to_json
+from rl.types import (
+    ChainView,
+    Finish,
+    FinishedChain,
+    JsonDict,
+    Message,
+    PicturePart,
+    Pixels,
+    Prompt,
+    TextPart,
+)
 
-VERSION = 1
+VERSION = 2
 """Of the schema. A server refuses another with status 400."""
 DESCRIBE_PATH = "/v1/reward"
 SCORE_PATH = "/v1/score"
@@ -40,32 +51,14 @@ def encode_request(chains: Sequence[ChainView]) -> JsonDict:
     images: list[str] = []
     places: dict[tuple[tuple[int, ...], bytes], int] = {}
 
-    def place(picture: Pixels | None) -> int | None:
-        if picture is None:
-            return None
+    def place(picture: Pixels) -> int:
         key = (picture.shape, picture.tobytes())
         if key not in places:
             places[key] = len(images)
             images.append(encode_picture(picture))
         return places[key]
 
-    rows = [
-        {
-            "chain_id": chain.chain_id,
-            "group_id": chain.group_id,
-            "finish": str(chain.finish),
-            "text": chain.text,
-            "block_text": dict(chain.block_text),
-            "pictures": {name: place(picture) for name, picture in chain.pictures.items()},
-            "final_block": chain.final_block,
-            DEGRADED: place(chain.degraded),
-            TRUTH: place(chain.reference.photo),
-            "labels": list(chain.reference.labels),
-            "tags": list(chain.reference.tags),
-            "captions": list(chain.reference.captions),
-        }
-        for chain in chains
-    ]
+    rows = [chain_to_json(chain.with_pictures(place)) for chain in chains]
     return {"version": VERSION, "images": images, "chains": rows}
 
 
@@ -84,30 +77,54 @@ def _decode_chain(row: Any, images: Sequence[Pixels], where: str) -> ChainView:
     _typed(row, dict, where)
     texts = _typed(row.get("block_text", {}), dict, f"{where}.block_text")
     places = _typed(row.get("pictures", {}), dict, f"{where}.pictures")
-    truth = row.get(TRUTH)
     try:
         finish = Finish(row.get("finish", "stop"))
     except ValueError as error:
         raise WireError(f"{where}.finish: {error}") from error
-    return ChainView(
+    return FinishedChain(
         chain_id=_typed(row.get("chain_id"), str, f"{where}.chain_id"),
         group_id=_typed(row.get("group_id"), str, f"{where}.group_id"),
+        prompt=_decode_prompt(row.get("prompt"), images, f"{where}.prompt"),
         finish=finish,
         text=_typed(row.get("text"), str, f"{where}.text"),
         block_text={name: _typed(text, str, f"{where}.block_text.{name}") for name, text in texts.items()},
         pictures={name: _picked(images, place, f"{where}.pictures.{name}") for name, place in places.items()},
         final_block=_typed(row.get("final_block", ""), str, f"{where}.final_block"),
-        degraded=_picked(images, row.get(DEGRADED), f"{where}.{DEGRADED}"),
-        reference=Reference(
-            photo=None if truth is None else _picked(images, truth, f"{where}.{TRUTH}"),
-            **{key: _words(row, key, where) for key in ("labels", "tags", "captions")},
-        ),
     )
 
 
-def _words(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    words = _typed(row.get(key, []), list, f"{where}.{key}")
-    return tuple(_typed(word, str, f"{where}.{key}") for word in words)
+def _decode_prompt(row: Any, images: Sequence[Pixels], where: str) -> Prompt:
+    _typed(row, dict, where)
+    messages = _typed(row.get("messages", []), list, f"{where}.messages")
+    tokens = _typed(row.get("tokens", []), list, f"{where}.tokens")
+    places = _typed(row.get("pictures", {}), dict, f"{where}.pictures")
+    shown = _typed(row.get("shown", []), list, f"{where}.shown")
+    fields: JsonDict = {
+        "prompt_id": _typed(row.get("prompt_id"), str, f"{where}.prompt_id"),
+        "messages": tuple(_decode_message(m, f"{where}.messages[{i}]") for i, m in enumerate(messages)),
+        "tokens": tuple(_typed(token, int, f"{where}.tokens") for token in tokens),
+        "pictures": {n: _picked(images, place, f"{where}.pictures.{n}") for n, place in places.items()},
+        "shown": tuple(_typed(name, str, f"{where}.shown") for name in shown),
+        "reference": _typed(row.get("reference", {}), dict, f"{where}.reference"),
+    }
+    try:
+        return Prompt(**fields)
+    except ValueError as error:
+        raise WireError(f"{where}: {error}") from error
+
+
+def _decode_message(row: Any, where: str) -> Message:
+    _typed(row, dict, where)
+    parts: list[TextPart | PicturePart] = []
+    for part in _typed(row.get("content"), list, f"{where}.content"):
+        kind = _typed(part, dict, f"{where}.content").get("type")
+        if kind == "text":
+            parts.append(TextPart(_typed(part.get("text"), str, f"{where}.content.text")))
+        elif kind == "image":
+            parts.append(PicturePart(_typed(part.get("name"), str, f"{where}.content.name")))
+        else:
+            raise WireError(f"{where}.content: want parts of type text or image, got {kind!r}")
+    return Message(role=_typed(row.get("role"), str, f"{where}.role"), parts=tuple(parts))
 
 
 def _picked(images: Sequence[Pixels], place: Any, where: str) -> Pixels:

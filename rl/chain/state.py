@@ -30,22 +30,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.chain.grammar import ChainGrammar, TagVocabulary, full_match
+from rl.chain.grammar import ChainGrammar
 from rl.errors import ConfigError, RolloutError
-from rl.types import DEGRADED, Finish, Floats, Ints, TextSampling, TokenStream
-
-__all__ = [
-    "PICTURE_TEXT",
-    "ChainGrammar",
-    "ChainState",
-    "Decode",
-    "Done",
-    "PaintImage",
-    "Step",
-    "TagVocabulary",
-    "WriteText",
-    "full_match",
-]
+from rl.types import Finish, Floats, Ints, TextSampling, TokenStream
 
 PICTURE_TEXT = "<|image|>"
 """Stands for a picture in a chain's text."""
@@ -90,7 +77,7 @@ class ChainState:
     """One chain while it is written."""
 
     def __init__(
-        self, grammar: ChainGrammar, prompt: Iterable[int] = (), *, pictures: tuple[str, ...] = (DEGRADED,)
+        self, grammar: ChainGrammar, prompt: Iterable[int] = (), *, pictures: tuple[str, ...] = ()
     ) -> None:
         """Start after the prompt.
 

@@ -20,11 +20,12 @@ from rl.errors import DataError
 from rl.restoration import sidecar as sidecars
 from rl.restoration.degradation import degrade
 from rl.restoration.labels import all_degradation_texts, label
+from rl.restoration.names import restoration_prompt
 from rl.restoration.photos import Pair, Photo, builtin_photos, folder_photos, pair_photos
 from rl.restoration.presets import get_preset
 from rl.restoration.sidecar import sidecar_texts
 from rl.seeding import derive_seed
-from rl.types import Prompt, Reference
+from rl.types import Prompt
 
 TRAIN = "train"
 HELD_OUT_CROP = "crop"
@@ -60,7 +61,7 @@ class _Region:
     rect: Rect
 
 
-class PromptSource:
+class PhotographSource:
     """Makes training and held-out prompts.
 
     Args:
@@ -159,13 +160,15 @@ class PromptSource:
             rect.bottom / photo.height,
         )
         tags = sidecars.crop_tags(photo.sidecar, box)
-        reference = Reference(
-            photo=truth,
+        return restoration_prompt(
+            prompt_id,
+            degraded,
+            truth,
             labels=label(record),
             tags=sidecars.tag_names(photo.sidecar, tags),
             captions=sidecars.captions(photo.sidecar, tags, box),
+            seed=seed,
         )
-        return Prompt(prompt_id=prompt_id, degraded=degraded, reference=reference, seed=seed)
 
     def _pair_prompt(self, pair: Pair, turn: int) -> Prompt:
         prompt_id = f"{pair.name}/{PAIR}/{turn}"
@@ -177,12 +180,8 @@ class PromptSource:
         if pair.high_pixels is not None:
             y, x = top * self._scale, left * self._scale
             truth = pair.high_pixels[y : y + self._output_px, x : x + self._output_px].copy()
-        return Prompt(
-            prompt_id=prompt_id,
-            degraded=pair.low_pixels[top : top + edge, left : left + edge].copy(),
-            reference=Reference(photo=truth),
-            seed=derive_seed(self._seed, prompt_id),
-        )
+        degraded = pair.low_pixels[top : top + edge, left : left + edge].copy()
+        return restoration_prompt(prompt_id, degraded, truth, seed=derive_seed(self._seed, prompt_id))
 
     def _whole(self, photo: Photo) -> _Region:
         rect = Rect(top=0, left=0, bottom=photo.height, right=photo.width)
@@ -252,9 +251,11 @@ def crop_rect(region: Rect, *, output_px: int, zoom: list[float], rng: np.random
     return Rect(top=top, left=left, bottom=top + edge, right=left + edge)
 
 
-def prompt_source(config: Config) -> PromptSource:
+def prompt_source(config: Config) -> PhotographSource:
     """Return the source of a run's training and held-out prompts."""
-    return PromptSource(config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed)
+    return PhotographSource(
+        config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed
+    )
 
 
 def _check(data: DataConfig, *, output_px: int, scale: int) -> None:

@@ -3,7 +3,7 @@
 import re
 
 from configs.schema import BlockConfig
-from rl.chain.state import TagVocabulary
+from rl.chain.grammar import TagVocabulary
 
 PAD, END, VISION_START, PLACEHOLDER, VISION_END = range(5)
 SPACES = (50, 51)

@@ -10,7 +10,8 @@ from skimage import data
 from cluster.record.recorder import ChainRecorder
 from cluster.record.sinks import JsonlSink
 from rl.measure.statistics import summarise_eval
-from rl.types import Chain, Finish, Prompt, Reference
+from rl.restoration.names import restoration_prompt
+from rl.types import Chain, Finish, Prompt
 
 PHOTOS = {
     "coffee": (data.coffee, (60, 160), ("cup", "coffee", "spoon", "table")),
@@ -89,8 +90,7 @@ def make_prompt(photo: str, name: str, rng) -> Prompt:
     small = np.asarray(truth.resize((16, 16), Image.Resampling.BILINEAR), dtype=np.float64)
     degraded = np.clip(small + rng.normal(0, 7, small.shape), 0, 255).astype(np.uint8)
     labels = tuple(str(rng.choice(words)) for words in SLOTS)
-    reference = Reference(photo=np.asarray(truth), labels=labels, tags=tags)
-    return Prompt(prompt_id=f"{photo}/{name}", degraded=degraded, reference=reference)
+    return restoration_prompt(f"{photo}/{name}", degraded, np.asarray(truth), labels=labels, tags=tags)
 
 
 def write(recorder, step, kind, model, prompt, index, skill, rng):
@@ -99,9 +99,9 @@ def write(recorder, step, kind, model, prompt, index, skill, rng):
     is_whole = rng.random() < 0.75 + skill / 4
     slots = [
         label if rng.random() < 0.3 + 0.6 * skill else str(rng.choice(words))
-        for label, words in zip(prompt.reference.labels, SLOTS, strict=True)
+        for label, words in zip(prompt.reference["labels"], SLOTS, strict=True)
     ]
-    named = [tag for tag in prompt.reference.tags if rng.random() < 0.3 + 0.6 * skill]
+    named = [tag for tag in prompt.reference["tags"] if rng.random() < 0.3 + 0.6 * skill]
     text = f"<degradation>{', '.join(slots)}</degradation>"
     text += f"<rough_understand>a photo of {' and '.join(named) or 'something'}</rough_understand>"
     text += "<rough_image><|image|></rough_image><middle_understand>soft shapes, "
@@ -115,7 +115,7 @@ def write(recorder, step, kind, model, prompt, index, skill, rng):
         }
     scores = {
         "format": float(is_whole),
-        "degradation": sum(a == b for a, b in zip(slots, prompt.reference.labels, strict=True)) / 5,
+        "degradation": sum(a == b for a, b in zip(slots, prompt.reference["labels"], strict=True)) / 5,
         "understanding": len(named) / 4,
         "generation": 0.4 + 0.3 * skill + float(rng.normal(0, 0.01)) if is_whole else 0.0,
     }
@@ -136,8 +136,8 @@ def write(recorder, step, kind, model, prompt, index, skill, rng):
 
 
 def restore(prompt, edge, skill, rng):
-    truth = Image.fromarray(prompt.reference.photo).resize((edge, edge), Image.Resampling.LANCZOS)
-    blurred = Image.fromarray(prompt.degraded).resize((edge, edge), Image.Resampling.BICUBIC)
+    truth = Image.fromarray(prompt.pictures["truth"]).resize((edge, edge), Image.Resampling.LANCZOS)
+    blurred = Image.fromarray(prompt.pictures["degraded"]).resize((edge, edge), Image.Resampling.BICUBIC)
     mixed = skill * np.asarray(truth, dtype=np.float64) + (1 - skill) * np.asarray(blurred)
     return np.clip(mixed + rng.normal(0, 10 * (1 - skill), mixed.shape), 0, 255).astype(np.uint8)
 

@@ -69,7 +69,7 @@ def paint(prompt, noise, rng):
 def score(prompt, pictures):
     found = {
         "contrast": [local_contrast(picture) for picture in pictures],
-        "fidelity": [fidelity(picture, prompt.reference.photo) for picture in pictures],
+        "fidelity": [fidelity(picture, prompt.pictures["truth"]) for picture in pictures],
     }
     assert all(LocalContrast.low <= value <= LocalContrast.high for value in found["contrast"])
     return make_group(

@@ -7,7 +7,8 @@ import threading
 import numpy as np
 
 from rewards.base import Failure, Missing, Need, Reward
-from rl.types import DEGRADED, TRUTH, ChainView, Finish, Reference, RewardRequest
+from rl.restoration.names import restoration_prompt
+from rl.types import ChainView, Finish, FinishedChain
 
 BLOCKS = (
     "degradation",
@@ -42,12 +43,13 @@ def make_view(
     finish: Finish = Finish.STOP,
     final: np.ndarray | None = None,
     truth: np.ndarray | None = None,
+    degraded: np.ndarray | None = None,
     labels: tuple[str, ...] = LABELS,
     tags: tuple[str, ...] = ("lions", "rock", "sky", "clouds"),
     chain_id: str = "p#0/0",
 ) -> ChainView:
     bodies = {name: re.search(f"<{name}>(.*?)</{name}>", text, flags=re.DOTALL) for name in BLOCKS}
-    return ChainView(
+    return FinishedChain(
         chain_id=chain_id,
         group_id=chain_id.rpartition("/")[0],
         finish=finish,
@@ -55,28 +57,15 @@ def make_view(
         block_text={name: m[1] for name, m in bodies.items() if m and not name.endswith("image")},
         pictures={} if final is None else {"final_image": final},
         final_block="final_image",
-        degraded=picture(1, 16),
-        reference=Reference(photo=truth, labels=labels, tags=tags),
+        prompt=restoration_prompt(
+            "p", picture(1, 16) if degraded is None else degraded, truth, labels=labels, tags=tags
+        ),
     )
 
 
-def make_request(view: ChainView) -> tuple[RewardRequest, list[np.ndarray]]:
+def make_request(view: ChainView) -> tuple[FinishedChain[int], list[np.ndarray]]:
     """The chain as the runner sends it."""
-    named = {**view.pictures, DEGRADED: view.degraded}
-    if view.reference.photo is not None:
-        named[TRUTH] = view.reference.photo
-    request = RewardRequest(
-        chain_id=view.chain_id,
-        group_id=view.group_id,
-        finish=view.finish,
-        text=view.text,
-        block_text=view.block_text,
-        final_block=view.final_block,
-        pictures={name: index for index, name in enumerate(named)},
-        labels=view.reference.labels,
-        tags=view.reference.tags,
-    )
-    return request, list(named.values())
+    return view.indexed()
 
 
 # --------------------------------------------------------------------------------- slow rules
@@ -223,6 +212,18 @@ def narrow(completions):
 
 def needy(completions, answer):
     return [float(answer in completion) for completion in completions]
+
+
+def needy_of_level(completions, answer, level=0):
+    """Takes one column of the prompts that must be there and one that may."""
+    assert set(answer) == {"42"}
+    return [float(one) for one in level]
+
+
+def verl_equal(data_source, solution_str, ground_truth, extra_info=None):
+    """Exact match with the answer of the data file."""
+    assert extra_info["ground_truth"] == ground_truth
+    return float(solution_str == ground_truth)
 
 
 async def trl_async(completions, log_extra, **kwargs):

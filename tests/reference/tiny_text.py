@@ -8,14 +8,15 @@ import numpy as np
 
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
-from rl.types import DEGRADED, Example, Pixels, TextReply, TextRequest, TextSampling, TokenStream
+from rl.restoration.names import DEGRADED, INSTRUCTION, REQUEST
+from rl.types import Example, Pixels, TextReply, TextRequest, TextSampling, TokenStream
 
 BLOCKS = ("look", "picture", "say")
 TEXTS = ("light blur, heavy noise", "a cat on a red chair", "a rocket before the sky")
 
 
 def build(directory: Path, *, seed: int = 0) -> TextVocabulary:
-    build_text_policy(directory, texts=TEXTS, block_names=BLOCKS, degraded_px=16, seed=seed)
+    build_text_policy(directory, texts=(*TEXTS, INSTRUCTION), block_names=BLOCKS, degraded_px=16, seed=seed)
     return load_vocabulary(directory, BLOCKS)
 
 
@@ -29,7 +30,7 @@ def make_request(
     """One picture, the prompt, and up to twelve tokens behind it."""
     return TextRequest(
         request_id=name,
-        tokens=np.asarray(vocabulary.prompt, dtype=np.int32),
+        tokens=np.asarray(vocabulary.encode((REQUEST,)), dtype=np.int32),
         pictures=(0,),
         max_tokens=max_tokens,
         stop_ids=(vocabulary.tags.closing["look"],),

@@ -17,9 +17,7 @@ from tests.reference.rewards import make_view, picture
 
 
 def chain(final, degraded, truth=None):
-    import dataclasses
-
-    return dataclasses.replace(make_view(final=final, truth=truth), degraded=degraded)
+    return make_view(final=final, truth=truth, degraded=degraded)
 
 
 def slow_blur(plane: np.ndarray, sigma: float) -> np.ndarray:

@@ -248,7 +248,9 @@ def test_two_chains_are_the_least():
 
 def test_a_chain_of_another_prompt_without_labels_is_no_trouble():
     chains = example_chains()
-    bare = dataclasses.replace(chains[0], reference=dataclasses.replace(chains[0].reference, labels=()))
+    bare = dataclasses.replace(
+        chains[0], prompt=dataclasses.replace(chains[0].prompt, reference={"labels": []})
+    )
     assert isinstance(DegradationReward(), Reward)
     assert check_reward(DegradationReward(), [*chains, bare]).missing[-1]
 

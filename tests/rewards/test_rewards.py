@@ -16,7 +16,7 @@ from rewards.format import REALSR_R1_BLOCKS, FormatReward
 from rewards.understanding import UnderstandingReward
 from rl.errors import ConfigError
 from rl.restoration.labels import degradation_text
-from rl.restoration.prompts import PromptSource
+from rl.restoration.prompts import PhotographSource
 from rl.types import Finish, Scores
 from tests.reference.rewards import (
     BLOCKS,
@@ -133,7 +133,9 @@ def test_degradation_agrees_with_counting(given_slots, labels):
 @pytest.mark.parametrize("view", [make_view("<degradation>light blur"), make_view(labels=())])
 @pytest.mark.parametrize("reward", [DegradationReward(), UnderstandingReward()])
 def test_a_chain_without_the_block_or_a_prompt_without_truth_counts_as_missing(reward, view):
-    scores = evaluate(reward, "r", [view if view.reference.labels else make_view(labels=(), tags=())])
+    scores = evaluate(
+        reward, "r", [view if view.prompt.reference["labels"] else make_view(labels=(), tags=())]
+    )
     assert scores.missing.all()
     assert scores.valid.all()
     assert scores.values[0] == 0.0
@@ -258,7 +260,7 @@ def test_chains_without_a_needed_input_are_not_asked_about_and_get_the_worst_end
 
 def test_every_absent_input_is_named():
     class Greedy(LengthReward):
-        needs = frozenset(Need)
+        needs = frozenset({*Need, "degraded", "truth", "labels", "tags"})
 
     scores = evaluate(Greedy(), "greedy", [make_view(labels=(), tags=())])
     assert scores.reasons == ("no final_picture, labels, tags, truth",)
@@ -277,7 +279,7 @@ def test_an_infinite_missing_value_is_an_error_of_the_reward():
 @given(st.lists(st.sampled_from(["score", "missing", "failure", "absent"]), max_size=6))
 def test_scores_come_in_the_order_of_the_chains(kinds):
     class Mixed(LengthReward):
-        needs = frozenset({Need.TAGS})
+        needs = frozenset({"tags"})
 
         def score(self, chains):
             known = {"score": 1.0, "missing": Missing("m"), "failure": Failure("f")}
@@ -299,14 +301,16 @@ def test_a_reward_may_say_missing_or_failure_itself():
 
 def test_the_truth_of_every_prompt_earns_everything():
     """Labels, captions and tags as our own photographs have them, not as a test would write them."""
-    source = PromptSource(DataConfig(degradation="mild"), output_px=64, scale=4, seed=0)
+    source = PhotographSource(DataConfig(degradation="mild"), output_px=64, scale=4, seed=0)
     prompts = [*source.held_out(20), *(source.train(i) for i in range(20))]
     for prompt in prompts:
         reference = prompt.reference
-        text = f"<degradation>{degradation_text(reference.labels)}</degradation>"
-        text += f"<rough_understand>{reference.captions[0]}</rough_understand>"
-        view = make_view(text, labels=reference.labels, tags=reference.tags)
+        text = f"<degradation>{degradation_text(reference['labels'])}</degradation>"
+        text += f"<rough_understand>{reference['captions'][0]}</rough_understand>"
+        view = make_view(text, labels=reference["labels"], tags=reference["tags"])
         assert score_one(DegradationReward(), view) == 1.0
         assert score_one(UnderstandingReward(), view) == 1.0
-        wrong = make_view(text.replace(degradation_text(reference.labels), "blur"), labels=reference.labels)
+        wrong = make_view(
+            text.replace(degradation_text(reference["labels"]), "blur"), labels=reference["labels"]
+        )
         assert score_one(DegradationReward(), wrong) == 0.0

@@ -105,7 +105,6 @@ def test_answers_are_looked_up_where_they_will_stand() -> None:
         ("{text!r}", BOTH, "rubric: want plain names"),
         ("{}", BOTH, "rubric: want plain names"),
         ("Good?", ["degraded"], "pictures: the judge would see nothing"),
-        ("Good?", ["finale"], "pictures: no picture 'finale'; there are degraded, final, truth"),
         ("Good?", "final", "pictures: want a list"),
         ("Good?", ["final", "final"], "pictures: want a list"),
     ],
@@ -115,11 +114,18 @@ def test_a_wrong_question_costs_one_line(question: Any, pictures: Any, said: str
         Rubric(question, pictures)
 
 
+def test_a_picture_that_prompts_do_not_have_costs_one_line() -> None:
+    known = ("degraded", "truth", "labels", "tags")
+    Rubric("Good?", ["final", "truth"]).check_prompt(known)
+    with pytest.raises(ConfigError, match=r"^pictures: no picture 'finale'; did you mean final\?$"):
+        Rubric("Good?", ["finale", "final"]).check_prompt(known)
+
+
 def test_needs_and_judged_blocks_follow_from_what_is_shown() -> None:
     seen = Rubric("Good? {tags}", BOTH)
-    assert seen.needs == {Need.DEGRADED, Need.FINAL_PICTURE, Need.TAGS}
+    assert seen.needs == {"degraded", Need.FINAL_PICTURE, "tags"}
     assert seen.judged_blocks(tuple(CHAIN), TEXTS) == tuple(CHAIN)
-    assert Rubric("True? {text}", ["truth"]).needs == {Need.TRUTH, Need.TEXT}
+    assert Rubric("True? {text}", ["truth"]).needs == {"truth", Need.TEXT}
     assert Rubric("True? {text}", ["truth"]).judged_blocks(tuple(CHAIN), TEXTS) == ("degradation", "say")
     assert Rubric("True? {say}", ["degraded"]).judged_blocks(tuple(CHAIN), TEXTS) == ("say",)
     with pytest.raises(ConfigError, match=r"^rubric: {sya} is not a text block of the chain.*say"):
@@ -133,10 +139,10 @@ def test_the_message_has_pictures_in_order_then_question_and_answers() -> None:
     rubric = Rubric("{{1}} {tags}; {labels}; {degradation}", ["final", "degraded", "truth"])
     *shown, ask = rubric.message(chain, ["0", "1"], [])
     assert [part["text"] for part in shown[::2]] == ["Restored photo:", "Degraded photo:", "True photo:"]
-    pictures = [chain.final_picture, chain.degraded, chain.reference.photo]
+    pictures = [chain.final_picture, chain.prompt.pictures["degraded"], chain.prompt.pictures["truth"]]
     for part, picture in zip(shown[1::2], pictures, strict=True):
         np.testing.assert_array_equal(np.asarray(part["image_pil"]), picture)
-    labels = ", ".join(chain.reference.labels)
+    labels = ", ".join(chain.prompt.reference["labels"])
     said = chain.block_text["degradation"]
     assert ask["text"] == f"{{1}} rock, sky, polar bear; {labels}; {said}\nAnswer with one of: 0, 1."
 
@@ -185,7 +191,7 @@ def test_a_model_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path: P
 
 def test_declarations_follow_from_the_options() -> None:
     judge = VlmJudgeReward("owner/model", "Good?", dtype="float32")
-    assert pickle.loads(pickle.dumps(judge)).needs == {Need.DEGRADED, Need.FINAL_PICTURE}
+    assert pickle.loads(pickle.dumps(judge)).needs == {"degraded", Need.FINAL_PICTURE}
     assert judge.judged_blocks(CHAIN) == tuple(CHAIN)
     assert judge.deterministic
     assert not VlmJudgeReward("owner/model", "Good?").deterministic

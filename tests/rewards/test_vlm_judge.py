@@ -14,7 +14,7 @@ from rewards.base import evaluate
 from rewards.contract import check_reward, example_chains
 from rewards.vlm_judge import VlmJudgeReward
 from rl.errors import ConfigError
-from rl.types import ChainView, Scores
+from rl.types import ChainView, Pixels, Prompt, Scores
 from tests.reference.vlm_judge import PICTURE, PlainJudge, build_judge
 
 pytestmark = pytest.mark.engine
@@ -64,7 +64,7 @@ def test_a_score_is_the_expectation_that_transformers_computes(directory: Path, 
             f"The photo shows rock, sky, polar bear. What is the restored photo worth? "
             f"It says: {chain.block_text['degradation']}\n{ANSWERS}"
         )
-        expected = plain.score(content, [chain.degraded, chain.final_picture], SCALE)
+        expected = plain.score(content, [chain.prompt.pictures["degraded"], chain.final_picture], SCALE)
         assert score == pytest.approx(expected, abs=1e-5)
 
 
@@ -83,6 +83,12 @@ def test_only_the_answers_can_be_given(judge: VlmJudgeReward, monkeypatch: pytes
     assert all(sum(np.exp(p.logprob) for p in o.outputs[0].logprobs[0].values()) < 0.9 for o in outputs)
 
 
+def of(degraded: Pixels) -> Prompt:
+    """The examples' prompt with another photograph."""
+    prompt = example_chains()[0].prompt
+    return replace(prompt, pictures={**prompt.pictures, "degraded": degraded})
+
+
 @pytest.mark.usefixtures("scores")
 def test_pictures_of_any_size_are_judged(judge: VlmJudgeReward) -> None:
     rng = np.random.default_rng(0)
@@ -90,7 +96,7 @@ def test_pictures_of_any_size_are_judged(judge: VlmJudgeReward) -> None:
     chains = [
         replace(
             example_chains()[0],
-            degraded=rng.integers(0, 256, (*small, 3), dtype=np.uint8),
+            prompt=of(rng.integers(0, 256, (*small, 3), dtype=np.uint8)),
             pictures={"final_image": rng.integers(0, 256, (*large, 3), dtype=np.uint8)},
         )
         for small, large in shapes
@@ -105,7 +111,7 @@ def test_what_vllm_refuses_fails_with_a_reason_and_costs_no_other(
 ) -> None:
     whole = example_chains()[0]
     long = replace(whole, block_text={"degradation": "light blur " * MAX_MODEL_LEN})
-    thin = replace(whole, degraded=np.zeros((1, 900, 3), dtype=np.uint8))
+    thin = replace(whole, prompt=of(np.zeros((1, 900, 3), dtype=np.uint8)))
     silent = replace(whole, block_text={})
     answer = ask(judge, [whole, long, thin, silent, whole])
     assert answer.valid.tolist() == [True, False, False, True, True]

@@ -32,7 +32,8 @@ from rl.denoising.samplers import Source, step_mean_std, unit_stds
 from rl.denoising.step_selection import sampler_spec
 from rl.denoising.steps import gaussian_logprob
 from rl.loss.surrogates import guard_step_weights
-from rl.types import DenoisingSegment, Example
+from rl.restoration.names import DEGRADED
+from rl.types import PREVIOUS, DenoisingSegment, Example
 
 NET = "unet"
 """Folder of the trained net in the checkpoint, and prefix of its published names."""
@@ -87,9 +88,10 @@ class DenoisingPolicy(TrainablePolicy):
         scale = self._sampler.guidance_scale
         ids, text_mask = with_empty_text([segment.text_ids for segment in segments], self._no_text, scale)
         num = len(segments)
+        seen = [dict(zip(e.segment.pictures, e.pictures, strict=True)) for e in examples]
         condition = make_condition(
-            [example.pictures[0] for example in examples],
-            [example.pictures[1] if len(example.pictures) > 1 else None for example in examples],
+            [pictures[DEGRADED] for pictures in seen],
+            [pictures.get(PREVIOUS) for pictures in seen],
             (segments[0].latents.shape[2], segments[0].latents.shape[3]),
             (torch.zeros(num, 1, 1), text_mask[:num]),
         )

@@ -32,10 +32,9 @@ from rl.compat.torchvision import ensure_torchvision
 from rl.denoising.samplers import Source, step_mean_std
 from rl.denoising.step_selection import all_steps
 from rl.denoising.steps import flow_sigmas, gaussian_logprob
-from rl.types import DEGRADED, DenoisingSegment, Floats, ImageRequest, Pixels, SamplerSpec, StepPlan
-
-PREVIOUS = "previous"
-"""What segments call the picture before: a worker does not know which block painted it."""
+from rl.errors import RolloutError
+from rl.restoration.names import DEGRADED
+from rl.types import PREVIOUS, DenoisingSegment, Floats, ImageRequest, Pixels, SamplerSpec, StepPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +42,23 @@ class PaintJob:
     """A request with the pictures it names."""
 
     request: ImageRequest
-    degraded: Pixels
-    previous: Pixels | None
+    pictures: Mapping[str, Pixels]
+    """By name, in the request's order."""
+
+    @property
+    def degraded(self) -> Pixels:
+        """The photograph that the net restores."""
+        if DEGRADED not in self.pictures:
+            raise RolloutError(
+                f"{self.request.request_id}: the built-in picture net restores a picture named {DEGRADED!r}; "
+                f"it is shown {list(self.pictures)}"
+            )
+        return self.pictures[DEGRADED]
+
+    @property
+    def previous(self) -> Pixels | None:
+        """The chain's picture before, where there is one."""
+        return self.pictures.get(PREVIOUS)
 
     @property
     def plan(self) -> StepPlan:
@@ -187,7 +201,7 @@ def _segment(job: PaintJob, steps: _Steps, row: int, text_ids: Sequence[int]) ->
         sigmas=_numpy(steps.sigmas),
         behaviour_logprobs=np.where(actions, _numpy(steps.logprobs[row]), np.float32(0)),
         action_mask=actions,
-        pictures=(DEGRADED,) if job.previous is None else (DEGRADED, PREVIOUS),
+        pictures=tuple(job.pictures),
         text_ids=np.asarray(text_ids, dtype=np.int32),
         size_px=job.request.size_px,
         sampler=job.request.sampler,

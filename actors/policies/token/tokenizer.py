@@ -1,4 +1,4 @@
-"""The text policy's vocabulary: one token a tag, ids that may never be sampled, and the prompt.
+"""Vocabulary of a text policy: one token a tag, ids that may never be sampled, text and prompts to ids and back.
 
 Works with any Qwen2.5-VL tokenizer; ``train_tokenizer`` makes a small one from our own texts. Everything the
 chain needs to know of it is in ``TextVocabulary``, which travels between processes.
@@ -11,15 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl.chain.state import TagVocabulary
-from rl.errors import ConfigError
+from rl.chain.grammar import TagVocabulary
+from rl.errors import ConfigError, DataError
+from rl.types import Message, PicturePart
 
-INSTRUCTION = (
-    "look at the degraded photo, name what degraded it, say what it shows, "
-    "then restore it step by step in three pictures, from coarse to fine"
-)
-"""What the prompt asks for, after the degraded photo. Long enough for a prompt to fill a cache block of 32
-tokens, so that a group shares its prefill."""
 END = "<|endoftext|>"
 VISION_START = "<|vision_start|>"
 IMAGE_PAD = "<|image_pad|>"
@@ -45,11 +40,35 @@ class TextVocabulary:
     """What the chain needs to know of a text policy."""
 
     tags: TagVocabulary
-    prompt: tuple[int, ...]
-    """Prompt ids with one placeholder for the degraded photo."""
+    encode: Encoder
     forbidden_ids: tuple[int, ...]
     """Ids that are never sampled, sorted: vision, end, special ones and those without a meaning."""
     decode: Decoder
+
+
+class Encoder:
+    """Messages to ids, as a policy without a chat template takes them: the parts of one turn, in order."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Encode a prompt, one placeholder a picture.
+
+        Raises:
+            DataError: If it is a conversation of several turns.
+        """
+        if len(messages) > 1:
+            raise DataError(
+                f"this text policy has no chat template and takes one message, got {len(messages)}"
+            )
+        ids: list[int] = []
+        for part in (part for message in messages for part in message.parts):
+            if isinstance(part, PicturePart):
+                ids += [token_id(self._tokenizer, token) for token in PICTURE]
+            else:
+                ids += encode(self._tokenizer, part.text)
+        return tuple(ids)
 
 
 class Decoder:
@@ -88,7 +107,7 @@ def train_tokenizer(texts: Iterable[str], block_names: Sequence[str]) -> Any:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    model.train_from_iterator([*texts, INSTRUCTION], trainer)
+    model.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=model, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
     )
@@ -114,7 +133,7 @@ def load_vocabulary(directory: Path, block_names: Sequence[str]) -> TextVocabula
     tokenizer = load_tokenizer(directory)
     return TextVocabulary(
         tags=tag_vocabulary(tokenizer, block_names),
-        prompt=tuple(prompt_tokens(tokenizer)),
+        encode=Encoder(tokenizer),
         forbidden_ids=forbidden_ids(tokenizer, block_names, vocabulary_size(directory)),
         decode=Decoder(tokenizer),
     )
@@ -187,12 +206,6 @@ def forbidden_ids(tokenizer: Any, block_names: Sequence[str], size: int) -> tupl
     }
     special |= {i for token, i in tokenizer.get_added_vocab().items() if token.startswith("<|")}
     return tuple(sorted((special | (set(range(size)) - set(vocabulary.values()))) - tags))
-
-
-def prompt_tokens(tokenizer: Any) -> list[int]:
-    """Return the prompt's ids: one placeholder for the degraded photo, then the instruction."""
-    picture = [token_id(tokenizer, token) for token in PICTURE]
-    return picture + encode(tokenizer, INSTRUCTION)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -22,6 +22,7 @@ from typing import Literal
 import yaml
 
 from cluster.record.code_version import CodeVersion, code_version
+from cluster.record.recorder import read_record
 from cluster.record.run_data import RecordedChain
 from cluster.record.rundir import RunDir, write_atomically
 from configs.load import to_yaml
@@ -156,7 +157,7 @@ class TrackerThread:
 
 
 def _read(folders: Sequence[Path]) -> list[RecordedChain]:
-    return [RecordedChain(f, json.loads((f / "chain.json").read_text(encoding="utf-8"))) for f in folders]
+    return [RecordedChain(f, read_record(f)) for f in folders]
 
 
 # --------------------------------------------------------------------------------- all of a run's

@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.record.run_data import RecordedChain, picture_names
 from cluster.record.trackers.base import Outcome, RunFacts, Tracker
-from rl.types import DEGRADED, TRUTH, JsonDict, Metrics
+from rl.types import JsonDict, Metrics
 
 
 class TensorBoardTracker(Tracker):
@@ -54,8 +54,8 @@ class TensorBoardTracker(Tracker):
 
 
 def _strip(chain: RecordedChain) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return degraded photo, the chain's pictures and the truth in a row, ``[H, W, 3]``, on white."""
-    names = [name for name in (DEGRADED, *picture_names(chain), TRUTH) if chain.has(name)]
+    """Return the prompt's and the chain's pictures in a row, ``[H, W, 3]``, on white."""
+    names = [name for name in (*chain.shown, *picture_names(chain), *chain.hidden) if chain.has(name)]
     pictures = [np.asarray(chain.open(name)) for name in names]
     height = max(picture.shape[0] for picture in pictures)
     padded = [np.pad(p, ((0, height - p.shape[0]), (0, 2), (0, 0)), constant_values=255) for p in pictures]

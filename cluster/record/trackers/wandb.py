@@ -10,7 +10,7 @@ from typing import Any
 from cluster.record.run_data import RecordedChain, picture_names
 from cluster.record.trackers.base import Outcome, RunFacts, Tracker
 from rl.errors import ConfigError
-from rl.types import DEGRADED, TRUTH, JsonDict, Metrics
+from rl.types import JsonDict, Metrics
 
 PROJECT = "vlcot"
 """Unless WANDB_PROJECT names another."""
@@ -65,7 +65,7 @@ class WandbTracker(Tracker):
     def chains(self, step: int, chains: Sequence[RecordedChain]) -> None:
         """Log a table: a chain a row, a column a reward and a picture."""
         rewards = list(dict.fromkeys(name for chain in chains for name in chain.record["rewards"]))
-        pictures = [DEGRADED, *dict.fromkeys(n for c in chains for n in picture_names(c)), TRUTH]
+        pictures = list(dict.fromkeys(n for c in chains for n in (*c.shown, *picture_names(c), *c.hidden)))
         table = self._wandb.Table(columns=["chain", "text", "finish", "total", *rewards, *pictures])
         for chain in chains:
             record = chain.record

@@ -20,7 +20,8 @@ from actors.coldstart.image_teacher import (
 from actors.policies.denoising.image_model import RESIDUAL_SCALE
 from actors.policies.denoising.sampler import load_pipeline
 from rl.errors import ConfigError, DataError
-from rl.types import Pixels, Prompt, Reference
+from rl.restoration.names import restoration_prompt
+from rl.types import Pixels, Prompt
 
 TEXTS = ["light blur, keep", "a cat on a mat"]
 SIZES = (8, 16, 32)
@@ -31,8 +32,8 @@ def pixels(size: int, seed: int) -> Pixels:
 
 
 def make_prompt(seed: int) -> Prompt:
-    reference = Reference(photo=pixels(32, seed), captions=("a cat", "a cat on", "a cat on a mat"))
-    return Prompt(prompt_id=str(seed), degraded=pixels(8, seed), reference=reference)
+    captions = ("a cat", "a cat on", "a cat on a mat")
+    return restoration_prompt(str(seed), pixels(8, seed), pixels(32, seed), captions=captions)
 
 
 def test_teacher_learns_and_repeats(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_texts_grow_with_the_chain() -> None:
 
 def test_dataset_needs_truth(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lonely"):
-        make_dataset([Prompt(prompt_id="lonely", degraded=pixels(8, 0))], sizes=(8,), tokenizer=None)
+        make_dataset([restoration_prompt("lonely", pixels(8, 0))], sizes=(8,), tokenizer=None)
 
 
 def test_sizes_must_fit_the_net(tmp_path: Path) -> None:

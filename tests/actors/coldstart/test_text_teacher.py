@@ -23,11 +23,13 @@ from actors.coldstart.text_teacher import TextTeacher
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
 from configs.schema import BlockConfig
-from rl.chain.state import ChainGrammar, Done, full_match
+from rl.chain.grammar import ChainGrammar, full_match
+from rl.chain.state import Done
 from rl.data.images import resize
 from rl.errors import DataError
 from rl.restoration.labels import all_degradation_texts, degradation_text
-from rl.types import Finish, Prompt, Reference, TextSampling, TokenStream
+from rl.restoration.names import INSTRUCTION, restoration_prompt
+from rl.types import Finish, Prompt, TextSampling, TokenStream
 
 CHAIN = {
     "degradation": BlockConfig(kind="text", policy="text", max_tokens=32),
@@ -43,10 +45,14 @@ CAPTIONS = ("table: cup", "table: red cup")
 def make_prompt(index: int = 0, **changes: object) -> Prompt:
     rng = np.random.default_rng(index)
     photo = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    reference = Reference(photo=photo, labels=LABELS, tags=("cup",), captions=CAPTIONS)
-    return Prompt(
-        prompt_id=f"cup/{index}", degraded=resize(photo, 16, 16), reference=replace(reference, **changes)
-    )
+    known = {
+        "degraded": resize(photo, 16, 16),
+        "truth": photo,
+        "labels": LABELS,
+        "tags": ("cup",),
+        "captions": CAPTIONS,
+    } | changes
+    return restoration_prompt(f"cup/{index}", **known)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class School:
 @pytest.fixture(scope="module")
 def school(tmp_path_factory: pytest.TempPathFactory) -> School:
     directory = tmp_path_factory.mktemp("text-teacher")
-    texts = [*all_degradation_texts(), *CAPTIONS]
+    texts = [*all_degradation_texts(), *CAPTIONS, INSTRUCTION]
     build_text_policy(directory, texts=texts, block_names=tuple(CHAIN), degraded_px=16, seed=0)
     torch.manual_seed(0)
     return School(directory, TextTeacher(directory), load_vocabulary(directory, tuple(CHAIN)))
@@ -111,7 +117,7 @@ def test_a_text_must_fit_its_block(school: School) -> None:
 
 
 def test_photos_must_have_one_size(school: School) -> None:
-    other = replace(make_prompt(1), degraded=np.zeros((8, 8, 3), np.uint8))
+    other = make_prompt(1, degraded=np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(DataError, match="one size"):
         school.dataset([make_prompt(0), other])
 
@@ -121,10 +127,10 @@ def test_context_pictures_lie_between_truth_and_what_was_given(school: School) -
     sharp = np.full((64, 64, 3), 200, np.uint8)
     values = set()
     for index in range(20):
-        prompt = replace(make_prompt(index, photo=sharp), degraded=np.full((16, 16, 3), 100, np.uint8))
+        prompt = make_prompt(index, truth=sharp, degraded=np.full((16, 16, 3), 100, np.uint8))
         state = write_chain(prompt, grammar, school.vocabulary, school.teacher.tokenizer)
         example = make_example(prompt, state, grammar, TextSampling(), seed=0)
-        assert example.pictures[0] is prompt.degraded
+        assert example.pictures[0] is prompt.pictures["degraded"]
         assert example.pictures[1].shape == (16, 16, 3)
         values |= set(np.unique(example.pictures[1]).tolist())
     assert min(values) >= 100

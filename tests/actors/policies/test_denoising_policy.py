@@ -43,26 +43,28 @@ def job(
     source_seed: int | None = None,
     **sampler: Any,
 ) -> PaintJob:
+    pictures = {"degraded": pixels(8, seed)} | ({"previous": pixels(16, seed)} if with_previous else {})
     request = ImageRequest(
         request_id=str(seed),
         block="final_image",
         size_px=size_px,
         num_steps=num_steps,
         sampler=SamplerSpec(**sampler),
-        degraded=0,
-        previous=1 if with_previous else -1,
+        pictures={name: index for index, name in enumerate(pictures)},
         text="a cat " * seed,
         seed=seed,
         source_seed=source_seed,
         steps=steps,
     )
-    return PaintJob(
-        request=request, degraded=pixels(8, seed), previous=pixels(16, seed) if with_previous else None
-    )
+    return PaintJob(request=request, pictures=pictures)
+
+
+def of_photo(job: PaintJob, photo: Pixels) -> PaintJob:
+    return replace(job, pictures={**job.pictures, "degraded": photo})
 
 
 def example(job: PaintJob, painted: Painted) -> Example:
-    pictures = (job.degraded,) if job.previous is None else (job.degraded, job.previous)
+    pictures = tuple(job.pictures.values())
     return Example(segment=painted.segment, pictures=pictures)
 
 
@@ -257,11 +259,11 @@ def test_a_picture_sampled_otherwise_is_refused(directory: Path, examples: list[
 
 
 def test_pictures_of_a_group_may_share_their_first_noise_only(directory: Path) -> None:
-    first, second = (replace(job(seed, source_seed=9), degraded=pixels(8, 0)) for seed in (1, 2))
+    first, second = (of_photo(job(seed, source_seed=9), pixels(8, 0)) for seed in (1, 2))
     a, b = (one.segment.latents for one in painted(directory, [first, second]))
     assert np.array_equal(a[0], b[0])
     assert np.abs(a[1] - b[1]).max() > 1e-2
-    other = painted(directory, [replace(job(1, source_seed=8), degraded=pixels(8, 0))])[0].segment.latents
+    other = painted(directory, [of_photo(job(1, source_seed=8), pixels(8, 0))])[0].segment.latents
     assert np.abs(other[0] - a[0]).max() > 1e-2
 
 

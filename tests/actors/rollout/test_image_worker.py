@@ -40,8 +40,7 @@ def request(seed: int, **changes: Any) -> ImageRequest:
         "size_px": 32,
         "num_steps": 2,
         "sampler": SamplerSpec(),
-        "degraded": 0,
-        "previous": 1,
+        "pictures": {"degraded": 0, "previous": 1},
         "text": "a cat",
         "seed": seed,
     }
@@ -85,7 +84,7 @@ def publish(directory: Path, version: int, factor: float) -> tuple[Manifest, lis
 
 
 def test_answer_is_flat_and_in_order(worker: ImageRolloutWorker) -> None:
-    requests = [request(0), request(1, size_px=16, previous=-1, block="rough_image"), request(2)]
+    requests = [request(0), request(1, size_px=16, pictures={"degraded": 0}, block="rough_image"), request(2)]
     replies, *rest = asyncio.run(worker.generate(requests, *PICTURES))
     assert [reply.request_id for reply in replies] == ["chain/0", "chain/1", "chain/2"]
     assert [picture.shape for picture in rest[::2]] == [(32, 32, 3), (16, 16, 3), (32, 32, 3)]

@@ -22,6 +22,7 @@ from actors.rollout.text_worker import TextRolloutWorker
 from actors.weights.buckets import Bytes, lend
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
+from rl.restoration.names import REQUEST
 from rl.types import Example, Ints, Manifest, TextRequest, TextSampling, TokenStream
 from tests.reference.tiny_text import BLOCKS, as_example, build, make_request, photo
 
@@ -203,7 +204,8 @@ def test_a_flipped_byte_is_refused_and_nothing_has_changed(
 
 def more_than_fits(worker: TextRolloutWorker, vocabulary: TextVocabulary) -> list[TextRequest]:
     num = 100
-    tokens = np.concatenate([vocabulary.prompt, np.tile(vocabulary.prompt[3:], 5)]).astype(np.int32)
+    prompt = vocabulary.encode((REQUEST,))
+    tokens = np.concatenate([prompt, np.tile(prompt[3:], 5)]).astype(np.int32)
     assert num * len(tokens) > BATCHED_TOKENS
     return [
         replace(

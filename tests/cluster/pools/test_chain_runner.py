@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,27 +12,31 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.pools.chain_runner import ChainRunner, Job, Pools, TextContext
+from cluster.pools.chain_runner import ChainRunner, GroupRequest, Pools, TextContext
 from cluster.pools.collector import GroupCollector
+from cluster.pools.scoring import Scoring
 from cluster.runtime.calls import RayStore, Worker, gather
 from cluster.runtime.spawn import spawn
 from configs.load import load_config
 from configs.methods import SlidingWindow
-from configs.schema import Config, RewardConfig
+from configs.schema import BlockConfig, Config, RewardConfig
 from rl.advantage.combine import RewardTerm
-from rl.chain.state import ChainGrammar
+from rl.chain.grammar import ChainGrammar
+from rl.restoration.names import restoration_prompt
 from rl.types import (
     DenoisingSegment,
     Finish,
+    FinishedChain,
     ImageReply,
     ImageRequest,
+    Message,
     Pixels,
     Prompt,
-    RewardRequest,
     SamplerSpec,
     ScoredGroup,
     Scores,
     StepPlan,
+    TextPart,
     TextReply,
     TextRequest,
     TokenStream,
@@ -44,6 +48,8 @@ pytestmark = pytest.mark.ray
 CONFIG = load_config("tiny")
 NAMES = list(CONFIG.chain)
 TAGS = vocabulary(NAMES)
+LONE_TOKENS = 9
+"""Bound of a text block that is a whole chain, by which the writer knows it."""
 PROMPT = (VISION_START, PLACEHOLDER, VISION_END, WORDS[0])
 
 
@@ -64,7 +70,7 @@ class Writer:
         assert all(pictures[i].ndim == 3 for i in request.pictures)
         following = NAMES[NAMES.index(block) + 1]
         tokens = [TAGS.opening[block], WORDS[1], TAGS.closing[block]]
-        if CONFIG.chain[following].kind == "image":
+        if request.max_tokens != LONE_TOKENS and CONFIG.chain[following].kind == "image":
             tokens.append(TAGS.opening[following])
         if index == "1" and block == "rough_understand":
             tokens = [TAGS.closing[NAMES[-1]]]
@@ -93,9 +99,9 @@ class Painter:
         self.requests += requests
         made: list[Any] = []
         for request in requests:
-            assert pictures[request.degraded].shape[0] == 16
-            previous = request.previous >= 0
-            level = 1 + int(pictures[request.previous][0, 0, 0]) if previous else 1
+            seen = {name: pictures[index] for name, index in request.pictures.items()}
+            assert "degraded" not in seen or seen["degraded"].shape[0] == 16
+            level = 1 + int(seen["previous"][0, 0, 0]) if "previous" in seen else 1
             picture = np.full((request.size_px, request.size_px, 3), level, dtype=np.uint8)
             made += [picture, self._segment(request)]
         replies = [ImageReply(request_id=r.request_id, num_actions=1, version=3) for r in requests]
@@ -109,7 +115,7 @@ class Painter:
             sigmas=np.linspace(1, 0, num + 1, dtype=np.float32),
             behaviour_logprobs=np.zeros(num, dtype=np.float32),
             action_mask=np.arange(num) < num - 1,
-            pictures=("degraded",),
+            pictures=tuple(request.pictures),
             text_ids=np.zeros(1, dtype=np.int32),
             size_px=request.size_px,
             sampler=SamplerSpec(),
@@ -122,9 +128,9 @@ class Scorer:
     def __init__(self) -> None:
         self.when: dict[str, float] = {}
 
-    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
-        self.when[request.chain_id] = time.monotonic()
-        index = request.pictures.get(request.final_block)
+    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
+        self.when[chain.chain_id] = time.monotonic()
+        index = chain.pictures.get(chain.final_block)
         value = 0.0 if index is None else float((await pictures[index]).mean())
         scores = Scores(
             name="bright",
@@ -142,7 +148,7 @@ class Scorer:
 class Failing(Scorer):
     """A worker that cannot."""
 
-    async def score(self, request: RewardRequest, pictures: Sequence[Any]) -> dict[str, Scores]:
+    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
         raise ValueError("no such thing")
 
 
@@ -157,10 +163,12 @@ def crew(ray_cluster: None) -> Iterator[dict[str, Worker]]:
         ray.kill(worker.actor)
 
 
-def spawned_runner(crew: dict[str, Worker], config: Config, scorer: str = "scorer") -> Worker:
+def spawned_runner(
+    crew: Mapping[str, Worker], config: Config, scorer: str = "scorer", ids: tuple[int, ...] = PROMPT
+) -> Worker:
     context = TextContext(
         grammar=ChainGrammar(config.chain, TAGS),
-        prompt=PROMPT,
+        encode=lambda _: ids,
         forbidden_ids=(),
         decode=lambda ids: decode(list(ids), NAMES),
     )
@@ -174,14 +182,14 @@ def spawned_runner(crew: dict[str, Worker], config: Config, scorer: str = "score
 
 
 def photo(name: str) -> Prompt:
-    return Prompt(prompt_id=name, degraded=np.zeros((16, 16, 3), dtype=np.uint8))
+    return restoration_prompt(name, np.zeros((16, 16, 3), dtype=np.uint8))
 
 
 def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: str = "photo") -> ScoredGroup:
     runner, prompt = spawned_runner(crew, config, scorer), photo(group)
     try:
         (scored,) = gather(
-            [runner.call("run_group", Job(prompt=prompt, draw=0, num_chains=3))], deadline_s=60
+            [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=3))], deadline_s=60
         )
     finally:
         ray.kill(runner.actor)
@@ -286,6 +294,105 @@ def test_a_chain_is_scored_while_others_are_written(crew: dict[str, Worker]) -> 
     assert ended["1"] < min(ended["0"], ended["2"])
 
 
+def scored_by_real_rewards(
+    crew: Mapping[str, Worker],
+    prompt: Prompt,
+    chain: dict[str, BlockConfig],
+    rewards: dict[str, RewardConfig],
+) -> ScoredGroup:
+    """Sample two chains for a prompt without pictures and have the scoring actor's own rewards judge them."""
+    config = replace(CONFIG, chain=chain, rewards=rewards)
+    kwargs = {"config": config, "envs": {}}
+    scoring = spawn(Scoring, "scoring-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
+    gather([scoring.call("setup")], deadline_s=60)
+    runner = spawned_runner({**crew, "real": scoring}, config, "real", ids=(WORDS[0],))
+    try:
+        job = GroupRequest(prompt=prompt, draw=0, num_chains=2)
+        (scored,) = gather([runner.call("run_group", job)], deadline_s=60)
+    finally:
+        for worker in (runner, scoring):
+            ray.kill(worker.actor)
+    assert isinstance(scored, ScoredGroup)
+    for name, scores in scored.scores.items():
+        assert scores.valid.all(), (name, scores.reasons)
+        assert not scores.missing.any(), (name, scores.reasons)
+    return scored
+
+
+def reward(target: str, **options: Any) -> RewardConfig:
+    return RewardConfig(target=target, options=options)
+
+
+HERE = "tests.reference.rewards"
+QUESTION = Message(role="user", parts=(TextPart("how much is 2 + 2?"),))
+
+
+def test_a_chain_of_one_text_block_needs_no_picture(crew: dict[str, Worker]) -> None:
+    first = NAMES[0]
+    chain = {first: replace(CONFIG.chain[first], max_tokens=LONE_TOKENS)}
+    answer = f"<{first}>w61 </{first}>"
+    prompt: Prompt = Prompt(prompt_id="sum/1", messages=(QUESTION,), reference={"ground_truth": answer})
+    rewards = {
+        "format": reward("rewards.format:FormatReward", blocks=[first]),
+        "right": reward(f"{HERE}:verl_equal", low=0, high=1),
+    }
+    scored = scored_by_real_rewards(crew, prompt, chain, rewards)
+    assert [written.text for written in scored.chains] == [answer] * 2
+    assert [written.finish for written in scored.chains] == [Finish.STOP] * 2
+    assert {name: scores.values.tolist() for name, scores in scored.scores.items()} == {
+        "format": [1.0, 1.0],
+        "right": [1.0, 1.0],
+    }
+    (segment,) = scored.chains[0].segments
+    (example,) = RayStore(deadline_s=30).get([segment.handle])
+    assert isinstance(example.segment, TokenStream)
+    assert example.pictures == example.segment.pictures == ()
+    assert example.segment.tokens[0] == WORDS[0]
+
+
+def test_token_ids_may_be_the_prompt(crew: dict[str, Worker]) -> None:
+    first = NAMES[0]
+    chain = {first: replace(CONFIG.chain[first], max_tokens=LONE_TOKENS)}
+    prompt: Prompt = Prompt(prompt_id="ids/1", tokens=(WORDS[3], WORDS[4]))
+    scored = scored_by_real_rewards(crew, prompt, chain, {"long": reward(f"{HERE}:LengthReward")})
+    (example,) = RayStore(deadline_s=30).get([scored.chains[0].segments[0].handle])
+    assert isinstance(example.segment, TokenStream)
+    assert example.segment.tokens[:2].tolist() == [WORDS[3], WORDS[4]]
+
+
+def test_a_chain_of_one_picture_block_needs_no_text_and_no_photograph(crew: dict[str, Worker]) -> None:
+    last = NAMES[-1]
+    prompt: Prompt = Prompt(prompt_id="draw/1", messages=(QUESTION,))
+    scored = scored_by_real_rewards(
+        crew, prompt, {last: CONFIG.chain[last]}, {"size": reward(f"{HERE}:PictureReward")}
+    )
+    assert scored.scores["size"].values.tolist() == [CONFIG.chain[last].size_px] * 2
+    (segment,) = scored.chains[0].segments
+    (example,) = RayStore(deadline_s=30).get([segment.handle])
+    assert example.pictures == example.segment.pictures == ()
+    assert list(scored.chains[0].pictures) == [last]
+
+
+def test_a_chain_of_texts_and_pictures_needs_no_photograph(crew: dict[str, Worker]) -> None:
+    prompt: Prompt = Prompt(prompt_id="story", messages=(QUESTION,))
+    config = replace(CONFIG, deterministic=True)
+    runner = spawned_runner(crew, config, ids=(WORDS[0],))
+    try:
+        job = GroupRequest(prompt=prompt, draw=0, num_chains=1)
+        (scored,) = gather([runner.call("run_group", job)], deadline_s=60)
+    finally:
+        ray.kill(runner.actor)
+    (whole,) = scored.chains
+    assert whole.finish is Finish.STOP
+    examples = RayStore(deadline_s=30).get([segment.handle for segment in whole.segments])
+    assert [example.segment.pictures for example in examples] == [
+        ("rough_image", "middle_image"),
+        (),
+        ("previous",),
+        ("previous",),
+    ]
+
+
 def test_a_failing_worker_is_named(crew: dict[str, Worker]) -> None:
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group's type depends on how many failed
         run(crew, CONFIG, scorer="failing", group="photo-failing")
@@ -295,10 +402,10 @@ def test_a_failing_worker_is_named(crew: dict[str, Worker]) -> None:
 def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
     guided = load_config("tiny", ["policies.text.guidance_scale=1.5"])
     context = TextContext(
-        grammar=ChainGrammar(guided.chain, TAGS), prompt=PROMPT, forbidden_ids=(3,), decode=decode
+        grammar=ChainGrammar(guided.chain, TAGS), encode=lambda _: PROMPT, forbidden_ids=(3,), decode=decode
     )
     pools = Pools(text={}, image={}, scoring=cast(Worker, None))
-    job = Job(prompt=Prompt(prompt_id="a", degraded=np.zeros((16, 16, 3), np.uint8)), draw=0, num_chains=1)
+    job = GroupRequest(prompt=photo("a"), draw=0, num_chains=1)
     for config, scale in ((CONFIG, 1.0), (guided, 1.5)):
         sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, NAMES[0])
         assert sampling.guidance == scale

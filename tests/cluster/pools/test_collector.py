@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +68,7 @@ def collector(script, config=CONFIG):
         config=config,
         terms=terms | overlong_terms(config),
         versions=lambda: {"text": 5},
-        make_prompt=lambda i: Prompt(prompt_id=str(i), degraded=np.zeros((4, 4, 3), np.uint8)),
+        make_prompt=lambda i: Prompt(prompt_id=str(i)),
         runners=(),
         observe=lambda requests, groups: None,
         script=list(script),

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cluster.record.recorder import ChainRecorder, block_texts, file_name
-from rl.types import Chain, Finish, Prompt, Reference
+from cluster.record.recorder import FORMAT, ChainRecorder, block_texts, file_name, read_record
+from cluster.record.run_data import RecordedChain
+from rl.errors import DataError
+from rl.restoration.names import restoration_prompt
+from rl.types import Chain, Finish, Prompt
 
 TEXT = (
     "<degradation>light blur</degradation><rough_understand>a cup</rough_understand>"
@@ -37,8 +40,8 @@ def make_chain(index=0, group_id="coffee/train/17#0"):
 
 @pytest.fixture
 def prompt():
-    reference = Reference(photo=pixels(9, 16), labels=("light blur",), tags=("cup", "spoon"))
-    return Prompt(prompt_id="coffee/train/17", degraded=pixels(5), reference=reference)
+    known = {"labels": ["light blur"], "tags": ["cup", "spoon"], "captions": ["a cup"]}
+    return restoration_prompt("coffee/train/17", pixels(5), pixels(9, 16), **known)
 
 
 def test_a_chain_is_written_with_pictures_and_scores(tmp_path, prompt):
@@ -49,11 +52,14 @@ def test_a_chain_is_written_with_pictures_and_scores(tmp_path, prompt):
     record = json.loads((folder / "chain.json").read_text())
     assert record["block_text"] == {"degradation": "light blur", "rough_understand": "a cup"}
     assert record["finish"] == "length"
-    assert record["labels"] == ["light blur"]
-    assert record["tags"] == ["cup", "spoon"]
+    known = {"labels": ["light blur"], "tags": ["cup", "spoon"], "captions": ["a cup"]}
+    assert record["prompt"]["reference"] == known
+    assert record["prompt"]["pictures"] == {"degraded": "degraded.png", "truth": "truth.png"}
+    assert record["prompt"]["shown"] == ["degraded"]
+    assert record["format"] == FORMAT
     assert record["rewards"] == scores
     assert record["total"] == 0.5
-    assert record["pictures"] == ["degraded", "rough_image", "truth"]
+    assert record["pictures"] == {"rough_image": "rough_image.png"}
     assert np.asarray(Image.open(folder / "rough_image.png"))[0, 0, 0] == 7
     assert sorted(path.name for path in folder.iterdir()) == [
         "chain.json",
@@ -61,6 +67,36 @@ def test_a_chain_is_written_with_pictures_and_scores(tmp_path, prompt):
         "rough_image.png",
         "truth.png",
     ]
+
+
+def test_records_of_before_are_read_and_those_of_later_refused(tmp_path):
+    old = {
+        "chain_id": "a#0/0",
+        "group_id": "a#0",
+        "prompt_id": "a",
+        "text": "x",
+        "labels": ["keep"],
+        "tags": [],
+    }
+    (tmp_path / "chain.json").write_text(json.dumps(old | {"pictures": ["degraded", "rough_image", "truth"]}))
+    record = read_record(tmp_path)
+    assert record["prompt"]["prompt_id"] == "a"
+    assert record["prompt"]["reference"] == {"labels": ["keep"], "tags": []}
+    assert record["prompt"]["pictures"] == {"degraded": "degraded.png", "truth": "truth.png"}
+    assert record["pictures"] == {"rough_image": "rough_image.png"}
+    (tmp_path / "chain.json").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(DataError, match=r"chain\.json: is of format 3, this version reads 2"):
+        read_record(tmp_path)
+
+
+def test_a_prompt_without_pictures_is_recorded_and_names_need_not_be_file_names(tmp_path):
+    question = Prompt(prompt_id="sum/1", reference={"ground_truth": "4"})
+    folder = ChainRecorder(tmp_path).record(0, "train", "train", make_chain(), {}, question, {})
+    assert [path.name for path in folder.iterdir()] == ["chain.json"]
+    assert read_record(folder)["prompt"]["reference"] == {"ground_truth": "4"}
+    odd = Prompt(prompt_id="odd", pictures={"images/0": pixels(3)}, shown=("images/0",))
+    folder = ChainRecorder(tmp_path).record(1, "train", "train", make_chain(), {}, odd, {})
+    assert RecordedChain(folder, read_record(folder)).open("images/0").getpixel((0, 0)) == (3, 3, 3)
 
 
 def test_a_missing_score_that_counts_leaves_the_total_undefined(tmp_path, prompt):

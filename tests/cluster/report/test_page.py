@@ -95,9 +95,9 @@ def test_marks_agree_with_the_recorded_scores(run_dir):
     run = load_run(run_dir)
     for chain in run.training:
         blocks = dict(split_blocks(chain.record["text"]))
-        slots = pair_slots(blocks["degradation"], chain.record["labels"])
+        slots = pair_slots(blocks["degradation"], chain.reference("labels"))
         assert sum(slot.is_right for slot in slots) / 5 == chain.record["rewards"]["degradation"]
-        named = {s.text for s in mark_tags(blocks["rough_understand"], chain.record["tags"]) if s.mark}
+        named = {s.text for s in mark_tags(blocks["rough_understand"], chain.reference("tags")) if s.mark}
         assert len(named) / 4 == chain.record["rewards"]["understanding"]
 
 

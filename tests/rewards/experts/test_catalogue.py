@@ -198,7 +198,7 @@ def test_fidelity_is_the_judges_value_as_a_share_of_its_range():
     judges = Judges(["psnr", "gmsd"])
     judges.setup()
     pictures = [chain.final_picture for chain in chains[:-1]]
-    raw = judges.score(pictures, [chain.reference.photo for chain in chains[:-1]])
+    raw = judges.score(pictures, [chain.prompt.pictures["truth"] for chain in chains[:-1]])
     for name, low, high in (("psnr", 0.0, 40.0), ("gmsd", 1.0, 0.0)):
         reward = FidelityReward(name)
         reward.setup()

@@ -2,16 +2,28 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 
-from configs.schema import RewardConfig
+from configs.schema import BlockConfig, RewardConfig
 from rewards.base import Need, evaluate
 from rewards.contract import check_reward
+from rewards.examples import example_chains
 from rewards.load import load_reward
 from rewards.plain.functions import COLUMNS, FunctionReward
 from rl.errors import ConfigError
-from tests.reference.rewards import WHOLE, make_view, narrow, needy, picture, trl_length, trl_tags, verl_tags
+from tests.reference.rewards import (
+    WHOLE,
+    make_view,
+    narrow,
+    needy,
+    needy_of_level,
+    picture,
+    trl_length,
+    trl_tags,
+    verl_tags,
+)
 
 HERE = "tests.reference.rewards"
 
@@ -45,7 +57,7 @@ def test_every_column_has_one_entry_a_chain():
 
     final = picture()
     evaluate(FunctionReward(spy), "spy", [make_view(chain_id="p#3/1"), make_view(final=final)])
-    assert seen.keys() == COLUMNS.keys()
+    assert seen.keys() == {*COLUMNS, "degraded", "labels", "tags", "captions"}
     assert {len(column) for column in seen.values()} == {2}
     assert seen["prompts"] == ["p#3", "p#0"]
     assert seen["finish"] == ["stop", "stop"]
@@ -71,18 +83,11 @@ def test_it_keeps_the_contract():
 @pytest.mark.parametrize(
     ("thing", "options", "message"),
     [
-        (
-            needy,
-            {},
-            r"needy\(\) cannot be called: missing a required argument: 'answer'; it is told prompts, ",
-        ),
-        (verl_tags, {"ground_truth": "tag"}, "ground_truth: no column 'tag'; did you mean tags"),
         (verl_tags, {"scale": 2}, r"'scale' is no parameter of verl_tags\(\)"),
         (verl_tags, {"low": 1, "high": 1}, r"low: want less than high \(1\), got 1"),
         (trl_length, {"needs": "truth"}, r"needs: want a list, as in \[truth\]"),
         (trl_tags, {"lwo": 1}, r"'lwo' is no parameter of trl_tags\(\); did you mean low"),
-        (trl_tags, {"tags": ["a"]}, "'tags' is told in every call, it cannot be set"),
-        (trl_length, {"needs": ["truht"]}, "needs: no input 'truht'; did you mean truth"),
+        (trl_tags, {"finish": "stop"}, "'finish' is told in every call, it cannot be set"),
         (trl_length, {"low": "x"}, "low: want a number, got 'x'"),
     ],
 )
@@ -90,6 +95,41 @@ def test_a_function_or_option_that_does_not_fit_is_named(thing, options, message
     config = RewardConfig(target=f"{HERE}:{thing.__name__}", options=options)
     with pytest.raises(ConfigError, match=rf"^rewards\.mine\.options: {message}"):
         load_reward("mine", config)
+
+
+@pytest.mark.parametrize(
+    ("thing", "options", "message"),
+    [
+        (
+            needy,
+            {},
+            r"needy\(\) wants 'answer', which the run's prompts do not have; options can be its constants",
+        ),
+        (verl_tags, {"ground_truth": "tag"}, "ground_truth: no column 'tag'; did you mean tags"),
+        (trl_tags, {"tags": ["a"]}, "'tags' is told in every call, it cannot be set"),
+        (
+            trl_length,
+            {"needs": ["truht"]},
+            "needs truht, which the run's prompts do not have; did you mean truth",
+        ),
+    ],
+)
+def test_what_the_prompts_do_not_have_is_named(thing, options, message):
+    reward = load_reward("mine", RewardConfig(target=f"{HERE}:{thing.__name__}", options=options))
+    prompt = make_view(truth=picture()).prompt
+    with pytest.raises(ConfigError, match=rf"^{message}"):
+        reward.check_prompt({*prompt.pictures, *prompt.reference})
+
+
+def test_every_column_of_the_prompts_reaches_a_function_by_name():
+    chains = example_chains(3, blocks={"say": BlockConfig(kind="text", policy="text", max_tokens=9)})
+    known = chains[0].prompt.reference | {"answer": "42", "level": 3}
+    views = [replace(chain, prompt=replace(chain.prompt, reference=known)) for chain in chains]
+    assert FunctionReward(needy_of_level).score(views) == [3.0, 3.0, 3.0]
+    assert scores_of("verl_equal", views).values.tolist() == [0.0, 0.0, 0.0]
+    told = [replace(view, text="42") for view in views]
+    assert scores_of("verl_equal", told).values.tolist() == [1.0, 1.0, 1.0]
+    FunctionReward(needy_of_level).check_prompt(known)
 
 
 def scores_of(function: str, views, **options):

@@ -99,7 +99,7 @@ def say(body: bytes, status: int = 200) -> Callable[[BaseHTTPRequestHandler, int
 
 
 def scores_json(*scores) -> bytes:
-    return json.dumps({"version": 1, "scores": list(scores)}).encode()
+    return json.dumps({"version": 2, "scores": list(scores)}).encode()
 
 
 # --------------------------------------------------------------------------------- same scores
@@ -143,9 +143,11 @@ def test_a_batch_sends_each_picture_once():
     assert len(message["images"]) == 2 + 3 * 5  # degraded, truth, and three pictures of each whole chain
     for chain, back in zip(chains, decode_request(message), strict=True):
         assert (chain.text, chain.finish, dict(chain.block_text)) == (back.text, back.finish, back.block_text)
-        assert chain.reference.tags == back.reference.tags
-        assert np.array_equal(chain.degraded, back.degraded)
-        assert np.array_equal(chain.reference.photo, back.reference.photo)
+        assert chain.prompt.reference == back.prompt.reference
+        assert chain.prompt.messages == back.prompt.messages
+        assert chain.named_pictures.keys() == back.named_pictures.keys()
+        for name, pixels in chain.named_pictures.items():
+            assert np.array_equal(pixels, back.named_pictures[name])
         for name, pixels in chain.pictures.items():
             assert np.array_equal(pixels, back.pictures[name])
             assert not back.pictures[name].flags.writeable
@@ -183,9 +185,9 @@ def test_answers_survive(scores):
         (say(b"<html>"), "the answer is not JSON: '<html>'", 1),
         (say(b"\xff\x00"), "the answer is not JSON", 1),
         (say(b"[" * 100_000), "the answer is not JSON", 1),
-        (say(b"[]"), "want a message of version 1, got 'list'", 1),
-        (say(b'{"version": 2}'), "want a message of version 1, got 2", 1),
-        (say(b'{"version": 1}'), "scores: want a list, got NoneType", 1),
+        (say(b"[]"), "want a message of version 2, got 'list'", 1),
+        (say(b'{"version": 1}'), "want a message of version 2, got 1", 1),
+        (say(b'{"version": 2}'), "scores: want a list, got NoneType", 1),
         (say(scores_json({"score": 1.0})), "1 scores for 2 chains", 1),
         (say(scores_json(1.0, 2.0)), "scores[0]: want a dict, got float", 1),
         (say(scores_json({"score": float("nan")}, {"score": 1})), "scores[0]: want score (a finite number)", 1),
@@ -295,6 +297,14 @@ def test_a_declaration_that_differs_from_the_servers_is_named(declares, message)
     assert message in str(caught.value)
 
 
+def test_a_need_that_prompts_do_not_have_is_named():
+    reward = HttpReward("http://a", declares={"needs": ["truht"]})
+    with pytest.raises(
+        ConfigError, match=r"^needs truht, which the run's prompts do not have; did you mean truth"
+    ):
+        reward.check_prompt(["degraded", "truth"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -302,7 +312,7 @@ def test_a_declaration_that_differs_from_the_servers_is_named(declares, message)
         ({"url": "http://a:b"}, "url: want http://host:port"),
         ({"url": "http://a", "timeout_s": 0}, "timeout_s: want a number above 0, got 0"),
         ({"url": "http://a", "declares": {"ned": []}}, "declares: unknown key 'ned'; did you mean needs?"),
-        ({"url": "http://a", "declares": {"needs": ["pixels"]}}, "declares.needs: no input 'pixels'"),
+        ({"url": "http://a", "declares": {"needs": "text"}}, "declares.needs: want a list, as in [text]"),
         (
             {"url": "http://a", "declares": {"low": 1, "high": 0}},
             "declares.low: want less than high (0), got 1",
@@ -329,24 +339,41 @@ def test_a_token_is_asked_for_and_comes_from_the_environment(monkeypatch):
         assert reward.score([make_view()]) == [pytest.approx(0.6)]
 
 
-BASE = {"chain_id": "a/0", "group_id": "a", "text": "x", "degraded": 0}
+BASE = {"chain_id": "a/0", "group_id": "a", "text": "x", "prompt": {"prompt_id": "a"}}
+
+
+def asking(**prompt):
+    return {"prompt": {"prompt_id": "a"} | prompt}
 
 
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ([], "want a message of version 1"),
-        ({"version": 1}, "chains: want a list"),
-        ({"version": 1, "chains": []}, "images: want a list"),
-        ({"version": 1, "chains": [], "images": ["!"]}, "images: not a PNG in base64"),
-        ({"version": 1, "chains": [], "images": ["aGFsbG8="]}, "images: not a PNG in base64"),
-        ({"version": 1, "chains": [3], "images": []}, "chains[0]: want a dict"),
+        ([], "want a message of version 2"),
+        ({"version": 2}, "chains: want a list"),
+        ({"version": 2, "chains": []}, "images: want a list"),
+        ({"version": 2, "chains": [], "images": ["!"]}, "images: not a PNG in base64"),
+        ({"version": 2, "chains": [], "images": ["aGFsbG8="]}, "images: not a PNG in base64"),
+        ({"version": 2, "chains": [3], "images": []}, "chains[0]: want a dict"),
         (
-            {"version": 1, "chains": [BASE], "images": []},
-            "chains[0].degraded: want an index into the 0 images",
+            {"version": 2, "chains": [BASE | asking(pictures={"photo": 0})], "images": []},
+            "chains[0].prompt.pictures.photo: want an index into the 0 images",
         ),
-        ({"version": 1, "chains": [BASE | {"finish": "now"}], "images": []}, "chains[0].finish: 'now'"),
-        ({"version": 1, "chains": [BASE | {"text": None}], "images": []}, "chains[0].text: want a str"),
+        (
+            {"version": 2, "chains": [BASE | asking(shown=["photo"])], "images": []},
+            "chains[0].prompt: a: shows ['photo'], its pictures are []",
+        ),
+        (
+            {
+                "version": 2,
+                "chains": [BASE | asking(messages=[{"role": "user", "content": "x"}])],
+                "images": [],
+            },
+            "chains[0].prompt.messages[0].content: want a list",
+        ),
+        ({"version": 2, "chains": [BASE | {"prompt": 1}], "images": []}, "chains[0].prompt: want a dict"),
+        ({"version": 2, "chains": [BASE | {"finish": "now"}], "images": []}, "chains[0].finish: 'now'"),
+        ({"version": 2, "chains": [BASE | {"text": None}], "images": []}, "chains[0].text: want a str"),
     ],
 )
 def test_a_request_that_is_not_of_the_schema_is_refused(message, said):
@@ -371,7 +398,7 @@ def test_the_server_says_what_it_serves_and_where():
         with pytest.raises(RequestError, match="nothing at /; want GET /v1/reward or POST /v1/score"):
             exchange("GET", f"{url}/", None, headers={}, patience=patience)
     assert described == {
-        "version": 1, "name": "mine", "needs": ["labels", "text"], "unit": "share", "low": 0.0, "high": 1.0,
+        "version": 2, "name": "mine", "needs": ["labels", "text"], "unit": "share", "low": 0.0, "high": 1.0,
         "missing": 0.0, "larger_is_better": True, "deterministic": True,
     }  # fmt: skip
 

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import BlockConfig
-from rl.chain.state import ChainGrammar, ChainState, Done, PaintImage, TagVocabulary, WriteText, full_match
+from rl.chain.grammar import ChainGrammar, TagVocabulary, full_match
+from rl.chain.state import ChainState, Done, PaintImage, WriteText
 from rl.errors import ConfigError, RolloutError
-from rl.types import DEGRADED, Finish, TextSampling
+from rl.types import Finish, TextSampling
 from tests.reference.chain import (
     END,
     PAD,
@@ -24,6 +25,7 @@ from tests.reference.chain import (
 )
 
 PROMPT = [VISION_START, PLACEHOLDER, VISION_END, *WORDS[:2]]
+SHOWN = ("photo",)
 REALSR = ["text", "text", "image", "text", "image", "text", "image"]
 quick = settings(deadline=None)
 
@@ -82,7 +84,7 @@ def mutated_scripts(draw):
 
 def play(grammar, script, *, prompt=PROMPT):
     """Let an engine that stops at stop ids write ``script``; token k has log-prob -(k + 1) / 8."""
-    state, position, version = ChainState(grammar, prompt), 0, 0
+    state, position, version = ChainState(grammar, prompt, pictures=SHOWN), 0, 0
     for _ in range(100):
         step = state.next_step()
         assert state.next_step() == step
@@ -141,7 +143,7 @@ def test_every_legal_chain_is_accepted(case):
     ]
     assert state.painted == tuple(n for n, k in zip(names, kinds, strict=True) if k == "image")
     in_context = [n for n in state.painted if n != names[-1]]
-    assert state.pictures == (DEGRADED, *in_context)
+    assert state.pictures == (*SHOWN, *in_context)
 
 
 @settings(max_examples=300, deadline=None)
@@ -182,7 +184,7 @@ def test_a_chain_that_has_ended_takes_nothing_more(case):
 def test_the_paper_chain_step_by_step():
     grammar = build(REALSR)
     tags = grammar.tags
-    state = ChainState(grammar, PROMPT)
+    state = ChainState(grammar, PROMPT, pictures=SHOWN)
     step = state.next_step()
     assert isinstance(step, WriteText)
     assert step.block == "b0"
@@ -218,7 +220,7 @@ def test_the_last_picture_never_enters_the_context():
     state, done = play(grammar, script)
     assert done.finish is Finish.STOP
     assert state.tokens.tolist() == [*PROMPT, *script, tags.closing["b1"]]
-    assert state.pictures == (DEGRADED,)
+    assert state.pictures == SHOWN
     assert not state.stream(TextSampling()).action_mask[-1]
 
 
@@ -277,13 +279,13 @@ def test_whitespace_is_legal_between_blocks_only(space):
 
 def test_text_stopped_without_its_tag_is_malformed():
     grammar = build(["text"])
-    state = ChainState(grammar, PROMPT)
+    state = ChainState(grammar, PROMPT, pictures=SHOWN)
     state.text_written([grammar.tags.opening["b0"], WORDS[0]], [-1.0, -1.0], stopped=True, version=0)
     assert state.next_step().finish is Finish.MALFORMED
 
 
 def test_abort():
-    state = ChainState(build(["text"]), PROMPT)
+    state = ChainState(build(["text"]), PROMPT, pictures=SHOWN)
     state.aborted("shutting down")
     assert state.next_step() == Done(finish=Finish.ABORTED, error="shutting down")
 
@@ -291,7 +293,7 @@ def test_abort():
 def test_bad_replies_are_refused():
     grammar = build(["text", "text"])
     tags = grammar.tags
-    state = ChainState(grammar, PROMPT)
+    state = ChainState(grammar, PROMPT, pictures=SHOWN)
     with pytest.raises(RolloutError, match="finite"):
         state.text_written([WORDS[0]], [float("-inf")], stopped=False, version=0)
     with pytest.raises(RolloutError, match="finite"):
@@ -301,7 +303,7 @@ def test_bad_replies_are_refused():
             [tags.opening["b0"], tags.closing["b0"], tags.opening["b1"]], [-1.0] * 3, stopped=True, version=0
         )
     with pytest.raises(RolloutError, match="due"):
-        ChainState(grammar, PROMPT).image_painted("b0", 0)
+        ChainState(grammar, PROMPT, pictures=SHOWN).image_painted("b0", 0)
 
 
 def test_bad_grammars_are_refused():
@@ -323,7 +325,7 @@ def test_bad_grammars_are_refused():
     with pytest.raises(ConfigError, match="once"):
         TagVocabulary(opening={"a": 1}, closing={"a": 2}, picture=(5, 6), placeholder=7)
     with pytest.raises(ConfigError, match="placeholder"):
-        ChainState(build(["text"]), [WORDS[0]])
+        ChainState(build(["text"]), [WORDS[0]], pictures=SHOWN)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from rl.restoration.labels import VOCABULARY
 MILD = DataConfig(degradation="mild")
 
 
-def source(data: DataConfig = MILD, *, output_px: int = 64, scale: int = 4, seed: int = 3) -> pr.PromptSource:
-    return pr.PromptSource(data, output_px=output_px, scale=scale, seed=seed)
+def source(
+    data: DataConfig = MILD, *, output_px: int = 64, scale: int = 4, seed: int = 3
+) -> pr.PhotographSource:
+    return pr.PhotographSource(data, output_px=output_px, scale=scale, seed=seed)
 
 
 def noise(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -40,9 +42,9 @@ def same(one, two) -> bool:
     return (
         one.prompt_id == two.prompt_id
         and one.seed == two.seed
-        and np.array_equal(one.degraded, two.degraded)
-        and np.array_equal(one.reference.photo, two.reference.photo)
-        and dataclasses.replace(one.reference, photo=None) == dataclasses.replace(two.reference, photo=None)
+        and np.array_equal(one.pictures["degraded"], two.pictures["degraded"])
+        and np.array_equal(one.pictures.get("truth"), two.pictures.get("truth"))
+        and one.reference == two.reference
     )
 
 
@@ -67,14 +69,14 @@ def test_train_prompt_has_everything():
     made = source()
     for i in range(40):
         prompt = made.train(i)
-        reference = prompt.reference
+        labels, tags, captions = (prompt.reference[name] for name in ("labels", "tags", "captions"))
         assert prompt.prompt_id.endswith(f"/train/{i}")
-        assert prompt.degraded.shape == (16, 16, 3)
-        assert reference.photo.shape == (64, 64, 3)
-        assert all(word in known for word, known in zip(reference.labels, VOCABULARY, strict=True))
-        assert reference.tags
-        assert len(reference.captions) == 3
-        assert all(tag in reference.captions[0] for tag in reference.tags)
+        assert prompt.pictures["degraded"].shape == (16, 16, 3)
+        assert prompt.pictures["truth"].shape == (64, 64, 3)
+        assert all(word in known for word, known in zip(labels, VOCABULARY, strict=True))
+        assert tags
+        assert len(captions) == 3
+        assert all(tag in captions[0] for tag in tags)
 
 
 def test_every_trained_photograph_and_tag_is_met():
@@ -83,7 +85,7 @@ def test_every_trained_photograph_and_tag_is_met():
     names = {prompt.prompt_id.split("/")[0] for prompt in prompts}
     assert names == {photo.name for photo in ph.builtin_photos()[2:]}
     known = {tag.name for photo in ph.builtin_photos()[2:] for tag in photo.sidecar.tags}
-    met = {tag for prompt in prompts for tag in prompt.reference.tags}
+    met = {tag for prompt in prompts for tag in prompt.reference["tags"]}
     assert met - known == {"garage"}  # the scene, where no tag is visible
     assert known - met == {"flag"}  # lies in the held-out strip
 
@@ -134,9 +136,9 @@ def test_pixels_of_prompts_come_from_their_own_region(tmp_path):
         (tmp_path / f"{name}.json").write_text('{"scene": "paint", "tags": [{"name": "color"}]}')
     data = DataConfig(images=str(tmp_path), degradation="mild", holdout_photos=0, holdout_frac=0.4)
     made = source(data, output_px=32)
-    assert all(np.all(made.train(i).reference.photo == (0, 0, 255)) for i in range(50))
+    assert all(np.all(made.train(i).pictures.get("truth") == (0, 0, 255)) for i in range(50))
     held = made.held_out(20)
-    assert all(np.all(prompt.reference.photo == (255, 0, 0)) for prompt in held)
+    assert all(np.all(prompt.pictures.get("truth") == (255, 0, 0)) for prompt in held)
     assert {prompt.prompt_id.split("/")[1] for prompt in held} == {"crop"}
 
 
@@ -146,7 +148,7 @@ def test_training_texts_hold_every_word_that_occurs():
         word for text in made.training_texts() for word in text.replace(",", "").replace(":", "").split()
     }
     for prompt in [made.train(i) for i in range(50)] + made.held_out(20):
-        for caption in prompt.reference.captions:
+        for caption in prompt.reference["captions"]:
             assert set(caption.replace(",", "").replace(":", "").split()) <= words
 
 
@@ -202,7 +204,7 @@ def test_what_cannot_work_is_refused_at_the_start(change, sizes, message):
 
 def test_nothing_held_out(tmp_path):
     made = source(dataclasses.replace(MILD, holdout_frac=0.0, holdout_photos=0))
-    assert made.train(0).degraded.shape == (16, 16, 3)
+    assert made.train(0).pictures["degraded"].shape == (16, 16, 3)
     with pytest.raises(DataError, match=r"raise data\.holdout_frac"):
         made.held_out(2)
     only_photos = source(dataclasses.replace(MILD, holdout_frac=0.0)).held_out(4)
@@ -226,7 +228,7 @@ def test_pairs_replace_held_out_prompts_and_fit_exactly(tmp_path):
     prompts = made.held_out(5)
     assert [prompt.prompt_id for prompt in prompts][:3] == ["a/pair/0", "sub/b/pair/1", "a/pair/2"]
     for prompt in prompts:
-        assert np.array_equal(prompt.reference.photo[::4, ::4], prompt.degraded)
+        assert np.array_equal(prompt.pictures.get("truth")[::4, ::4], prompt.pictures["degraded"])
     assert "/train/" in made.train(0).prompt_id
 
 
@@ -234,8 +236,8 @@ def test_pairs_replace_held_out_prompts_and_fit_exactly(tmp_path):
 def test_low_resolution_only(tmp_path, low_folder):
     pairs_in(tmp_path, high=False, low_folder=low_folder)
     prompts = source(dataclasses.replace(MILD, pairs=str(tmp_path))).held_out(2)
-    assert all(prompt.reference.photo is None for prompt in prompts)
-    assert prompts[0].degraded.shape == (16, 16, 3)
+    assert all(prompt.pictures.get("truth") is None for prompt in prompts)
+    assert prompts[0].pictures["degraded"].shape == (16, 16, 3)
 
 
 def test_pairs_that_do_not_fit(tmp_path):

@@ -1,0 +1,44 @@
+"""Source of prompts: what every one offers, and the registry that finds a run's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+from rl.types import Pixels, Prompt
+
+
+class PromptSource(ABC):
+    """Makes a run's prompts; the same index gives the same prompt in every process.
+
+    One of your own is named by ``data.target`` and constructed with ``seed`` and ``data.options``.
+    """
+
+    @abstractmethod
+    def train(self, index: int) -> Prompt:
+        """Return a training prompt; all of them carry pictures and reference values of the same names.
+
+        Args:
+            index: Any number from 0 up: an epoch's end is the source's business, as is the order.
+        """
+
+    @abstractmethod
+    def held_out(self, num: int) -> list[Prompt]:
+        """Return prompts to evaluate on, their ids all different; a larger ``num`` appends to a smaller one.
+
+        Args:
+            num: How many.
+        """
+
+    def files(self) -> list[Path]:
+        """Name the picture files that prompts are made of; each is decoded once before a run starts."""
+        return []
+
+    def training_texts(self) -> list[str]:
+        """Return texts with every word that chains may need, for a cold start that trains a tokenizer."""
+        return []
+
+    def baselines(self, prompt: Prompt) -> Mapping[str, Pixels]:
+        """Return pictures that need no policy, by the name of their row: what an evaluation compares with."""
+        return {}
