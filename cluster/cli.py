@@ -198,7 +198,7 @@ def _restore(arguments: argparse.Namespace) -> None:
     for image in arguments.images:
         if not image.exists():
             raise ConfigError(f"{image}: no such photograph or folder")
-    _resolve("cluster.commands.restore:restore")(config, arguments.images, arguments.out)
+    _resolve("cluster.commands.restoration.restore:restore")(config, arguments.images, arguments.out)
 
 
 def _report_run(arguments: argparse.Namespace) -> None:

@@ -27,8 +27,8 @@ from configs.derive import degraded_px
 from configs.schema import Config
 from rl.chain.grammar import ChainGrammar
 from rl.chain.painting import PaintCall
+from rl.data.source import prompt_source
 from rl.restoration.names import DEGRADED, degraded_of, truth_of
-from rl.restoration.prompts import prompt_source
 from rl.seeding import derive_seed
 from rl.types import PREVIOUS, Pixels, Prompt, SamplerSpec, TextPart
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.picture_folder import read_chains
+from cluster.commands.restoration.picture_folder import read_chains
 from cluster.commands.rewards_tables import (
     Row,
     declarations,

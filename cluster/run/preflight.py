@@ -18,15 +18,15 @@ from configs.schema import Config
 from rewards.experts.judges import Judges
 from rewards.load import load_reward, reward_terms
 from rl.data.images import load_picture
+from rl.data.source import PromptSource, prompt_source
 from rl.errors import ConfigError
-from rl.restoration.prompts import PhotographSource, prompt_source
 from rl.types import Prompt
 
 MANY = 50
 """Photographs from which on reading them shows a bar."""
 
 
-def preflight(config: Config) -> PhotographSource:
+def preflight(config: Config) -> PromptSource:
     """Refuse what would fail later: before Ray, before a cold start of minutes, before a run directory.
 
     Returns:

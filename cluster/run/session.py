@@ -30,8 +30,8 @@ from cluster.runtime.hosts import check_shared, locate
 from cluster.runtime.ray_session import ray_session
 from configs.schema import Config
 from rewards.load import reward_terms
+from rl.data.source import prompt_source
 from rl.errors import ConfigError
-from rl.restoration.prompts import prompt_source
 from rl.spans import span
 from rl.types import JsonDict, ScoredGroup
 

@@ -6,7 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
+from configs.schema import Config
+from rl.targets import load_target
 from rl.types import Pixels, Prompt
+
+SOURCES = {"photographs": "rl.restoration.prompts:photograph_source"}
+"""What makes the source of a configuration, by ``data.kind``."""
 
 
 class PromptSource(ABC):
@@ -42,3 +47,9 @@ class PromptSource(ABC):
     def baselines(self, prompt: Prompt) -> Mapping[str, Pixels]:
         """Return pictures that need no policy, by the name of their row: what an evaluation compares with."""
         return {}
+
+
+def prompt_source(config: Config) -> PromptSource:
+    """Return the source of a run's training and held-out prompts."""
+    source: PromptSource = load_target(SOURCES["photographs"], key="data.kind")(config)
+    return source

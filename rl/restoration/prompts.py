@@ -8,6 +8,7 @@ crops wholly inside.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,20 @@ import numpy as np
 from configs.derive import final_px
 from configs.schema import Config, DataConfig
 from rl.data.images import resize
+from rl.data.source import PromptSource
 from rl.errors import DataError
 from rl.restoration import sidecar as sidecars
 from rl.restoration.degradation import degrade
 from rl.restoration.labels import all_degradation_texts, label
-from rl.restoration.names import restoration_prompt
+from rl.restoration.names import degraded_of, restoration_prompt
 from rl.restoration.photos import Pair, Photo, builtin_photos, folder_photos, pair_photos
 from rl.restoration.presets import get_preset
 from rl.restoration.sidecar import sidecar_texts
 from rl.seeding import derive_seed
-from rl.types import Prompt
+from rl.types import Pixels, Prompt
 
+BICUBIC = "bicubic"
+"""Row of the degraded photo enlarged: what restoration starts from."""
 TRAIN = "train"
 HELD_OUT_CROP = "crop"
 HELD_OUT_PHOTO = "photo"
@@ -61,8 +65,8 @@ class _Region:
     rect: Rect
 
 
-class PhotographSource:
-    """Makes training and held-out prompts.
+class PhotographSource(PromptSource):
+    """Prompts from photographs: training crops, and held-out ones.
 
     Args:
         data: Which photographs and how they are degraded.
@@ -143,6 +147,10 @@ class PhotographSource:
         for photo in self._photos:
             texts += sidecar_texts(photo.sidecar)
         return texts
+
+    def baselines(self, prompt: Prompt) -> Mapping[str, Pixels]:
+        """Return the degraded photo enlarged to the output size."""
+        return {BICUBIC: resize(degraded_of(prompt), self._output_px, self._output_px)}
 
     def _prompt(self, region: _Region, prompt_id: str, rng: np.random.Generator) -> Prompt:
         photo = region.photo
@@ -251,8 +259,8 @@ def crop_rect(region: Rect, *, output_px: int, zoom: list[float], rng: np.random
     return Rect(top=top, left=left, bottom=top + edge, right=left + edge)
 
 
-def prompt_source(config: Config) -> PhotographSource:
-    """Return the source of a run's training and held-out prompts."""
+def photograph_source(config: Config) -> PhotographSource:
+    """Return the source of a run on photographs."""
     return PhotographSource(
         config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed
     )

@@ -114,7 +114,7 @@ def test_logprobs_see_every_condition(policy: DenoisingPolicy, examples: list[Ex
     others = [
         replace(seen, pictures=(seen.pictures[1][:8, :8], seen.pictures[1])),
         replace(seen, pictures=(seen.pictures[0], 255 - seen.pictures[1])),
-        replace(seen, pictures=seen.pictures[:1]),
+        replace(seen, segment=replace(seen.segment, pictures=("degraded",)), pictures=seen.pictures[:1]),
         replace(seen, segment=replace(seen.segment, text_ids=seen.segment.text_ids[1:])),
     ]
     for other in others:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from cluster.commands.picture_folder import is_record
+from cluster.commands.restoration.picture_folder import is_record
 from cluster.pools.chain_runner import GroupRequest
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import block_texts

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster.commands.restore import find_photos, refuse_to_replace, restore
+from cluster.commands.restoration.restore import find_photos, refuse_to_replace, restore
 from configs.load import load_config
 from rl.errors import ConfigError
 

@@ -1,0 +1,1 @@
+"""Commands about photographs: restore them, and score folders of restored ones."""
