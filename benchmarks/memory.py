@@ -141,7 +141,7 @@ def build(name: str, directory: Path) -> None:
     if spec["policy"] == "text":
         build_text(directory, spec)
     else:
-        from actors.coldstart.image_teacher import build_image_policy
+        from actors.policies.denoising.small import build_image_policy
 
         build_image_policy(directory, texts=TEXTS, sizes=(16, 32, 64), seed=0, channels=spec["channels"])
 
@@ -236,19 +236,16 @@ def learn(config: Config, name: str, directory: Path, watch: Watch) -> None:
 
     from actors.learner.rank import LearnerRank
     from actors.learner.spec import LearnerSpec
+    from actors.policies.family import family_of
     from rl.advantage.batching import lay_out
     from rl.types import TrainItem
 
     policy = str(MODELS[name]["policy"])
     spec = config.policies[policy]
-    target = {
-        "text": "actors.policies.token.policy:TokenPolicy",
-        "image": "actors.policies.denoising.policy:DenoisingPolicy",
-    }
     rank = LearnerRank(
         LearnerSpec(
             policy_name=policy,
-            policy_target=target[policy],
+            family=family_of(policy, spec),
             config=spec,
             directory=directory,
             block_names=tuple(config.chain),
@@ -355,13 +352,7 @@ def write_texts(config: Config, name: str, directory: Path, watch: Watch) -> Non
     from configs.planning.workload import cache_bytes_a_token
     from rl.types import TextRequest, TextSampling
 
-    worker = TextRolloutWorker(
-        directory=directory,
-        config=config.policies["text"],
-        block_names=tuple(config.chain),
-        seed=0,
-        deterministic=False,
-    )
+    worker = TextRolloutWorker(rollout_spec(config, "text", directory))
     worker.setup()
     watch.mark("setup")
     vocabulary = load_vocabulary(directory, tuple(config.chain))
@@ -388,6 +379,22 @@ def write_texts(config: Config, name: str, directory: Path, watch: Watch) -> Non
     worker.close()
 
 
+def rollout_spec(config: Config, policy: str, directory: Path) -> Any:
+    """Return what a rollout worker of a policy is made from."""
+    from actors.policies.family import family_of
+    from actors.rollout.worker import RolloutSpec
+
+    spec = config.policies[policy]
+    return RolloutSpec(
+        directory=directory,
+        config=spec,
+        family=family_of(policy, spec),
+        block_names=tuple(config.chain),
+        seed=0,
+        deterministic=False,
+    )
+
+
 def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
     """Paint a full batch of the largest pictures, and take a publication."""
     from actors.rollout.image_worker import ImageRolloutWorker
@@ -395,9 +402,7 @@ def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
     from rl.types import ImageRequest
 
     spec, block = config.policies["image"], config.chain["final_image"]
-    worker = ImageRolloutWorker(
-        directory=directory, config=spec, block_names=tuple(config.chain), seed=0, deterministic=False
-    )
+    worker = ImageRolloutWorker(rollout_spec(config, "image", directory))
     worker.setup()
     watch.mark("setup")
     rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from actors.weights.buckets import CPU, Bucket, BufferPool, Received, ahead, lend, pack, unpack
+from actors.weights.buckets import CPU, Bucket, BufferPool, Received, ahead, pack, stream_buckets, unpack
 from actors.weights.inbox import LoadTimes, WeightInbox
 from actors.weights.outbox import WeightOutbox
 from cluster.pools.learner_group import LearnerGroup
@@ -32,7 +32,7 @@ from cluster.pools.transports import Publication, make_transport
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.console import bar
 from cluster.runtime.spawn import spawn
-from configs.schema import Config, PolicyConfig
+from configs.schema import Config
 from rl.types import Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +86,7 @@ class Rank:
     def publish(self, *, averaged: bool) -> Iterator[Any]:
         """Stream buckets and manifest, as ``LearnerRank`` does."""
         self._version += 1
-        yield from ahead(lend("policy", self._version, self._weights.items(), BUCKET_BYTES))
+        yield from ahead(stream_buckets("policy", self._version, self._weights.items(), BUCKET_BYTES))
 
     def open_group(self, backend: Any, *, size: int, address: str, port: int) -> None:
         """Become the sender of a process group."""
@@ -105,7 +105,7 @@ class Receiver(WeightInbox):
     """Loads by copying into weights of its own, as the picture worker does."""
 
     def __init__(self) -> None:
-        self._config = PolicyConfig()
+        super().__init__(CPU)
         self._weights: dict[str, Tensor] = {}
 
     async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:

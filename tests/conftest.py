@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,32 @@ os.environ |= {
 }
 
 
+VLLM_FILES = {
+    "tests/actors/policies/test_lora_policies.py",
+    "tests/actors/rollout/test_text_worker.py",
+    "tests/actors/rollout/test_vllm_guidance.py",
+    "tests/rewards/test_vlm_judge.py",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """End-to-end tests first: two processes share the files, and the longest must not come last."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the files that import vLLM with one process: it takes as long as starting an engine."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "vllm" if file in VLLM_FILES else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

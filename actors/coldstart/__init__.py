@@ -1,1 +1,1 @@
-"""The supervised start: data, losses and loop."""
+"""The supervised start of policies and learned expert: tasks, data, losses, loop."""

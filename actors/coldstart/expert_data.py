@@ -1,6 +1,6 @@
-"""What the learned expert is taught with: pictures that a restoring policy could make, and how good they are.
+"""Training data of the learned expert: pictures that a restoring policy could make, and how good they are.
 
-Its lessons are all that GRPO could be tempted by: blur, noise left or added, sharpening, compression, half a
+It holds all that GRPO could be tempted by: blur, noise left or added, sharpening, compression, half a
 restoration, and the image policy's own outputs at several noise levels.
 
 Letters: N contents, V variants of each, H W pixels.

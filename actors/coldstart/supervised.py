@@ -1,4 +1,4 @@
-"""The supervised loop of the cold start: any module that returns its loss, any stream of batches.
+"""Supervised loop of the cold start: any module that returns its loss, any stream of batches.
 
 It runs in one process, or in each rank of a process group that somebody else made (Ray Train), and knows
 nothing of the policies it trains.

@@ -1,4 +1,4 @@
-"""What the text policy's cold start learns from: true chains and their pictures as patches, made once.
+"""Training data of the text policy's cold start: true chains and their pictures as patches, made once.
 
 Chains are put together from what is known of a photo by walking the grammar, so the grammar proves each.
 

@@ -1,4 +1,4 @@
-"""A moving average of the trained weights: what is evaluated and exported.
+"""Moving average of the trained weights: what is evaluated and exported.
 
 It follows the float32 master weights that the optimizer updates, and of those only the shards of this rank, so
 an update sends nothing. It knows neither DeepSpeed nor what the shards are shards of.
@@ -101,8 +101,8 @@ class WeightAverage:
         """Let masters and average change places: what DeepSpeed holds are the masters' very buffers."""
         for shard, master in zip(self._shards, self._masters, strict=True):
             parts = zip(shard.split(EXCHANGE_ELEMENTS), master.detach().split(EXCHANGE_ELEMENTS), strict=True)
-            for mine, trained in parts:
-                kept = mine.clone()
-                mine.copy_(trained)
+            for averaged, trained in parts:
+                kept = averaged.clone()
+                averaged.copy_(trained)
                 trained.copy_(kept)
         self._refresh()

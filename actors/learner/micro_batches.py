@@ -1,15 +1,48 @@
-"""From a collated micro-batch to the actions its loss is computed from. Knows neither Ray nor DeepSpeed."""
+"""Micro-batches of a learner rank: fetched, collated, and made the actions that their loss is computed from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from actors.policies.base import ActionScores, PolicyBatch
-from rl.loss.actions import Actions
+from actors.policies.base import PolicyBatch, TrainablePolicy
+from rl.loss.actions import Actions, ActionScores
+from rl.ports import Store
 from rl.types import MicroBatch
+
+
+class MicroBatchLoader:
+    """Fetches and collates each micro-batch while the one before it is computed.
+
+    Args:
+        policy: Collates.
+        store: Resolves the items' handles.
+        name: Of the policy.
+    """
+
+    def __init__(self, policy: TrainablePolicy, store: Store, *, name: str) -> None:
+        self._policy, self._store = policy, store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"learner-{name}-prefetch")
+
+    def collated(self, micros: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, PolicyBatch]]:
+        """Yield micro-batches with their tensors, in order."""
+        coming = self._thread.submit(self._fetch, micros[0]) if micros else None
+        for index, micro in enumerate(micros):
+            assert coming is not None
+            batch = coming.result()
+            if index + 1 < len(micros):
+                coming = self._thread.submit(self._fetch, micros[index + 1])
+            yield micro, batch
+
+    def _fetch(self, micro: MicroBatch) -> PolicyBatch:
+        return self._policy.collate(self._store.get([item.handle for item in micro.items]))
+
+    def close(self) -> None:
+        """Stop fetching."""
+        self._thread.shutdown(cancel_futures=True)
 
 
 def inputs_on(device: torch.device, batch: PolicyBatch) -> Mapping[str, Tensor]:

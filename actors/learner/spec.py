@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.policies.family import PolicyFamily
+from actors.shared.lora import with_targets
+from configs.methods import Adapter
 from configs.schema import PolicyConfig
 
 
@@ -13,8 +16,8 @@ class LearnerSpec:
     """What a rank is told at birth; the same for all ranks of a policy but ``rank``."""
 
     policy_name: str
-    policy_target: str
-    """``package.module:Class`` of a ``TrainablePolicy``."""
+    family: PolicyFamily
+    """Names the ``TrainablePolicy`` and the layers to adapt."""
     config: PolicyConfig
     directory: Path
     """Starting weights, also those of the frozen reference."""
@@ -28,3 +31,9 @@ class LearnerSpec:
     deterministic: bool = False
     deadline_s: float = 600.0
     """Longest wait for the receivers of a broadcast, seconds."""
+
+    @property
+    def lora(self) -> Adapter | None:
+        """What is adapted, with the family's layers where the configuration names none; None trains all weights."""
+        lora = self.config.lora
+        return with_targets(lora, self.family.lora_targets) if isinstance(lora, Adapter) else None

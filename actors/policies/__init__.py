@@ -1,1 +1,1 @@
-"""Policies as torch modules: log-probs of a token policy and of a denoising policy."""
+"""Policies as torch modules, a folder a model family."""

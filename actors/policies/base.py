@@ -1,4 +1,4 @@
-"""What a learner needs of a policy, whatever it writes.
+"""Interface of a policy to its learner, whatever it writes.
 
 A policy is a ``torch.nn.Module`` whose ``forward`` scores actions: tokens or denoising steps. DeepSpeed
 wraps it as it is; nothing above this interface knows which kind it is. Letters: B rows, T actions (padded).
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import PolicyConfig
-from rl.loss.actions import ActionScores as ActionScores
+from rl.loss.actions import ActionScores
 from rl.types import Example
 
 

@@ -1,4 +1,4 @@
-"""Scores by content: what a deterministic reward said of a chain, it would say again of its equal."""
+"""Cache of scores by content: a deterministic reward would score a chain's equal alike."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ScoreCache:
 
     def get(self, key: bytes) -> Scores | None:
         """Return the score kept under a key, one chain's, or None."""
-        found = self._kept.get(key)
-        if found is not None:
+        scores = self._kept.get(key)
+        if scores is not None:
             self._kept.move_to_end(key)
-        return found
+        return scores
 
     def put(self, key: bytes, scores: Scores) -> None:
         """Keep one chain's score, unless it is none."""

@@ -1,4 +1,4 @@
-"""Scores finished chains: one reward, one thread, micro-batches formed from whatever calls are waiting.
+"""Reward worker: one reward in one thread, which scores micro-batches of whatever calls are waiting.
 
 A plain class: the cluster layer spawns it and calls its methods from an event loop. It knows no Ray.
 """
@@ -232,16 +232,16 @@ class RewardWorker:
         """Score chains, those of one shape together; ``retry``: what failed together once more alone."""
         cache = self._cache
         keys = [b"" if cache is None else content_key(view) for view in views]
-        found = [None if cache is None else cache.get(key) for key in keys]
-        unknown = [index for index, scores in enumerate(found) if scores is None]
+        known = [None if cache is None else cache.get(key) for key in keys]
+        unknown = [index for index, scores in enumerate(known) if scores is None]
         self._num_cached += len(views) - len(unknown)
         for indexes in self._chunks(views, unknown):
             parts = self._ask([views[i] for i in indexes], retry=retry)
             for index, scores in zip(indexes, parts, strict=True):
-                found[index] = scores
+                known[index] = scores
                 if cache is not None:
                     cache.put(keys[index], scores)
-        return join(self._name, [scores for scores in found if scores is not None])
+        return join(self._name, [scores for scores in known if scores is not None])
 
     def _chunks(self, views: Sequence[ChainView], indexes: Sequence[int]) -> list[list[int]]:
         """Group chains by the shape of what is judged, at most ``batch_size`` together."""

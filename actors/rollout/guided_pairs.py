@@ -1,4 +1,4 @@
-"""Keeps the two rows of a guided request in step: one that sees the pictures and one that does not.
+"""Queue of guided requests: keeps the two rows of each in step, with the pictures and without them.
 
 Both rows must be in every step of the engine together, or their logits cannot be combined. The engine's scheduler
 knows nothing of pairs and would cut one in two wherever a step, its rows or its cache are full. So a pair waits
@@ -60,7 +60,7 @@ class Pair:
         return 2 * -(-(self.length + self.max_tokens) // block_tokens)
 
 
-class PairDesk:
+class GuidedPairQueue:
     """Pairs that wait for room, and pairs under way."""
 
     def __init__(self, room: Room) -> None:

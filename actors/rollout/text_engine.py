@@ -1,4 +1,4 @@
-"""One vLLM engine in this process: requests in, sampled ids and their log-probs out.
+"""Text engine: one vLLM engine in this process, requests in, sampled ids and their log-probs out.
 
 The only file of the text policy that knows vLLM. Not thread-safe: one thread makes it and does everything with it.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actors.policies.token.guidance import without_content
-from actors.rollout.guided_pairs import UNCONDITIONAL, Pair, PairDesk, Room
+from actors.rollout.guided_pairs import UNCONDITIONAL, GuidedPairQueue, Pair, Room
+from actors.rollout.worker import RolloutSpec
 from actors.shared.lora import scale_of
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from configs.methods import Adapter
-from configs.schema import PolicyConfig
 from rl.compat.vllm import device_arguments, max_model_len, prepare
 from rl.errors import WeightSyncError
 from rl.types import Manifest, Pixels, TextReply, TextRequest
@@ -39,18 +38,17 @@ GUIDED_ENVIRONMENT = {
 
 
 class TextEngine:
-    """A vLLM engine that serves one Qwen2.5-VL checkpoint.
+    """A vLLM engine that serves one checkpoint.
 
     With guidance each request is two rows of the engine, one with the pictures and one with grey ones.
 
     Args:
-        directory: Hugging Face layout.
-        config: Of the policy.
+        spec: Of the worker; its seed is the engine's, every request has its own.
         max_pictures: Most pictures in one context.
-        seed: Of the engine; every request has its own.
     """
 
-    def __init__(self, directory: Path, config: PolicyConfig, *, max_pictures: int, seed: int) -> None:
+    def __init__(self, spec: RolloutSpec, *, max_pictures: int) -> None:
+        directory, config = spec.directory, spec.config
         is_guided = config.guidance_scale != 1
         prepare(directory, GUIDED_ENVIRONMENT if is_guided else None)
         from vllm import EngineArgs, LLMEngine
@@ -58,7 +56,7 @@ class TextEngine:
         arguments = EngineArgs(
             model=str(directory),
             dtype=config.dtype,
-            seed=seed,
+            seed=spec.seed,
             max_model_len=max_model_len(directory, MAX_MODEL_LEN),
             max_num_batched_tokens=BATCHED_TOKENS,
             enable_prefix_caching=True,
@@ -76,10 +74,10 @@ class TextEngine:
                 gpu_memory_frac=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
             ),
         )
-        self._base = _base_of(directory, config)
+        self._base = _base_of(spec)
         self._engine: Any = LLMEngine.from_engine_args(arguments)
         self._num_ids = int(self._engine.model_config.get_vocab_size())
-        self._pairs = PairDesk(self._room()) if is_guided else None
+        self._pairs = GuidedPairQueue(self._room()) if is_guided else None
 
     def _room(self) -> Room:
         """Read off vLLM's configuration what a step takes."""
@@ -171,7 +169,7 @@ class TextEngine:
         times: list[LoadTimes] = self._engine.collective_rpc(
             "receive_weights", args=(manifest, list(buckets), self._base)
         )
-        return max(times, key=lambda one: one["check_s"] + one["load_s"])
+        return max(times, key=lambda taken: taken["check_s"] + taken["load_s"])
 
     def sleep(self) -> None:
         """Move the weights to the host and forget the caches; only while idle, on a GPU."""
@@ -202,13 +200,14 @@ class TextEngine:
         self._engine.engine_core.shutdown()
 
 
-def _base_of(directory: Path, config: PolicyConfig) -> Any:
+def _base_of(spec: RolloutSpec) -> Any:
     """Describe what published adapters are added to; None where whole weights are published."""
-    if not isinstance(config.lora, Adapter):
+    lora = spec.config.lora
+    if not isinstance(lora, Adapter):
         return None
     from actors.rollout.vllm_extension import Base
 
-    return Base(directory=Path(directory), scale=scale_of(config.lora))
+    return Base(directory=spec.directory, family=spec.family, scale=scale_of(lora))
 
 
 def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:

@@ -1,4 +1,4 @@
-"""What vLLM's workers get besides their own methods: a receiver of published weights.
+"""Receiver of published weights inside vLLM's workers.
 
 vLLM mixes the class into its worker in every process of the engine (``worker_extension_cls``), so the same code
 serves one process and tensor parallelism. Adapters are merged before vLLM sees them: it then computes with the very
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from actors.policies.token.qwen2_5_vl import published_name
+from actors.policies.family import PolicyFamily
 from actors.shared.lora import merged
 from actors.weights.buckets import Received, unpack
 from actors.weights.inbox import LoadTimes
@@ -29,6 +29,8 @@ class Base:
 
     directory: Path
     """Checkpoint of the starting weights, in the Hugging Face layout."""
+    family: PolicyFamily
+    """Knows by which names its weights are published."""
     scale: float
     """``alpha / rank``."""
 
@@ -55,13 +57,23 @@ class WeightReceiver:
         tensors = unpack(manifest, buckets)
         checked = time.perf_counter()
         if base is not None:
-            tensors = merged(starting_weights(base.directory), dict(tensors), base.scale)
+            tensors = merged(starting_weights(base), dict(tensors), base.scale)
         # A reload packs matrices again; a plain copy into the packed ones fails on the CPU.
         self.model_runner.reload_weights(weights_iterator=tensors)
+        _pack_output_matrices(self.model_runner.get_model())
         return LoadTimes(check_s=checked - begin, load_s=time.perf_counter() - checked)
 
 
-def starting_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
+def _pack_output_matrices(model: nn.Module) -> None:
+    """Pack output matrices again: a tied one gets no weight of its own, so a reload leaves its packed copy stale."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def starting_weights(base: Base) -> Iterator[tuple[str, Tensor]]:
     """Yield a checkpoint's weights one by one, under the names they are published by.
 
     The files are mapped, so the starting weights of all workers of a machine are in its memory once.
@@ -71,9 +83,10 @@ def starting_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """
     from safetensors import safe_open
 
-    files = sorted(directory.glob("*.safetensors"))
+    published_name = base.family.load("published_name")
+    files = sorted(base.directory.glob("*.safetensors"))
     if not files:
-        raise WeightSyncError(f"{directory}: adapters are added to safetensors files, and it has none")
+        raise WeightSyncError(f"{base.directory}: adapters are added to safetensors files, and it has none")
     for path in files:
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  # not a mapping

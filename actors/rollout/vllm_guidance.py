@@ -88,7 +88,7 @@ def pairs_of(rows: Mapping[int, _Row]) -> tuple[list[int], list[int], list[float
     seen = {row.half.pair: place for place, row in rows.items() if row.half.is_conditional}
     unseen = {row.half.pair: place for place, row in rows.items() if not row.half.is_conditional}
     for row in rows.values():
-        places = [found.get(row.half.pair, -1) for found in (seen, unseen)]
+        places = [half.get(row.half.pair, -1) for half in (seen, unseen)]
         if min(places) < 0 or rows[places[0]].written != rows[places[1]].written:
             raise RolloutError(
                 f"{row.half.name}: the rows with and without pictures are not in the same step, so it cannot be "

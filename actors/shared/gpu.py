@@ -1,4 +1,4 @@
-"""What sleeping workers of one GPU share."""
+"""GPU memory of workers that take turns: giving it back, and measuring how much it was."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,6 @@ from configs.methods import Adapter
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError, WeightSyncError
 
-FAMILY_TARGETS: Mapping[str, Sequence[str]] = {
-    "token": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    "denoising": ("to_q", "to_k", "to_v", "to_out.0"),
-}
-"""Layers that are adapted where ``lora.targets`` is empty, by kind of policy."""
 A, B = ".lora_A", ".lora_B"
 WEIGHT = ".weight"
 BASE = ".base_layer."
@@ -37,7 +33,12 @@ PEFT_PREFIX = "base_model.model."
 """What peft puts before every name in an adapter's file."""
 
 
-def add_adapter(net: nn.Module, lora: Adapter, *, kind: str, key: str, seed: int) -> None:
+def with_targets(lora: Adapter, default: Sequence[str]) -> Adapter:
+    """Name the layers to adapt where the configuration does not."""
+    return lora if lora.targets else replace(lora, targets=list(default))
+
+
+def add_adapter(net: nn.Module, lora: Adapter, *, key: str, seed: int) -> None:
     """Put adapters beside the chosen layers, in place; everything else is frozen.
 
     They begin at 0 (B is), so the net computes what it did.
@@ -45,7 +46,6 @@ def add_adapter(net: nn.Module, lora: Adapter, *, kind: str, key: str, seed: int
     Args:
         net: What is trained and published of a policy.
         lora: Rank, alpha and targets.
-        kind: Of the policy, ``token`` or ``denoising``.
         key: The configuration key of ``lora``, for messages.
         seed: Of A; the same on all ranks.
 
@@ -55,28 +55,27 @@ def add_adapter(net: nn.Module, lora: Adapter, *, kind: str, key: str, seed: int
     ensure_torchvision()
     from peft import inject_adapter_in_model
 
-    targets = list(lora.targets or FAMILY_TARGETS[kind])
-    _check_targets(net, targets, key)
+    _check_targets(net, lora.targets, key)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(_peft_config(lora, targets), net, adapter_name=NAME)
+        inject_adapter_in_model(_peft_config(lora), net, adapter_name=NAME)
 
 
-def _peft_config(lora: Adapter, targets: Sequence[str]) -> Any:
+def _peft_config(lora: Adapter) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(targets), lora_dropout=0.0)  # type: ignore[arg-type]
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)  # type: ignore[arg-type]
 
 
 def _check_targets(net: nn.Module, targets: Sequence[str], key: str) -> None:
     for target in targets:
-        found = {type(module) for name, module in net.named_modules() if f".{name}".endswith(f".{target}")}
-        if not found:
+        kinds = {type(module) for name, module in net.named_modules() if f".{name}".endswith(f".{target}")}
+        if not kinds:
             linear = {name.rpartition(".")[2] for name, m in net.named_modules() if isinstance(m, nn.Linear)}
             raise ConfigError(
                 f"{key}.targets: the net has no layer {target!r}; linear layers end in {', '.join(sorted(linear))}"
             )
-        if odd := [kind.__name__ for kind in found if not issubclass(kind, nn.Linear)]:
+        if odd := [kind.__name__ for kind in kinds if not issubclass(kind, nn.Linear)]:
             raise ConfigError(f"{key}.targets: {target!r} is a {odd[0]}, and only linear layers are adapted")
 
 
@@ -157,7 +156,7 @@ def merged(
 
 
 def export_adapter(
-    directory: Path, lora: Adapter, weights: Mapping[str, Tensor], *, kind: str, prefix: str
+    directory: Path, lora: Adapter, weights: Mapping[str, Tensor], *, prefix: str
 ) -> dict[str, Tensor]:
     """Write an adapter by itself, and return the plain weights it is merged into.
 
@@ -165,28 +164,26 @@ def export_adapter(
         directory: Of the adapter.
         lora: What it was trained with.
         weights: All that a policy publishes, whole, under the names of its parameters.
-        kind: Of the policy.
         prefix: What the policy puts before the names of its net.
 
     Returns:
         Weights under the plain net's published names.
     """
     plain, adapters = split(weights)
-    write_adapter(directory, lora, kind, {name.removeprefix(prefix): t for name, t in adapters.items()})
+    write_adapter(directory, lora, {name.removeprefix(prefix): t for name, t in adapters.items()})
     return dict(merged(plain.items(), adapters, scale_of(lora)))
 
 
-def write_adapter(directory: Path, lora: Adapter, kind: str, adapters: Mapping[str, Tensor]) -> None:
+def write_adapter(directory: Path, lora: Adapter, adapters: Mapping[str, Tensor]) -> None:
     """Write an adapter as ``peft.PeftModel.from_pretrained(net, directory)`` loads it.
 
     Args:
         directory: Made if absent.
         lora: What it was trained with.
-        kind: Of the policy.
         adapters: By name in the net.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    config = _peft_config(lora, lora.targets or FAMILY_TARGETS[kind])
+    config = _peft_config(lora)
     config.inference_mode = True
     config.save_pretrained(str(directory))
     tensors = {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in adapters.items()}

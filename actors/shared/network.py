@@ -1,4 +1,4 @@
-"""Which of a host's network interfaces its collectives must use."""
+"""Network interface of a host by which its collectives must go."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Weights on their way: buckets with a manifest, and the ways they travel."""
+"""Weights between processes: buckets with a manifest, and the ways they travel."""

@@ -1,7 +1,7 @@
-"""Weights as a few large buckets of bytes and a manifest that proves that they arrived.
+"""Buckets of weights: a few large pieces of bytes, and a manifest that proves that they arrived.
 
-A publication streams: a full bucket is digested and handed out while the next one fills. ``lend`` hands out the
-tensors where they lie, for a transport that copies them itself (Ray's object store); ``pack`` copies them into
+A publication streams: a full bucket is digested and handed out while the next one fills. ``stream_buckets`` hands out
+the tensors where they lie, for a transport that copies them itself (Ray's object store); ``pack`` copies them into
 contiguous buckets, for one that sends memory (a broadcast) or shares it (CUDA IPC). Both make the same manifest.
 Nothing here knows how buckets travel (``actors.weights``) or which engine loads them.
 """
@@ -140,7 +140,7 @@ def digest(pieces: Iterable[Bytes]) -> str:
     return state.hexdigest()
 
 
-def lend(
+def stream_buckets(
     policy: str,
     version: int,
     tensors: Iterable[tuple[str, Tensor]],
@@ -250,8 +250,8 @@ def _opened(num_bytes: int, device: torch.device, pool: BufferPool) -> Tensor:
 def _packed(layout: _Layout, data: Tensor, inside: Sequence[TensorSpec]) -> Bucket:
     tensor = data[: layout.used]
     host: Bytes = tensor.cpu().numpy()
-    found = layout.close(_pieces(host, inside))
-    return Bucket(index=inside[0].bucket, data=host, digest=found, tensor=tensor)
+    proof = layout.close(_pieces(host, inside))
+    return Bucket(index=inside[0].bucket, data=host, digest=proof, tensor=tensor)
 
 
 def ahead(parts: Iterator[T]) -> Iterator[T]:

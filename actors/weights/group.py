@@ -1,4 +1,4 @@
-"""A process group of one sender and its receivers, and the broadcast of a publication through it.
+"""Weight group: a process group of one sender and its receivers, and the broadcast of a publication through it.
 
 gloo moves host memory, NCCL memory of GPUs; everything else is the same. The group stands beside the process's
 default group (DeepSpeed's, vLLM's) and shares nothing with it. Every wait has the group's deadline. It knows neither

@@ -1,7 +1,7 @@
-"""A rollout worker's side of every transport: however buckets came, they are loaded by the worker's own way.
+"""Weight inbox: a rollout worker's side of every transport. Whatever way buckets come, the worker loads them its own.
 
-Mixed into the rollout workers. The cluster layer calls these; receiving runs in a thread of its own, so a worker
-goes on generating while buckets arrive.
+Base of the rollout workers. The cluster layer calls these; receiving runs in a thread of its own, so a worker goes
+on generating while buckets arrive.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import TypedDict
 
 import torch
 
-from actors.weights.buckets import Received
+from actors.weights.buckets import CPU, Received
 from actors.weights.group import Backend, WeightGroup
 from actors.weights.ipc import SharedWeights, open_shared
-from configs.schema import PolicyConfig
 from rl.errors import WeightSyncError
 from rl.types import Manifest
 
@@ -31,19 +30,20 @@ class LoadTimes(TypedDict):
 
 
 class WeightInbox(ABC):
-    """What a rollout worker answers when weights are sent to it."""
+    """What a rollout worker answers when weights are sent to it.
 
-    _config: PolicyConfig
-    _group: WeightGroup | None = None
-    _arrived: Sequence[Received] = ()
+    Args:
+        device: Of the worker.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._group: WeightGroup | None = None
+        self._arrived: Sequence[Received] = ()
 
     @abstractmethod
     async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:
         """Check a publication and compute with it from now on."""
-
-    @property
-    def _device(self) -> torch.device:
-        return torch.device("cuda", 0) if self._config.num_gpus > 0 else torch.device("cpu")
 
     async def join_group(
         self, backend: Backend, rank: int, size: int, address: str, port: int, deadline_s: float
@@ -61,7 +61,7 @@ class WeightInbox(ABC):
             address=address,
             port=port,
             deadline_s=deadline_s,
-            device=self._device if backend == "nccl" else torch.device("cpu"),
+            device=self.device if backend == "nccl" else CPU,
         )
 
     async def receive_weights(self) -> int:
@@ -92,5 +92,5 @@ class WeightInbox(ABC):
         Raises:
             WeightSyncError: If no learner rank is on this GPU, or a bucket is damaged.
         """
-        manifest, buckets = open_shared(shared, self._device)
+        manifest, buckets = open_shared(shared, self.device)
         return await self.load_weights(manifest, *buckets)

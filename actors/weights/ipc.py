@@ -1,4 +1,4 @@
-"""Buckets in one GPU's memory, shared with the other processes on it (CUDA IPC): nothing is copied or sent.
+"""Weights in one GPU's memory, shared with the other processes on it (CUDA IPC): nothing is copied or sent.
 
 Every learner rank shares what it has gathered, so a rollout worker finds a publication on its own GPU wherever a
 rank is colocated. The sender keeps the memory until all workers have loaded it.
@@ -50,13 +50,13 @@ def open_shared(shared: Sequence[SharedWeights], device: torch.device) -> tuple[
     Raises:
         WeightSyncError: If no rank shares this GPU.
     """
-    mine = gpu_uuid(device)
-    for one in shared:
-        if one.gpu == mine:
-            return one.manifest, [rebuild(*arguments) for rebuild, arguments in one.handles]
-    held = ", ".join(one.gpu for one in shared)
+    gpu = gpu_uuid(device)
+    for publication in shared:
+        if publication.gpu == gpu:
+            return publication.manifest, [rebuild(*arguments) for rebuild, arguments in publication.handles]
+    held = ", ".join(publication.gpu for publication in shared)
     raise WeightSyncError(
-        f"ipc: this worker's GPU is {mine}, learner ranks are on {held}; place a rank on every rollout worker's "
+        f"ipc: this worker's GPU is {gpu}, learner ranks are on {held}; place a rank on every rollout worker's "
         "GPU, or set policies.*.transport to nccl"
     )
 

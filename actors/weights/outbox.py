@@ -1,8 +1,8 @@
-"""A learner rank's side of the transports that do not go through the object store."""
+"""Weight outbox: a learner rank's side of the transports that do not go through the object store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -52,30 +52,27 @@ class WeightOutbox:
         Raises:
             WeightSyncError: If a member is gone or late.
         """
-        found: Manifest | None = None
-        for part in parts:
-            if isinstance(part, Bucket):
-                self.group.send(part)
-            else:
-                found = part
+        manifest = _each_bucket(parts, self.group.send)
         self.group.finish()
-        assert found is not None
-        return found
+        return manifest
 
     def share(self, parts: Iterable[Bucket | Manifest]) -> SharedWeights:
         """Keep the buckets on the GPU and describe them to the processes beside this one."""
         self._kept = []
-        found: Manifest | None = None
-        for part in parts:
-            if isinstance(part, Bucket):
-                self._kept.append(part.tensor)
-            else:
-                found = part
-        assert found is not None
-        return share(found, self._kept, self._device)
+        manifest = _each_bucket(parts, lambda bucket: self._kept.append(bucket.tensor))
+        return share(manifest, self._kept, self._device)
 
     def release(self) -> None:
         """Give back what was shared; no worker may read it any more."""
         self._kept = []
         if self._device.type == "cuda":
             torch.cuda.ipc_collect()
+
+
+def _each_bucket(parts: Iterable[Bucket | Manifest], use: Callable[[Bucket], None]) -> Manifest:
+    """Use each bucket as it comes; return the manifest, which comes last."""
+    for part in parts:
+        if isinstance(part, Manifest):
+            return part
+        use(part)
+    raise WeightSyncError("a publication ended without its manifest")

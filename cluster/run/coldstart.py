@@ -17,10 +17,11 @@ from typing import Any
 
 from rich.progress import Progress
 
-from actors.policies.token.tokenizer import load_vocabulary
+from actors.policies.family import family_of
+from actors.policies.token.tokenizer import TextVocabulary
 from cluster.pools.chain_runner import TextContext
 from cluster.record.rundir import write_atomically
-from cluster.run.coldstart_job import EXPERT, ColdstartJob
+from cluster.run.coldstart_job import EXPERT, EXPERT_TRAINER, ColdstartJob
 from cluster.runtime.calls import Worker, gather, is_answered
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.spawn import kill, spawn
@@ -63,7 +64,7 @@ def ensure_start(config: Config) -> Start:
     taught = {name: p for name, p in config.policies.items() if p.source == COLDSTART}
     done = directory / COLDSTART_DONE
     if taught and not done.exists():
-        _make(config, directory, {name: policy.kind for name, policy in taught.items()})
+        _make(config, directory, list(taught))
         write_atomically(done, json.dumps({"digest": digest(config)}))
     elif taught and json.loads(done.read_text())["digest"] != digest(config):
         raise ConfigError(
@@ -86,7 +87,8 @@ def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
     if name is None:
         grammar = ChainGrammar(config.chain)
         return TextContext(grammar=grammar, encode=_no_prompt, forbidden_ids=(), decode=_no_text)
-    vocabulary = load_vocabulary(sources[name], tuple(config.chain))
+    family = family_of(name, config.policies[name])
+    vocabulary: TextVocabulary = family.load("vocabulary")(sources[name], tuple(config.chain))
     return TextContext(
         grammar=ChainGrammar(config.chain, vocabulary.tags),
         encode=vocabulary.encode,
@@ -103,59 +105,55 @@ def _no_prompt(messages: object) -> tuple[int, ...]:
     return ()
 
 
-def _make(config: Config, directory: Path, kinds: Mapping[str, str]) -> None:
-    """Teach all policies at once; the expert follows the image policy, from whose outputs it learns.
+def _make(config: Config, directory: Path, policies: Sequence[str]) -> None:
+    """Train all policies at once; the expert follows the image policy, from whose outputs it learns.
 
     What a job makes appears under its name when it is whole, and is not made again.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lessons = {name: [kind] for name, kind in kinds.items()}
-    painter = next((name for name, kind in kinds.items() if kind == "denoising"), None)
+    jobs = {name: [name] for name in policies}
+    painter = next((name for name in policies if config.policies[name].kind == "denoising"), None)
     if config.coldstart.expert_steps and painter is not None:
-        lessons[painter].append(EXPERT)
+        jobs[painter].append(EXPERT)
     with Progress(console=CONSOLE) as progress, ExitStack() as stack:
-        teachers = [
-            stack.enter_context(closing(_teach(config, directory, policy, kinds_of_jobs, progress)))
-            for policy, kinds_of_jobs in lessons.items()
+        running = [
+            stack.enter_context(closing(_train(config, directory, policy, names, progress)))
+            for policy, names in jobs.items()
         ]
-        while teachers:
-            teachers = [teacher for teacher in teachers if not next(teacher, True)]
+        while running:
+            running = [jobs_of_policy for jobs_of_policy in running if not next(jobs_of_policy, True)]
             time.sleep(LOOK_S)
     shutil.rmtree(directory / "work", ignore_errors=True)
 
 
-def _teach(
-    config: Config, directory: Path, policy: str, kinds: Sequence[str], progress: Progress
+def _train(
+    config: Config, directory: Path, policy: str, names: Sequence[str], progress: Progress
 ) -> Generator[None]:
     """Run a policy's jobs one after another, and yield while they work; closed before its end, it ends the job."""
-    for kind in kinds:
-        name = EXPERT if kind == EXPERT else policy
+    for name in names:
         if (directory / name).exists():
             continue
         job = spawn(ColdstartJob, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
         try:
-            yield from _follow(job, _settings(config, directory, policy, kind, name, job), progress)
+            yield from _follow(job, _settings(config, directory, policy, name, job), progress)
         finally:
             kill(job)
         (directory / "work" / name / "made").rename(directory / name)
 
 
-def _settings(
-    config: Config, directory: Path, policy: str, kind: str, name: str, job: Worker
-) -> dict[str, Any]:
+def _settings(config: Config, directory: Path, policy: str, name: str, job: Worker) -> dict[str, Any]:
     """Return what ``run_job`` takes."""
     work = directory / "work" / name
-    num_steps = {
-        "token": config.coldstart.text_steps,
-        "denoising": config.coldstart.image_steps,
-        EXPERT: config.coldstart.expert_steps,
-    }
+    family = family_of(policy, config.policies[policy])
+    trainer, steps = (
+        (EXPERT_TRAINER, "expert_steps") if name == EXPERT else (family.coldstart, family.coldstart_steps)
+    )
     return {
         "config": config,
         "name": name,
         "policy": policy,
-        "kind": kind,
-        "num_steps": num_steps[kind],
+        "trainer": trainer,
+        "num_steps": getattr(config.coldstart, steps),
         "directory": str(work / "made"),
         "made": str(directory),
         "work": str(work),
@@ -170,7 +168,7 @@ def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Genera
         CallTimeoutError: If it makes no step within ``deadline_s``.
     """
     config, num_steps = settings["config"], settings["num_steps"]
-    num_workers = 1 if settings["kind"] == EXPERT else config.coldstart.num_workers
+    num_workers = 1 if settings["name"] == EXPERT else config.coldstart.num_workers
     fit = job.call("fit", settings, num_workers, Path(settings["made"]) / "work" / "ray")
     task = progress.add_task(f"cold start: {settings['name']}", total=num_steps)
     done, moved_s = 0, time.monotonic()

@@ -5,18 +5,17 @@ Light at import: Ray Train's controller imports this module too, and has no use 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster.runtime.calls import Worker, gather
 from rl.errors import LearnerError, VlcotError
+from rl.targets import load_target
 
 EXPERT = "expert"
-"""Kind of the job that fits the learned expert, and folder of its weights."""
-LESSONS = {"token": "teach_text", "denoising": "teach_image", EXPERT: "teach_expert"}
-"""Function of ``actors.coldstart.tasks`` by kind."""
+"""Name of the job that fits the learned expert, and folder of its weights."""
+EXPERT_TRAINER = "actors.coldstart.expert_task:train_expert"
 
 
 class ColdstartJob:
@@ -73,10 +72,11 @@ def _cause(error: Exception, name: str) -> BaseException:
 
 
 def run_job(settings: dict[str, Any]) -> None:
-    """Be one worker of a job: hand rank and report to the lesson."""
+    """Be one worker of a job: give its function a task with rank and report."""
     import ray.train
 
-    lessons = importlib.import_module("actors.coldstart.tasks")
+    from actors.coldstart.task import ColdstartTask
+
     context = ray.train.get_context()
     job: Worker = settings["job"]
 
@@ -87,7 +87,7 @@ def run_job(settings: dict[str, Any]) -> None:
         if step == settings["num_steps"]:
             ray.train.report({"step": step, **metrics})
 
-    lesson = lessons.Lesson(
+    task = ColdstartTask(
         config=settings["config"],
         policy=settings["policy"],
         directory=Path(settings["directory"]),
@@ -97,4 +97,4 @@ def run_job(settings: dict[str, Any]) -> None:
         world_size=context.get_world_size(),
         report=report,
     )
-    getattr(lessons, LESSONS[settings["kind"]])(lesson)
+    load_target(settings["trainer"], key=f"cold start of {settings['name']}")(task)

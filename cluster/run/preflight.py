@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import track
 from rich.table import Table
 
-from actors.policies.checkpoint import check_architecture
+from actors.policies.family import check_checkpoint, family_of
 from cluster.record.trackers.base import check_trackers
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.plugins import use_plugins
@@ -37,9 +37,10 @@ def preflight(config: Config) -> PromptSource:
     """
     validate(config)
     use_plugins(config.plugins)
-    for policy in config.policies.values():
+    for name, policy in config.policies.items():
+        family = family_of(name, policy)
         if (source_dir := Path(policy.source).expanduser()).is_dir():
-            check_architecture(source_dir, policy.kind)
+            check_checkpoint(source_dir, family)
     source = prompt_source(config)
     known = _names(source.train(0))
     reward_terms(config)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from actors.learner.rank import LearnerRank
 from actors.learner.spec import LearnerSpec
-from actors.rollout.image_worker import ImageRolloutWorker
-from actors.rollout.text_worker import TextRolloutWorker
+from actors.policies.family import family_of
+from actors.rollout.worker import RolloutSpec
 from cluster.pools.chain_runner import ChainRunner, Pools, TextContext
 from cluster.pools.gpu_sharing import GpuSharing, switch
 from cluster.pools.learner_group import LearnerGroup
@@ -22,12 +22,6 @@ from configs.checks.rewards import runtime_env
 from configs.planning.placement import SHARE, place
 from configs.schema import Config
 from rewards.experts.judges import Judges
-
-POLICY_CLASSES = {
-    "token": "actors.policies.token.policy:TokenPolicy",
-    "denoising": "actors.policies.denoising.policy:DenoisingPolicy",
-}
-"""What a learner rank loads, by ``policies.*.kind``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,23 +152,24 @@ def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved:
     """Start one rollout worker of a policy; it must still be set up."""
     worker = f"rollout-{name}-{index}"
     policy = config.policies[name]
-    cls = TextRolloutWorker if policy.kind == "token" else ImageRolloutWorker
-    kwargs = {
-        "directory": source,
-        "config": policy,
-        "block_names": tuple(config.chain),
-        "seed": config.seed,
-        "deterministic": config.deterministic,
-    }
+    family = family_of(name, policy)
+    spec = RolloutSpec(
+        directory=source,
+        config=policy,
+        family=family,
+        block_names=tuple(config.chain),
+        seed=config.seed,
+        deterministic=config.deterministic,
+    )
     return spawn(
-        cls,
+        family.load("rollout"),
         worker,
         num_cpus=SHARE,
         num_gpus=reserved.num_gpus(worker),
         num_threads=policy.num_threads,
         max_concurrency=CONCURRENCY,
         where=reserved.where(worker),
-        kwargs=kwargs,
+        kwargs={"spec": spec},
     )
 
 
@@ -182,7 +177,7 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
     policy = config.policies[name]
     spec = LearnerSpec(
         policy_name=name,
-        policy_target=POLICY_CLASSES[policy.kind],
+        family=family_of(name, policy),
         config=policy,
         directory=source,
         block_names=tuple(config.chain),

@@ -1,7 +1,7 @@
 """Architectures of models that may not be on this machine: numbers of their published configurations.
 
 The plan says of such a model that its size is assumed. Keys are hub names; ``coldstart`` is what our own cold start
-makes (``actors.policies.token.qwen2_5_vl``, ``actors.coldstart.image_teacher``), before it is made.
+makes (``actors.policies.token.qwen2_5_vl``, ``actors.policies.denoising.small``), before it is made.
 """
 
 from __future__ import annotations

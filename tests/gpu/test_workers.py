@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from actors.coldstart.image_teacher import build_image_policy
 from actors.policies.base import TrainablePolicy
 from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.denoising.sampler import load_pipeline
+from actors.policies.denoising.small import build_image_policy
 from actors.policies.token.policy import TokenPolicy
-from actors.rollout.image_worker import ImageRolloutWorker
-from actors.rollout.text_worker import TextRolloutWorker
 from actors.weights.buckets import Bucket, pack
 from configs.schema import PolicyConfig
 from rl.types import Example
 from tests.reference.gpu import in_processes, needs_gpus
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received
+from tests.reference.rollout import make_worker
 from tests.reference.tiny_policy import write_start
 from tests.reference.tiny_text import BLOCKS, build
 
@@ -73,9 +72,7 @@ def policy(kind: str, directory: Path, config: PolicyConfig) -> TrainablePolicy:
 
 @pytest.fixture(scope="module")
 def worker(kind: str, directory: Path, config: PolicyConfig) -> Iterator[Any]:
-    family: Any = TextRolloutWorker if kind == "text" else ImageRolloutWorker
-    made = family(directory=directory, config=config, block_names=BLOCKS, seed=3, deterministic=False)
-    made.setup()
+    made: Any = make_worker(directory, config, BLOCKS)
     yield made
     made.close()
 

@@ -63,6 +63,8 @@ def _one_more(learner: LearnerRank, examples: Sequence[Example]) -> list[Any]:
 
 
 def _masters(learner: LearnerRank, *, averaged: bool = False) -> list[Any]:
-    with learner._shown(averaged=averaged):
-        shards = deepspeed_engine.master_shards(learner._engine, zero_stage=learner.spec.config.zero_stage)
+    with learner.model.shown(averaged=averaged):
+        shards = deepspeed_engine.master_shards(
+            learner.model.engine, zero_stage=learner.spec.config.zero_stage
+        )
         return [shard.detach().clone() for shard in shards]

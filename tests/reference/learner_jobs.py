@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from actors.learner.rank import LearnerRank
 from actors.learner.spec import LearnerSpec
-from actors.shared.deepspeed_engine import stop_process_group
 from actors.shared.lora import add_adapter
 from actors.weights.buckets import Bytes, unpack
 from configs.methods import CISPO, GSPO, PPO, Adapter, TruncatedImportance
 from configs.schema import PolicyConfig
 from rl.advantage.batching import lay_out
-from rl.errors import DivergedError
+from rl.errors import LearnerError
 from rl.types import Example, Manifest, TokenStream, TrainBatch, TrainItem
 from tests.reference.plain_losses import PlainSequence, step_loss
-from tests.reference.tiny_policy import BLOCKS, TinyPolicy, make_examples
+from tests.reference.tiny_policy import BLOCKS, TINY, TinyPolicy, make_examples
 
 MAX_ACTIONS = 20
 SEED = 3
@@ -80,7 +76,7 @@ def plain_training(
     frozen = TinyPolicy.load(start, config, block_names=BLOCKS)
     examples = start_examples(start, config)
     if isinstance(config.lora, Adapter):
-        add_adapter(policy, config.lora, kind="token", key="", seed=SEED)
+        add_adapter(policy, config.lora, key="", seed=SEED)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     losses = []
@@ -141,7 +137,7 @@ def make_learner(
 ) -> tuple[LearnerRank, list[Example]]:
     spec = LearnerSpec(
         policy_name="tiny",
-        policy_target=f"tests.reference.tiny_policy:{target}",
+        family=replace(TINY, learner=f"tests.reference.tiny_policy:{target}"),
         config=config,
         directory=start,
         block_names=BLOCKS,
@@ -155,51 +151,6 @@ def make_learner(
     examples = start_examples(start, config)
     learner.setup("127.0.0.1", port, ListStore(examples))
     return learner, examples
-
-
-def run_ranks(job: Callable[..., Any], world_size: int, *args: object, deadline_s: float = 150) -> list[Any]:
-    """Run ``job(rank, world_size, port, *args)`` in ``world_size`` processes; return by rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    manager = mp.get_context("spawn").SimpleQueue()
-    context = mp.spawn(_run, (job, world_size, port, manager, args), nprocs=world_size, join=False)
-    found: dict[int, Any] = {}
-    end = time.monotonic() + deadline_s
-    try:
-        while len(found) < world_size:
-            assert time.monotonic() < end, f"ranks {sorted(set(range(world_size)) - set(found))} hang"
-            while not manager.empty():
-                rank, result = manager.get()
-                found[rank] = result
-            context.join(timeout=0.1)
-        context.join(timeout=30)
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    return [found[rank] for rank in range(world_size)]
-
-
-def _run(rank: int, job: Callable[..., Any], world_size: int, port: int, queue: Any, args: Any) -> None:
-    torch.set_num_threads(1)
-    result = job(rank, world_size, port, *args)
-    queue.put((rank, _as_numpy(result)))
-    stop_process_group()
-    # gloo's threads may outlive the group, and the interpreter's teardown aborts on them now and then. The result is
-    # delivered (the queue writes at once), and an error has been raised before: end without a teardown.
-    os._exit(0)
-
-
-def _as_numpy(value: Any) -> Any:
-    """Tensors would travel as file descriptors of a process that is about to end."""
-    if isinstance(value, torch.Tensor):
-        return np.array(value.float() if value.dtype is torch.bfloat16 else value)
-    if isinstance(value, dict):
-        return {key: _as_numpy(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_numpy(item) for item in value]
-    return value
 
 
 # ------------------------------------------------------------------------------- jobs
@@ -296,7 +247,7 @@ def _resume_and_diverge(
     learner: LearnerRank, examples: Sequence[Example], folder: Path, port: int
 ) -> dict[str, Any]:
     spec = learner.spec
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"no average": _error_of(lambda: learner.score([], averaged=True))}
     learner.save(folder / "checkpoint", "step-1")
     learner.export(folder / "export")
     exported = load_file(folder / "export" / "model.safetensors")
@@ -313,13 +264,14 @@ def _resume_and_diverge(
     for name, victim, scale in (("loss", again, float("nan")), ("gradient", cusp, 1.0)):
         before = received(victim)
         poisoned = make_batch(examples, STEPS[1][:1], spec.world_size, 4, scale=scale)
-        found[name] = [_error_of(victim, poisoned), before, received(victim)]
+        error = _error_of(lambda v=victim, b=poisoned: v.update([b]))
+        found[name] = [error, before, received(victim)]
     return found
 
 
-def _error_of(learner: LearnerRank, batch: TrainBatch) -> str:
+def _error_of(call: Callable[[], object]) -> str:
     try:
-        learner.update([batch])
-    except DivergedError as error:
+        call()
+    except LearnerError as error:
         return str(error)
     return "none"

@@ -33,7 +33,7 @@ def adapted_life(rank: int, world_size: int, port: int, root: Path, stage: int) 
     folder = root / f"{world_size}-{stage}"
     learner, examples = make_learner(root / "start", config, rank, world_size, port)
     history = [received(learner)]
-    masters = deepspeed_engine.master_shards(learner._engine, zero_stage=stage)
+    masters = deepspeed_engine.master_shards(learner.model.engine, zero_stage=stage)
     stats = []
     for step in STEPS:
         stats += learner.update([make_batch(examples, step, world_size, 4)])
@@ -53,8 +53,8 @@ def adapted_life(rank: int, world_size: int, port: int, root: Path, stage: int) 
     again, _ = make_learner(root / "start", config, rank, world_size, port)
     again.load(folder / "checkpoint", "step")
     # On the CPU this goes from host to host, but through all that DeepSpeed does.
-    again._move(is_asleep=True)
-    again._move(is_asleep=False)
+    again.model.move(is_asleep=True)
+    again.model.move(is_asleep=False)
     found["loaded"] = received(again)
     found["resumed"] = [again.update([batch]) and received(again), received(again, averaged=True)]
     return found

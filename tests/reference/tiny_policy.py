@@ -11,10 +11,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
+from actors.policies.base import PolicyBatch, TrainablePolicy
+from actors.policies.family import CheckpointMark, PolicyFamily
 from configs.schema import PolicyConfig
+from rl.loss.actions import ActionScores
 from rl.types import Example, TextSampling, TokenStream
 
+TINY = PolicyFamily(
+    name="tiny",
+    kind="token",
+    checkpoint=CheckpointMark(file="config.json", key="model_type", value="tiny"),
+    learner="tests.reference.tiny_policy:TinyPolicy",
+    rollout="",
+    coldstart="",
+    coldstart_steps="text_steps",
+    lora_targets=(),
+)
 VOCABULARY = 13
 WIDTH = 8
 BLOCKS = ("one", "two")

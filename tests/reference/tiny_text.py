@@ -15,8 +15,15 @@ BLOCKS = ("look", "picture", "say")
 TEXTS = ("light blur, heavy noise", "a cat on a red chair", "a rocket before the sky")
 
 
-def build(directory: Path, *, seed: int = 0) -> TextVocabulary:
-    build_text_policy(directory, texts=(*TEXTS, INSTRUCTION), block_names=BLOCKS, degraded_px=16, seed=seed)
+def build(directory: Path, *, seed: int = 0, is_tied: bool = False) -> TextVocabulary:
+    build_text_policy(
+        directory,
+        texts=(*TEXTS, INSTRUCTION),
+        block_names=BLOCKS,
+        degraded_px=16,
+        seed=seed,
+        tie_word_embeddings=is_tied,
+    )
     return load_vocabulary(directory, BLOCKS)
 
 

@@ -1,1 +1,1 @@
-"""Policies that paint by denoising steps."""
+"""The small restoration painter, which paints by denoising steps."""

@@ -1,4 +1,4 @@
-"""What the picture policy sees and predicts: the functions that rollout, learner and teacher share.
+"""Restoration model: what it sees and predicts, as functions that rollout, learner and cold start share.
 
 Torch only. It imports nothing of ours, because a copy lies in every checkpoint beside the pipeline's.
 
@@ -230,6 +230,35 @@ def encode_texts(
         return (states, mask), None
     guidance = Guidance(scale=guidance_scale, text=states[-1:], text_mask=mask[-1:])
     return (states[:-1], mask[:-1]), guidance
+
+
+def prepare(
+    tokenizer: Any,
+    encoder: nn.Module,
+    texts: Sequence[str],
+    pictures: Sequence[tuple[Pixels, Pixels | None]],
+    size: tuple[int, int],
+    guidance_scale: float,
+) -> tuple[Condition, Guidance | None, list[list[int]]]:
+    """Encode and resize what B pictures are painted from.
+
+    Args:
+        tokenizer: Of the text condition.
+        encoder: Of the text condition; everything is made on its device.
+        texts: The chain's text so far, for each row.
+        pictures: The degraded photo and the picture before, or None, for each row.
+        size: Output height and width, pixels.
+        guidance_scale: 1 is none.
+
+    Returns:
+        The condition, the guidance, and the ids of the texts.
+    """
+    device = next(encoder.parameters()).device
+    rows = [tokenize(tokenizer, text) for text in texts]
+    ids, mask = with_empty_text(rows, tokenize(tokenizer, ""), guidance_scale)
+    text, guidance = encode_texts(encoder, ids.to(device), mask.to(device), guidance_scale)
+    degraded, previous = zip(*pictures, strict=True)
+    return make_condition(degraded, previous, size, text), guidance, rows
 
 
 def with_empty_text(

@@ -15,14 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
-from .image_model import (
-    encode_texts,
-    make_condition,
-    predict_guided,
-    to_pictures,
-    tokenize,
-    with_empty_text,
-)
+from .image_model import predict_guided, prepare, to_pictures
 
 Pixels = NDArray[np.uint8]
 
@@ -68,12 +61,10 @@ class RestorationPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers
         Returns:
             ``uint8[size_px, size_px, 3]``.
         """
-        rows, no_text = [tokenize(self.tokenizer, prompt)], tokenize(self.tokenizer, "")
-        ids, mask = with_empty_text(rows, no_text, guidance_scale)
-        text, guidance = encode_texts(
-            self.text_encoder, ids.to(self.device), mask.to(self.device), guidance_scale
+        pictures, size = [(degraded, previous)], (size_px, size_px)
+        condition, guidance, _ = prepare(
+            self.tokenizer, self.text_encoder, [prompt], pictures, size, guidance_scale
         )
-        condition = make_condition([degraded], [previous], (size_px, size_px), text)
         noise = torch.randn(condition.degraded.shape, generator=generator).to(self.device)
         latents = condition.degraded + self.config.source_std * noise
         sigmas = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps)

@@ -1,4 +1,4 @@
-"""The denoising policy inside a learner rank: log-probs of denoising steps, and the checkpoint.
+"""Denoising policy inside a learner rank: log-probs of denoising steps, and the checkpoint.
 
 Letters: B rows, K steps, A actions of the whole batch, C h w a latent, n its elements.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
+from actors.policies.base import PolicyBatch, TrainablePolicy
 from actors.policies.denoising.image_model import (
     Condition,
     encode_texts,
@@ -31,6 +31,7 @@ from configs.schema import PolicyConfig
 from rl.denoising.samplers import Source, step_mean_std, unit_stds
 from rl.denoising.step_selection import sampler_spec
 from rl.denoising.steps import gaussian_logprob
+from rl.loss.actions import ActionScores
 from rl.loss.surrogates import guard_step_weights
 from rl.restoration.names import DEGRADED
 from rl.types import PREVIOUS, DenoisingSegment, Example
@@ -118,9 +119,9 @@ class DenoisingPolicy(TrainablePolicy):
         )
 
     def _check_sampler(self, segment: DenoisingSegment) -> None:
-        mine = replace(self._sampler, noise_level=segment.sampler.noise_level)
-        if segment.sampler != mine:
-            raise ValueError(f"block {segment.block} was sampled by {segment.sampler}, scored is {mine}")
+        scored = replace(self._sampler, noise_level=segment.sampler.noise_level)
+        if segment.sampler != scored:
+            raise ValueError(f"block {segment.block} was sampled by {segment.sampler}, scored is {scored}")
 
     def _action_weights(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         """Return the factors on each step's share of the loss, ``[B, K]``; None where all are 1."""

@@ -1,4 +1,4 @@
-"""Paints batches of pictures and records what the learner needs to score them again.
+"""Sampler of the restoration painter: paints batches, and records what the learner needs to score them again.
 
 The rollout side of the denoising policy: the same functions as the learner's (``image_model`` and
 ``rl.denoising.samplers``), so that both compute the same log-probs. Knows nothing of queues, threads or chains.
@@ -21,12 +21,9 @@ from torch import Tensor
 from actors.policies.denoising.image_model import (
     Condition,
     Guidance,
-    encode_texts,
-    make_condition,
     predict_guided,
+    prepare,
     to_pictures,
-    tokenize,
-    with_empty_text,
 )
 from rl.compat.torchvision import ensure_torchvision
 from rl.denoising.samplers import Source, step_mean_std
@@ -112,14 +109,16 @@ def paint(pipeline: Any, jobs: Sequence[PaintJob], *, keep_step_means: bool = Fa
     Returns:
         Pictures and segments in the order of ``jobs``.
     """
-    request, scale = jobs[0].request, jobs[0].request.sampler.guidance_scale
-    device = pipeline.unet.device
-    rows = [tokenize(pipeline.tokenizer, job.request.text) for job in jobs]
-    ids, mask = with_empty_text(rows, tokenize(pipeline.tokenizer, ""), scale)
-    text, guidance = encode_texts(pipeline.text_encoder, ids.to(device), mask.to(device), scale)
-    size = (request.size_px, request.size_px)
-    condition = make_condition([j.degraded for j in jobs], [j.previous for j in jobs], size, text)
-    noise = torch.stack([_noise(job.request) for job in jobs]).to(device)
+    request = jobs[0].request
+    condition, guidance, rows = prepare(
+        pipeline.tokenizer,
+        pipeline.text_encoder,
+        [job.request.text for job in jobs],
+        [(job.degraded, job.previous) for job in jobs],
+        (request.size_px, request.size_px),
+        request.sampler.guidance_scale,
+    )
+    noise = torch.stack([_noise(job.request) for job in jobs]).to(pipeline.unet.device)
     kept = set().union(*(job.plan.trained for job in jobs)) if keep_step_means else frozenset()
     steps = _denoise(pipeline, condition, guidance, noise, jobs[0], kept)
     pictures = to_pictures(steps.latents[:, -1])

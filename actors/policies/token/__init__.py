@@ -1,1 +1,1 @@
-"""Policies that write tokens."""
+"""Qwen2.5-VL, which writes tokens."""

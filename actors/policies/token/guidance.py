@@ -1,4 +1,4 @@
-"""Classifier-free guidance of a policy that writes tokens: the same few lines for the engine and the learner.
+"""Guidance (classifier-free) of a policy that writes tokens: the same few lines for the engine and the learner.
 
 The context without its condition keeps every id and every position: its pictures are replaced by grey ones of
 their sizes, and nothing else changes.

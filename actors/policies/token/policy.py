@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from actors.policies.base import ActionScores, PolicyBatch, TrainablePolicy
+from actors.policies.base import PolicyBatch, TrainablePolicy
 from actors.policies.token.guidance import guided, without_content
 from actors.policies.token.tokenizer import load_tokenizer, tag_vocabulary
 from configs.schema import PolicyConfig
 from rl.compat.torchvision import ensure_torchvision
+from rl.loss.actions import ActionScores
 from rl.types import Example, Pixels, TextSampling, TokenStream
 
 NUM_CHUNKS = 4

@@ -1,6 +1,6 @@
-"""Qwen2.5-VL: makes a small one from nothing, and knows the family's names.
+"""Small Qwen2.5-VL made from nothing, and the names of the family's weights.
 
-The adapter of one model family. ``actors.policies.token.policy`` scores any model of it, small or released.
+``actors.policies.token.policy`` scores any model of the family, small or released.
 
 What degraded a photo shows in the sizes of its frequencies (JPEG rounds those of 8x8 blocks, blur takes the high
 ones, noise fills them). A random vision tower needs far longer than minutes to find that out, so ours starts from
@@ -50,6 +50,7 @@ def build_text_policy(
     block_names: Sequence[str],
     degraded_px: int,
     seed: int,
+    tie_word_embeddings: bool = False,
 ) -> None:
     """Write a small, randomly initialised Qwen2.5-VL in the Hugging Face layout.
 
@@ -62,6 +63,7 @@ def build_text_policy(
         block_names: The chain's blocks in order.
         degraded_px: Edge of the degraded photo, pixels.
         seed: Of the initial weights.
+        tie_word_embeddings: Whether the output matrix is that of the embeddings.
     """
     ensure_torchvision()
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -70,7 +72,7 @@ def build_text_policy(
     tokenizer = train_tokenizer(texts, block_names)
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer))
+    model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer, tie_word_embeddings))
     torch.set_rng_state(generator_state)
     start_from_frequencies(model.model.visual)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -91,7 +93,7 @@ def published_name(stored: str) -> str:
     return stored
 
 
-def _config(tokenizer: Any) -> Any:
+def _config(tokenizer: Any, tie_word_embeddings: bool) -> Any:
     """Describe the small model."""
     from transformers import Qwen2_5_VLConfig
 
@@ -115,7 +117,7 @@ def _config(tokenizer: Any) -> Any:
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tie_word_embeddings,
     }
     vision = {
         "depth": VISION_LAYERS,
@@ -138,7 +140,7 @@ def _config(tokenizer: Any) -> Any:
         vision_start_token_id=token_id(tokenizer, VISION_START),
         vision_end_token_id=token_id(tokenizer, VISION_END),
         eos_token_id=token_id(tokenizer, END),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tie_word_embeddings,
         dtype="float32",
     )
 

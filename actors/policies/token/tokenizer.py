@@ -180,12 +180,12 @@ def token_id(tokenizer: Any, token: str) -> int:
     Raises:
         ConfigError: If it is not one token.
     """
-    found: int | None = tokenizer.get_vocab().get(token)
-    if found is None:
+    index: int | None = tokenizer.get_vocab().get(token)
+    if index is None:
         raise ConfigError(
             f"the tokenizer has no token {token}; run the cold start, or add it to the checkpoint"
         )
-    return found
+    return index
 
 
 def forbidden_ids(tokenizer: Any, block_names: Sequence[str], size: int) -> tuple[int, ...]:

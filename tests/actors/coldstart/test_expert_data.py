@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from actors.coldstart.expert_data import make_expert_dataset, make_variants, ssim_luma
-from actors.coldstart.expert_teacher import NUM_DRAWN, expert_batches
+from actors.coldstart.expert_trainer import NUM_DRAWN, expert_batches
 from rewards.experts.judges import Judges
 from tests.reference.expert import tiny_dataset
 from tests.reference.rewards import picture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.coldstart.supervised import SupervisedSpec
-from tests.reference.learner_jobs import run_ranks
+from tests.reference.ranks import run_ranks
 from tests.reference.supervised_jobs import NUM_STEPS, finalizer_imports, lives, supervised_batches
 from tests.reference.tiny_policy import TinyClassifier
 

@@ -8,7 +8,8 @@ import pytest
 from configs.schema import PolicyConfig
 from rl.measure.metrics import merge, to_metrics
 from rl.types import UpdateStats
-from tests.reference.learner_jobs import LIFE, METHODS, STEPS, all_methods, plain_training, run_ranks
+from tests.reference.learner_jobs import LIFE, METHODS, STEPS, all_methods, plain_training
+from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import write_start
 
 pytestmark = pytest.mark.engine

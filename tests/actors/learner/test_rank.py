@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.learner.micro_batches import expand_advantages, make_actions
-from actors.learner.rank import LearnerRank
+from actors.learner.model import load_policy
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import PolicyBatch
 from actors.shared.deepspeed_engine import start_process_group
 from configs.schema import PolicyConfig
 from rl.errors import LearnerError
 from rl.types import MicroBatch, TrainItem
-from tests.reference.tiny_policy import BLOCKS, write_start
+from tests.reference.tiny_policy import BLOCKS, TINY, write_start
 
 rows = st.lists(
     st.tuples(
@@ -67,14 +68,14 @@ def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):
     write_start(tmp_path)
     spec = LearnerSpec(
         policy_name="tiny",
-        policy_target="tests.reference.tiny_policy:BareParameterPolicy",
+        family=replace(TINY, learner="tests.reference.tiny_policy:BareParameterPolicy"),
         config=PolicyConfig(zero_stage=3),
         directory=tmp_path,
         block_names=BLOCKS,
         bucket_bytes=100,
     )
     with pytest.raises(LearnerError, match=r"policies\.tiny\.zero_stage=2"):
-        LearnerRank(spec).load_policy()
+        load_policy(spec)
 
 
 def test_a_port_in_use_is_named(monkeypatch):

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.learner.rank import LearnerRank
-from actors.learner.spec import LearnerSpec
 from configs.schema import PolicyConfig
-from rl.errors import LearnerError
 from tests.reference.ema import moving_average, moving_averages
 from tests.reference.ema_jobs import DECAY, averaged_lives
-from tests.reference.learner_jobs import run_ranks, start_examples
+from tests.reference.learner_jobs import start_examples
+from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, write_start
 
 pytestmark = pytest.mark.engine
@@ -114,16 +112,3 @@ def test_a_resumed_run_has_the_same_weights_and_average_to_the_last_bit(lives, l
 def test_the_average_is_what_is_exported(lives, life):
     for rank in lives[life]:
         assert bits(rank["exported"]) == bits(lives[life][0]["average"])
-
-
-def test_without_a_decay_there_is_no_average_to_show(root):
-    spec = LearnerSpec(
-        policy_name="tiny",
-        policy_target="tests.reference.tiny_policy:TinyPolicy",
-        config=PolicyConfig(),
-        directory=root / "start",
-        block_names=BLOCKS,
-        bucket_bytes=300,
-    )
-    with pytest.raises(LearnerError, match=r"policies\.tiny\.ema_decay is 0"):
-        LearnerRank(spec).score([], averaged=True)

@@ -11,8 +11,9 @@ from actors.shared.lora import merged, scale_of
 from configs.schema import PolicyConfig
 from rl.compat.torchvision import ensure_torchvision
 from tests.reference.ema import moving_averages
-from tests.reference.learner_jobs import STEPS, plain_training, run_ranks, start_examples
+from tests.reference.learner_jobs import STEPS, plain_training, start_examples
 from tests.reference.lora_jobs import DECAY, LORA, adapted_lives, adapter_config
+from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, write_start
 
 pytestmark = pytest.mark.engine

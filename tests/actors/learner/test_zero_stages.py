@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs.schema import PolicyConfig
-from tests.reference.learner_jobs import LIFE, STEPS, all_stages, plain_training, run_ranks
+from tests.reference.learner_jobs import LIFE, STEPS, all_stages, plain_training
+from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import write_start
 
 pytestmark = pytest.mark.engine
@@ -111,6 +112,12 @@ def test_resumed_update_is_the_same_to_the_last_bit(lives, life):
         again, resumed = rank["resumed"]
         assert again == stats
         assert bits(resumed) == bits(after)
+
+
+@pytest.mark.parametrize("life", WHOLE)
+def test_without_a_decay_there_is_no_average_to_show(lives, life):
+    for rank in lives[life]:
+        assert rank["no average"] == "policies.tiny.ema_decay is 0: no average is kept"
 
 
 @pytest.mark.parametrize("life", WHOLE)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import sys
 from dataclasses import replace
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from actors.coldstart.image_teacher import build_image_policy
 from actors.policies.denoising.image_model import resize, to_latents, to_pictures
 from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.denoising.sampler import Painted, PaintJob, load_pipeline, paint
+from actors.policies.denoising.small import build_image_policy
 from configs.methods import Guard
 from configs.schema import PolicyConfig
 from rl.denoising.samplers import SAMPLERS
 from rl.denoising.step_selection import all_steps
 from rl.types import Example, ImageRequest, Pixels, SamplerSpec, StepPlan
-from tests.reference.command import ROOT
 
+OURS = {"actors", "cluster", "configs", "rewards", "rl"}
 BLOCKS = ("degradation", "rough_image", "final_image")
 TEXTS = ["light blur, keep", "a cat on a mat"]
 
@@ -396,14 +395,25 @@ def test_pictures_survive_latents() -> None:
     assert np.array_equal(to_pictures(to_latents([picture]))[0], picture)
 
 
-def test_plain_library_paints(directory: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from rl.compat.torchvision import ensure_torchvision; ensure_torchvision()\n"
-        "import numpy as np; from diffusers import DiffusionPipeline\n"
-        "path = sys.argv[1]\n"
-        "pipe = DiffusionPipeline.from_pretrained(path, custom_pipeline=path, trust_remote_code=True)\n"
-        "picture = pipe(np.zeros((8, 8, 3), np.uint8), size_px=32, num_inference_steps=2)\n"
-        "assert picture.shape == (32, 32, 3) and 'actors' not in sys.modules\n"
-    )
-    env = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(directory)], env=env, check=True, capture_output=True)
+class NothingOfOurs(MetaPathFinder):
+    """Refuses our packages, as where only the plain library is installed."""
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        assert fullname.partition(".")[0] not in OURS, f"the checkpoint's code imports {fullname}"
+
+
+def test_plain_library_paints(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import dynamic_modules_utils
+
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NothingOfOurs(), *sys.meta_path])
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the cache is put on it
+    path = str(directory)
+    pipe: Any = DiffusionPipeline.from_pretrained(path, custom_pipeline=path, trust_remote_code=True)
+    assert type(pipe).__module__.startswith("diffusers_modules.")
+    picture = pipe(np.zeros((8, 8, 3), np.uint8), size_px=32, num_inference_steps=2)
+    assert picture.shape == (32, 32, 3)
+    assert not [name for name in sys.modules if name.partition(".")[0] in OURS]

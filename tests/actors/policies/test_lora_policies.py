@@ -10,23 +10,25 @@ from typing import Any
 import pytest
 import torch
 
-from actors.coldstart.image_teacher import build_image_policy
 from actors.policies.base import TrainablePolicy
+from actors.policies.denoising.family import RESTORATION
 from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.denoising.sampler import load_pipeline
+from actors.policies.denoising.small import build_image_policy
+from actors.policies.token.family import QWEN2_5_VL
 from actors.policies.token.policy import TokenPolicy
-from actors.rollout.image_worker import ImageRolloutWorker
-from actors.rollout.text_worker import TextRolloutWorker
-from actors.shared.lora import adapters_only, add_adapter, export_adapter
+from actors.shared.lora import adapters_only, add_adapter, export_adapter, with_targets
 from actors.weights.buckets import Bucket, pack
 from configs.methods import Adapter
 from configs.schema import PolicyConfig
 from rl.types import Example, Manifest
+from tests.reference.rollout import make_worker
 from tests.reference.tiny_text import BLOCKS, build
 
 pytestmark = pytest.mark.engine
 
 LORA = Adapter(rank=4, alpha=8.0)
+FAMILIES = {"text": QWEN2_5_VL, "image": RESTORATION}
 CONFIGS = {
     "text": PolicyConfig(kind="token", temperature=0.9, lora=LORA),
     "image": PolicyConfig(kind="denoising", micro_batch_size=4, lora=LORA),
@@ -56,21 +58,21 @@ def directory(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def adapter(kind: str) -> Adapter:
+    return with_targets(LORA, FAMILIES[kind].lora_targets)
+
+
 @pytest.fixture(scope="module")
 def policy(kind: str, directory: Path) -> TrainablePolicy:
     """As a learner rank makes it."""
     found = CLASSES[kind].load(directory, CONFIGS[kind], block_names=BLOCKS)
-    add_adapter(found.trained_net, LORA, kind=CONFIGS[kind].kind, key="", seed=0)
+    add_adapter(found.trained_net, adapter(kind), key="", seed=0)
     return found.eval()
 
 
 @pytest.fixture(scope="module")
 def worker(kind: str, directory: Path) -> Iterator[Any]:
-    worker_class: Any = TextRolloutWorker if kind == "text" else ImageRolloutWorker
-    made = worker_class(
-        directory=directory, config=CONFIGS[kind], block_names=BLOCKS, seed=3, deterministic=False
-    )
-    made.setup()
+    made = make_worker(directory, CONFIGS[kind], BLOCKS)
     yield made
     made.close()
 
@@ -84,7 +86,7 @@ def gap(policy: TrainablePolicy, example: Example) -> float:
 
 
 def publish(policy: TrainablePolicy, worker: Any, version: int) -> Manifest:
-    *buckets, manifest = pack(worker._directory.name, version, adapters_only(policy.published()), 1 << 20)
+    *buckets, manifest = pack(worker.spec.directory.name, version, adapters_only(policy.published()), 1 << 20)
     assert isinstance(manifest, Manifest)
     data = [bucket.data for bucket in buckets if isinstance(bucket, Bucket)]
     asyncio.run(worker.load_weights(manifest, *data))
@@ -128,7 +130,7 @@ def test_the_merged_export_and_the_adapter_give_the_same_logprobs(
     plain = PolicyConfig(kind=CONFIGS[kind].kind)
     policy.export(
         tmp_path / "model",
-        export_adapter(tmp_path / "adapter", LORA, weights, kind=plain.kind, prefix=policy.net_prefix),
+        export_adapter(tmp_path / "adapter", adapter(kind), weights, prefix=policy.net_prefix),
     )
     merged = CLASSES[kind].load(tmp_path / "model", plain, block_names=BLOCKS).eval()
     adapted = CLASSES[kind].load(directory, plain, block_names=BLOCKS).eval()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.rollout.guided_pairs import UNCONDITIONAL, Pair, PairDesk, Room
+from actors.rollout.guided_pairs import UNCONDITIONAL, GuidedPairQueue, Pair, Room
 from rl.errors import RolloutError
 
 ROOM = Room(step_tokens=100, rows=8, blocks=20, block_tokens=10)
@@ -57,7 +57,7 @@ class Engine:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30), st.integers(0, 3)), max_size=20))
 def test_what_runs_always_fits_and_all_that_is_taken_in_ends_in_order(asked):
-    desk, engine = PairDesk(ROOM), Engine()
+    desk, engine = GuidedPairQueue(ROOM), Engine()
     taken, begun, ended, steps = [], [], set(), 0
     arriving = [(make_pair(str(i), n, m), wait) for i, (n, m, wait) in enumerate(asked)]
     while arriving or desk.is_waiting or engine.left:
@@ -93,7 +93,7 @@ def test_what_runs_always_fits_and_all_that_is_taken_in_ends_in_order(asked):
     ],
 )
 def test_a_pair_that_did_not_keep_in_step_is_named(finished):
-    desk = PairDesk(ROOM)
+    desk = GuidedPairQueue(ROOM)
     desk.put(make_pair("a"))
     desk.start()
     with pytest.raises(RolloutError, match=r"chain a: .* did not keep in step"):
@@ -101,7 +101,7 @@ def test_a_pair_that_did_not_keep_in_step_is_named(finished):
 
 
 def test_forgotten_pairs_leave_room_and_name_the_rows_that_had_started():
-    desk = PairDesk(ROOM)
+    desk = GuidedPairQueue(ROOM)
     for key in "abc":
         desk.put(make_pair(key, length=20))
     assert [pair.key for pair in desk.start()] == ["a", "b"]

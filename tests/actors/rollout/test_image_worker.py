@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.coldstart.image_teacher import build_image_policy
 from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.denoising.sampler import load_pipeline
+from actors.policies.denoising.small import build_image_policy
 from actors.rollout.image_worker import ImageRolloutWorker
 from actors.weights.buckets import Bucket, pack
 from configs.methods import Guard
@@ -21,6 +21,7 @@ from configs.schema import PolicyConfig
 from rl.denoising.samplers import SAMPLERS
 from rl.errors import RolloutError, WeightSyncError
 from rl.types import ImageRequest, Manifest, Pixels, SamplerSpec, StepPlan
+from tests.reference.rollout import rollout_spec
 
 BLOCKS = ("rough_image", "final_image")
 CONFIG = PolicyConfig(kind="denoising", micro_batch_size=4)
@@ -61,9 +62,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_worker(
     directory: Path, *, deterministic: bool = False, config: PolicyConfig = CONFIG
 ) -> ImageRolloutWorker:
-    worker = ImageRolloutWorker(
-        directory=directory, config=config, block_names=BLOCKS, seed=7, deterministic=deterministic
-    )
+    worker = ImageRolloutWorker(rollout_spec(directory, config, BLOCKS, seed=7, deterministic=deterministic))
     worker.setup()
     return worker
 
@@ -226,9 +225,7 @@ def test_a_failure_reaches_those_who_wait_and_nobody_else(worker: ImageRolloutWo
 
 
 def test_setup_names_a_directory_without_a_policy(tmp_path: Path) -> None:
-    worker = ImageRolloutWorker(
-        directory=tmp_path, config=CONFIG, block_names=BLOCKS, seed=0, deterministic=False
-    )
+    worker = ImageRolloutWorker(rollout_spec(tmp_path, CONFIG, BLOCKS))
     with pytest.raises(RolloutError, match="holds no picture policy"):
         worker.setup()
     worker.close()

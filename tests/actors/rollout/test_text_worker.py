@@ -1,6 +1,6 @@
 """The text rollout worker around a real vLLM engine, compared with the learner's own forward pass.
 
-Everything is proved without guidance and with it.
+Everything is proved without guidance and with it; the guided model's output matrix is that of its embeddings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
 from actors.rollout.text_engine import BATCHED_TOKENS
 from actors.rollout.text_worker import TextRolloutWorker
-from actors.weights.buckets import Bytes, lend
+from actors.weights.buckets import Bytes, stream_buckets
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
 from rl.restoration.names import REQUEST
 from rl.types import Example, Ints, Manifest, TextRequest, TextSampling, TokenStream
+from tests.reference.rollout import make_worker
 from tests.reference.tiny_text import BLOCKS, as_example, build, make_request, photo
 
 pytestmark = pytest.mark.engine
@@ -34,22 +35,10 @@ Learner = Callable[..., TokenPolicy]
 """Makes the learner's policy; with a seed, of other weights than the checkpoint's."""
 
 
-class ForgetfulWorker(TextRolloutWorker):
-    """Can be told to keep the prefix cache, which depends on old weights."""
-
-    forgets = False
-
-    def _drop_caches(self) -> None:
-        if self.forgets:
-            self._engine.drop_picture_caches()
-        else:
-            super()._drop_caches()
-
-
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory, config: PolicyConfig) -> Path:
     path = tmp_path_factory.mktemp("text")
-    build(path)
+    build(path, is_tied=config.guidance_scale != 1)
     return path
 
 
@@ -58,17 +47,14 @@ def vocabulary(directory: Path) -> TextVocabulary:
     return load_vocabulary(directory, BLOCKS)
 
 
-@pytest.fixture(scope="module", params=[1.0, 1.5], ids=["plain", "guided"])
+@pytest.fixture(scope="module", params=[1.0, 1.5], ids=["plain", "guided and tied"])
 def config(request: pytest.FixtureRequest) -> PolicyConfig:
     return PolicyConfig(kind="token", temperature=0.9, guidance_scale=request.param)
 
 
 @pytest.fixture(scope="module")
-def worker(directory: Path, config: PolicyConfig) -> Iterator[ForgetfulWorker]:
-    made = ForgetfulWorker(
-        directory=directory, config=config, block_names=BLOCKS, seed=3, deterministic=False
-    )
-    made.setup()
+def worker(directory: Path, config: PolicyConfig) -> Iterator[TextRolloutWorker]:
+    made = make_worker(directory, config, BLOCKS)
     yield made
     made.close()
 
@@ -89,7 +75,7 @@ def make_policy(directory: Path, config: PolicyConfig, *, seed: int | None = Non
 
 
 def publication(policy: TokenPolicy, version: int) -> tuple[Manifest, list[list[Bytes]]]:
-    *buckets, manifest = lend("text", version, policy.published(), 1 << 20)
+    *buckets, manifest = stream_buckets("text", version, policy.published(), 1 << 20)
     assert isinstance(manifest, Manifest)
     return manifest, [bucket for bucket in buckets if not isinstance(bucket, Manifest)]
 
@@ -104,7 +90,7 @@ def worst_gap(policy: TokenPolicy, examples: list[Example]) -> float:
 def request_to(
     worker: TextRolloutWorker, vocabulary: TextVocabulary, name: str, *, seed: int, max_tokens: int = 12
 ) -> TextRequest:
-    guidance = worker._config.guidance_scale
+    guidance = worker.spec.config.guidance_scale
     return make_request(vocabulary, name, seed=seed, guidance=guidance, max_tokens=max_tokens)
 
 
@@ -163,7 +149,7 @@ def test_a_stop_id_ends_the_request_and_is_included(
 
 
 def test_new_weights_arrive_and_the_canary_proves_them(
-    worker: ForgetfulWorker, vocabulary: TextVocabulary, learner: Learner
+    worker: TextRolloutWorker, vocabulary: TextVocabulary, learner: Learner
 ) -> None:
     for version, seed in ((2, 1), (3, 2)):
         policy = learner(seed=seed)
@@ -174,13 +160,17 @@ def test_new_weights_arrive_and_the_canary_proves_them(
         assert worst_gap(learner(), sample(worker, vocabulary, [0, 1])) > 0.1
 
 
-def test_the_canary_sees_a_cache_that_was_kept(worker: ForgetfulWorker, learner: Learner) -> None:
+def test_the_canary_sees_a_cache_that_was_kept(
+    worker: TextRolloutWorker, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prefix cache, which depends on old weights."""
     asyncio.run(worker.canary())
     policy = learner(seed=7)
     manifest, buckets = publication(policy, 4)
-    worker.forgets = True
-    asyncio.run(worker.load_weights(manifest, *buckets))
-    worker.forgets = False
+    engine = worker.loop.engine
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "drop_caches", engine.drop_picture_caches)
+        asyncio.run(worker.load_weights(manifest, *buckets))
     stale = asyncio.run(worker.canary())
     assert worker.stats()["canary_cached_tokens"] > 0
     assert worst_gap(policy, [stale]) > 100 * TOLERANCE_NATS
@@ -189,7 +179,7 @@ def test_the_canary_sees_a_cache_that_was_kept(worker: ForgetfulWorker, learner:
 
 
 def test_a_flipped_byte_is_refused_and_nothing_has_changed(
-    worker: ForgetfulWorker, vocabulary: TextVocabulary, learner: Learner
+    worker: TextRolloutWorker, vocabulary: TextVocabulary, learner: Learner
 ) -> None:
     before, version = sample(worker, vocabulary, [0])[0], worker.stats()["version"]
     manifest, buckets = publication(learner(seed=9), 5)
@@ -262,7 +252,7 @@ def guided_by(example: Example, scale: float) -> TextSampling:
 
 
 def test_guidance_must_be_the_engines(worker: TextRolloutWorker, vocabulary: TextVocabulary) -> None:
-    request = make_request(vocabulary, "other", seed=0, guidance=2.5 - worker._config.guidance_scale)
+    request = make_request(vocabulary, "other", seed=0, guidance=2.5 - worker.spec.config.guidance_scale)
     with pytest.raises(RolloutError, match="other: guidance must be the engine's"):
         asyncio.run(worker.generate([request], photo(0)))
 
@@ -280,9 +270,9 @@ def test_a_pair_that_is_cut_in_two_is_an_error_by_name(
     worker: TextRolloutWorker, vocabulary: TextVocabulary
 ) -> None:
     """Last, for the engine is not used on: its scheduler takes five rows at once, which nobody was told."""
-    if worker._engine._pairs is None:
+    if worker.loop.engine._pairs is None:
         return
-    worker._engine._engine.engine_core.engine_core.scheduler.max_num_active_reqs = 5
+    worker.loop.engine._engine.engine_core.engine_core.scheduler.max_num_active_reqs = 5
     requests = [request_to(worker, vocabulary, f"chain-{i}", seed=i) for i in range(3)]
     with pytest.raises(RolloutError, match=r"^chain-2: the rows with and without .* not in the same step"):
         asyncio.run(worker.generate(requests, photo(0)))

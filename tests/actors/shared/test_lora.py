@@ -43,7 +43,7 @@ IDS = torch.arange(5)
 def adapted(seed: int = 0, lora: Adapter = LORA) -> Net:
     torch.manual_seed(7)
     net = Net()
-    add_adapter(net, lora, kind="token", key=KEY, seed=seed)
+    add_adapter(net, lora, key=KEY, seed=seed)
     return net
 
 
@@ -115,7 +115,7 @@ def test_switched_off_is_the_starting_policy_and_gradients_come_back():
 def test_peft_loads_what_is_written(tmp_path):
     net = trained(adapted())
     plain, adapters = split(dict(net.state_dict()))
-    write_adapter(tmp_path / "adapter", LORA, "token", adapters)
+    write_adapter(tmp_path / "adapter", LORA, adapters)
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (described["r"], described["lora_alpha"]) == (2, 6.0)
     base = Net()
@@ -141,4 +141,4 @@ def test_peft_loads_what_is_written(tmp_path):
 )
 def test_a_target_that_cannot_be_is_named(target, message):
     with pytest.raises(ConfigError, match=message):
-        add_adapter(Net(), Adapter(targets=["first", target]), kind="token", key=KEY, seed=0)
+        add_adapter(Net(), Adapter(targets=["first", target]), key=KEY, seed=0)

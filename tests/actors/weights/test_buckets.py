@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.weights.buckets import ALIGNMENT, Bucket, BufferPool, ahead, lend, pack, unpack
+from actors.weights.buckets import ALIGNMENT, Bucket, BufferPool, ahead, pack, stream_buckets, unpack
 from rl.errors import WeightSyncError
 from rl.types import Manifest
 
@@ -41,7 +41,7 @@ def models(draw):
 
 
 def lent(tensors, bucket_bytes, pool=None):
-    *buckets, manifest = lend("text", 3, tensors, bucket_bytes, pool=pool)
+    *buckets, manifest = stream_buckets("text", 3, tensors, bucket_bytes, pool=pool)
     return buckets, manifest
 
 
@@ -167,7 +167,7 @@ def test_cut_and_missing_buckets_are_found():
         unpack(swapped, arrays)
 
 
-@pytest.mark.parametrize("make", [pack, lend])
+@pytest.mark.parametrize("make", [pack, stream_buckets])
 def test_bucket_size_must_be_positive(make):
     with pytest.raises(ValueError, match="bucket_bytes=0"):
         list(make("text", 0, [], 0))

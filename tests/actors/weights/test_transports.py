@@ -15,7 +15,6 @@ from actors.weights.buckets import CPU, Received, pack, unpack
 from actors.weights.group import WeightGroup
 from actors.weights.inbox import LoadTimes, WeightInbox
 from actors.weights.outbox import WeightOutbox
-from configs.schema import PolicyConfig
 from rl.errors import WeightSyncError
 from rl.types import Manifest
 
@@ -26,7 +25,7 @@ class Inbox(WeightInbox):
     """Keeps what arrived."""
 
     def __init__(self) -> None:
-        self._config = PolicyConfig()
+        super().__init__(CPU)
         self.weights: dict[str, torch.Tensor] = {}
 
     async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:

@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from actors.weights.buckets import Bytes, lend, unpack
+from actors.weights.buckets import Bytes, stream_buckets, unpack
 from actors.weights.inbox import LoadTimes
 from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.learners import WeightPublisher
@@ -45,7 +45,7 @@ class Rank:
         if self.rank == 0:
             weight = self.version * (0.5 if averaged else 1.0)
             tensors = [("a", torch.full((5,), weight)), ("b", torch.arange(200.0))]
-            yield from lend("text", self.version, tensors, 256)
+            yield from stream_buckets("text", self.version, tensors, 256)
 
     def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
         weight = self.version * (self.factor if averaged else 1.0)

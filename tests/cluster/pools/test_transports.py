@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from actors.weights.buckets import CPU, Bucket, BufferPool, Received, digest, lend, pack, unpack
+from actors.weights.buckets import CPU, Bucket, BufferPool, Received, digest, pack, stream_buckets, unpack
 from actors.weights.inbox import LoadTimes, WeightInbox
 from actors.weights.outbox import WeightOutbox
 from cluster.pools.learner_group import LearnerGroup
@@ -46,7 +46,7 @@ class Rank:
 
     def publish(self, *, averaged: bool) -> Iterator[Any]:
         if self._rank == 0:
-            yield from lend("text", self._version, weights(self._version).items(), BUCKET_BYTES)
+            yield from stream_buckets("text", self._version, weights(self._version).items(), BUCKET_BYTES)
 
     def open_group(self, backend: Any, *, size: int, address: str, port: int) -> None:
         self._outbox.open_group(backend, size=size, address=address, port=port, deadline_s=60)

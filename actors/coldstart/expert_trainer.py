@@ -1,4 +1,4 @@
-"""Cold start of the learned visual expert: pyiqa's CNNIQA, taught to rank restorations without the truth.
+"""Cold start of the learned visual expert: pyiqa's CNNIQA, trained to rank restorations without the truth.
 
 The label is the SSIM (luma) to the truth, which the network never sees. Data: ``actors.coldstart.expert_data``.
 
@@ -36,7 +36,7 @@ TEMPERATURE = 0.03
 REGRESSION_WEIGHT = 0.05
 """Weight of the squared error, in units of ``TEMPERATURE``: keeps scores near SSIM's own scale."""
 MEAN_QUALITY = 0.8
-"""What an untaught network says of every picture."""
+"""What an untrained network says of every picture."""
 NUM_DRAWN = 8
 """Variants of one content in a batch, M."""
 WORSE_KINDS = ("truth/noise-light", "truth/noise", "truth/sharpened", "bicubic", "blurred", "bicubic/noise")
@@ -45,7 +45,7 @@ HOLDOUT_FRAC = 0.2
 """Share of contents kept for the report."""
 
 
-class ExpertTeacher(nn.Module):
+class ExpertModel(nn.Module):
     """CNNIQA under a ranking loss."""
 
     def __init__(self, *, seed: int) -> None:
@@ -146,21 +146,21 @@ def fit_expert(
     order = np.random.default_rng(seed).permutation(len(dataset.pictures))
     num_held = max(1, round(HOLDOUT_FRAC * len(order)))
     held, kept = order[:num_held], order[num_held:]
-    teacher = ExpertTeacher(seed=seed)
+    model = ExpertModel(seed=seed)
     batches = expert_batches(dataset, batch_size=batch_size, seed=seed, contents=kept.tolist())
-    run_supervised(spec, module=teacher, batches=batches, report=report)
-    return save_expert(teacher, dataset, directory=directory, held=held.tolist())
+    run_supervised(spec, module=model, batches=batches, report=report)
+    return save_expert(model, dataset, directory=directory, held=held.tolist())
 
 
 def save_expert(
-    teacher: ExpertTeacher, dataset: ExpertDataset, *, directory: Path, held: Sequence[int]
+    model: ExpertModel, dataset: ExpertDataset, *, directory: Path, held: Sequence[int]
 ) -> dict[str, Any]:
     """Write ``expert.pth`` and, beside it, ``expert.json`` with the range of scores and the report.
 
     The range is from the 1st to the 99th percentile of the scores of all variants of the held-out contents.
 
     Args:
-        teacher: Fitted.
+        model: Fitted.
         dataset: What it was fitted on.
         directory: Made where absent.
         held: Contents it was not fitted on.
@@ -168,7 +168,7 @@ def save_expert(
     Raises:
         DivergedError: If its scores are not finite.
     """
-    scores = score_dataset(teacher, dataset, held)
+    scores = score_dataset(model, dataset, held)
     if not np.isfinite(scores).all():
         raise DivergedError("the learned expert's scores are not finite; nothing was saved")
     low, high = (float(p) for p in np.percentile(scores, [1, 99]))
@@ -179,7 +179,7 @@ def save_expert(
         **report_expert(scores, dataset, held),
     }
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu() for name, tensor in teacher.network.state_dict().items()}
+    weights = {name: tensor.detach().cpu() for name, tensor in model.network.state_dict().items()}
     torch.save({"params": weights}, directory / "expert.pth")
     (directory / "expert.json").write_text(json.dumps(record, indent=1) + "\n")
     logger.info("expert: %s", record)
@@ -187,10 +187,10 @@ def save_expert(
 
 
 @torch.no_grad()
-def score_dataset(teacher: ExpertTeacher, dataset: ExpertDataset, contents: Sequence[int]) -> Floats:
+def score_dataset(model: ExpertModel, dataset: ExpertDataset, contents: Sequence[int]) -> Floats:
     """Return the network's scores of all variants of some contents, ``[len(contents), V]``."""
-    teacher.eval()
-    rows = [teacher.network(to_tensor(list(dataset.pictures[i]))).flatten() for i in contents]
+    model.eval()
+    rows = [model.network(to_tensor(list(dataset.pictures[i]))).flatten() for i in contents]
     scores: Floats = torch.stack(rows).numpy()
     return scores
 

@@ -1,29 +1,37 @@
-"""The text policy under the loss of its cold start.
+"""Cold start of the text policy: the policy under a supervised loss, and the task that trains it.
 
 Two losses. The language-model loss teaches the grammar and the words. It alone leaves the degradation words at
 chance for as long as a laptop run lasts, because nothing tells the vision tower what to look for; so a linear
 head on the degraded photo's mean picture token classifies the degradation slots and the words of the captions,
 first alone and then beside the other. The head is dropped at export.
 
-Knows neither DeepSpeed nor Ray: ``actors.coldstart.supervised`` runs it.
-
 Letters: B rows, P patches, d values a patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.coldstart.text_data import NOT_AN_ACTION
+from actors.coldstart.supervised import run_supervised
+from actors.coldstart.task import ColdstartTask, Report, training_prompts
+from actors.coldstart.text_data import NOT_AN_ACTION, batches, make_dataset
 from actors.policies.token.policy import TokenPolicy
-from actors.policies.token.tokenizer import load_tokenizer
+from actors.policies.token.qwen2_5_vl import build_text_policy
+from actors.policies.token.tokenizer import load_tokenizer, load_vocabulary
+from configs.derive import degraded_px
 from configs.schema import PolicyConfig
+from rl.chain.grammar import ChainGrammar
+from rl.data.source import prompt_source
 from rl.restoration.labels import VOCABULARY
+from rl.seeding import derive_seed
+from rl.types import Prompt, TextPart
 
 WORDS_WEIGHT = 0.01
 """Weight of the head's words beside its slots: dozens of easy words drown five slots at 0.05 already."""
@@ -37,7 +45,63 @@ HEAD_WEIGHT = 1.0
 """Weight of the head's loss beside the language-model loss."""
 
 
-class TextTeacher(nn.Module):
+def train_text(task: ColdstartTask) -> None:
+    """Train the text policy to write true chains, and write it in the Hugging Face layout."""
+    config, start = task.config, task.config.coldstart
+    first = task.work / f"first-{task.rank}"
+    prompts = training_prompts(config, 0, start.num_examples)
+    build_text_policy(
+        first,
+        texts=[*prompt_source(config).training_texts(), *asked(prompts)],
+        block_names=tuple(config.chain),
+        degraded_px=degraded_px(config),
+        seed=config.seed,
+    )
+    model = SupervisedTextModel(first)
+    vocabulary = load_vocabulary(first, tuple(config.chain))
+    dataset = make_dataset(
+        prompts,
+        grammar=ChainGrammar(config.chain, vocabulary.tags),
+        vocabulary=vocabulary,
+        tokenizer=model.tokenizer,
+        policy=model.policy,
+        seed=config.seed,
+    )
+    head_steps = int(HEAD_SHARE * start.text_steps)
+    for name, first_step, num_steps in (
+        ("head", 0, head_steps),
+        ("chains", head_steps, start.text_steps - head_steps),
+    ):
+        spec = task.spec(num_steps=num_steps, learning_rate=start.text_learning_rate)
+        run_supervised(
+            replace(spec, checkpoint_dir=task.work / f"checkpoints-{name}"),
+            module=model,
+            batches=batches(
+                dataset,
+                batch_size=start.text_batch_size,
+                seed=derive_seed(config.seed, name),
+                rank=task.rank,
+                world=task.world_size,
+                head_batches=num_steps if name == "head" else 0,
+            ),
+            report=partial(report_later, task.report, first_step),
+        )
+    if task.rank == 0:
+        model.export(task.directory)
+
+
+def asked(prompts: Sequence[Prompt]) -> list[str]:
+    """Return everything that the messages of prompts say, each text once."""
+    parts = (part for prompt in prompts for message in prompt.messages for part in message.parts)
+    return list(dict.fromkeys(part.text for part in parts if isinstance(part, TextPart)))
+
+
+def report_later(report: Report, first_step: int, step: int, metrics: Mapping[str, float]) -> None:
+    """Report a step of a later part, counted from the start of the whole."""
+    report(first_step + step, metrics)
+
+
+class SupervisedTextModel(nn.Module):
     """A token policy and a head on what it sees, under the supervised loss.
 
     Args:

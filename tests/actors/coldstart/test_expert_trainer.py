@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from actors.coldstart.expert_data import ExpertDataset
-from actors.coldstart.expert_teacher import (
+from actors.coldstart.expert_trainer import (
     ARCHITECTURE,
     MEAN_QUALITY,
     REGRESSION_WEIGHT,
     TEMPERATURE,
     WORSE_KINDS,
-    ExpertTeacher,
+    ExpertModel,
     expert_batches,
     fit_expert,
     report_expert,
@@ -62,11 +62,11 @@ class SaysMean(torch.nn.Module):
 
 
 def loss_of(scores: np.ndarray, qualities: np.ndarray) -> float:
-    teacher = ExpertTeacher(seed=0)
-    teacher.network = SaysMean()
+    model = ExpertModel(seed=0)
+    model.network = SaysMean()
     flat = torch.as_tensor(scores, dtype=torch.float32)[..., None, None, None].expand(-1, -1, 3, 2, 2)
     batch = {"pictures": flat, "qualities": torch.as_tensor(qualities, dtype=torch.float32)}
-    return float(teacher(batch))
+    return float(model(batch))
 
 
 def test_the_loss_is_the_divergence_of_all_pairs_plus_the_squared_error():
@@ -81,9 +81,9 @@ def test_the_loss_is_the_divergence_of_all_pairs_plus_the_squared_error():
     assert loss_of(qualities + 0.03, qualities) == pytest.approx(shift, rel=1e-2)
 
 
-def test_a_teacher_starts_at_the_mean_quality_and_leaves_the_global_generator_alone():
+def test_a_model_starts_at_the_mean_quality_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    one, same, other = (ExpertTeacher(seed=seed).eval() for seed in (5, 5, 6))
+    one, same, other = (ExpertModel(seed=seed).eval() for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), before)
     pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -163,11 +163,11 @@ def test_one_content_is_too_few(tmp_path):
 
 
 def test_an_expert_that_diverged_is_not_saved(dataset, tmp_path):
-    teacher = ExpertTeacher(seed=0)
+    model = ExpertModel(seed=0)
     with torch.no_grad():
-        teacher.network.fc3.bias.fill_(float("nan"))
+        model.network.fc3.bias.fill_(float("nan"))
     with pytest.raises(DivergedError, match="not finite"):
-        save_expert(teacher, dataset, directory=tmp_path, held=[0])
+        save_expert(model, dataset, directory=tmp_path, held=[0])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,6 +183,6 @@ def test_the_report_says_how_often_the_truth_wins_and_how_ranks_agree(dataset):
 
 
 def test_gradients_reach_every_weight(dataset):
-    teacher = ExpertTeacher(seed=0)
-    teacher(next(expert_batches(dataset, batch_size=2, seed=0))).backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in teacher.network.parameters())
+    model = ExpertModel(seed=0)
+    model(next(expert_batches(dataset, batch_size=2, seed=0))).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.network.parameters())

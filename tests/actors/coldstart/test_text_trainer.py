@@ -19,7 +19,7 @@ from actors.coldstart.text_data import (
     make_example,
     write_chain,
 )
-from actors.coldstart.text_teacher import TextTeacher
+from actors.coldstart.text_trainer import SupervisedTextModel
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
 from configs.schema import BlockConfig
@@ -58,7 +58,7 @@ def make_prompt(index: int = 0, **changes: object) -> Prompt:
 @dataclass(frozen=True)
 class School:
     directory: Path
-    teacher: TextTeacher
+    model: SupervisedTextModel
     vocabulary: TextVocabulary
 
     def dataset(self, prompts: list[Prompt], chain: dict[str, BlockConfig] = CHAIN) -> TextDataset:
@@ -66,19 +66,19 @@ class School:
             prompts,
             grammar=ChainGrammar(chain, self.vocabulary.tags),
             vocabulary=self.vocabulary,
-            tokenizer=self.teacher.tokenizer,
-            policy=self.teacher.policy,
+            tokenizer=self.model.tokenizer,
+            policy=self.model.policy,
             seed=0,
         )
 
 
 @pytest.fixture(scope="module")
 def school(tmp_path_factory: pytest.TempPathFactory) -> School:
-    directory = tmp_path_factory.mktemp("text-teacher")
+    directory = tmp_path_factory.mktemp("text-model")
     texts = [*all_degradation_texts(), *CAPTIONS, INSTRUCTION]
     build_text_policy(directory, texts=texts, block_names=tuple(CHAIN), degraded_px=16, seed=0)
     torch.manual_seed(0)
-    return School(directory, TextTeacher(directory), load_vocabulary(directory, tuple(CHAIN)))
+    return School(directory, SupervisedTextModel(directory), load_vocabulary(directory, tuple(CHAIN)))
 
 
 # ------------------------------------------------------------------ chains
@@ -86,7 +86,7 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> School:
 
 def test_chain_is_whole_and_true(school: School) -> None:
     grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
-    state = write_chain(make_prompt(), grammar, school.vocabulary, school.teacher.tokenizer)
+    state = write_chain(make_prompt(), grammar, school.vocabulary, school.model.tokenizer)
     assert state.next_step() == Done(finish=Finish.STOP)
     assert full_match(state.text(school.vocabulary.decode), CHAIN)
     assert state.block_text(school.vocabulary.decode) == {
@@ -128,7 +128,7 @@ def test_context_pictures_lie_between_truth_and_what_was_given(school: School) -
     values = set()
     for index in range(20):
         prompt = make_prompt(index, truth=sharp, degraded=np.full((16, 16, 3), 100, np.uint8))
-        state = write_chain(prompt, grammar, school.vocabulary, school.teacher.tokenizer)
+        state = write_chain(prompt, grammar, school.vocabulary, school.model.tokenizer)
         example = make_example(prompt, state, grammar, TextSampling(), seed=0)
         assert example.pictures[0] is prompt.pictures["degraded"]
         assert example.pictures[1].shape == (16, 16, 3)
@@ -152,7 +152,7 @@ def test_targets_are_the_sampled_tokens(school: School, dataset: TextDataset) ->
     grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
     for index in (0, 3, COLLATE_ROWS + 4):
         prompt = make_prompt(index, captions=("cup " * (1 + index % 5), CAPTIONS[1]))
-        stream = write_chain(prompt, grammar, school.vocabulary, school.teacher.tokenizer).stream(
+        stream = write_chain(prompt, grammar, school.vocabulary, school.model.tokenizer).stream(
             TextSampling()
         )
         assert isinstance(stream, TokenStream)
@@ -193,41 +193,41 @@ def test_first_batches_hold_no_chains(dataset: TextDataset) -> None:
     assert second["input_ids"].shape[1] <= dataset.input_ids.shape[1]
 
 
-# ------------------------------------------------------------------ teacher
+# ------------------------------------------------------------------ model
 
 
 def test_chain_loss_is_that_of_the_policy(school: School) -> None:
-    """The teacher's shortcuts (patches made once, pictures by place) must not change what is learned."""
+    """The model's shortcuts (patches made once, pictures by place) must not change what is learned."""
     prompts = [make_prompt(i, captions=("cup " * (1 + i), CAPTIONS[1])) for i in range(4)]
     dataset = school.dataset(prompts)
     batch = next(batches(dataset, batch_size=4, seed=0))
-    teacher = school.teacher
+    model = school.model
     grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
-    states = [write_chain(p, grammar, school.vocabulary, teacher.tokenizer) for p in prompts]
+    states = [write_chain(p, grammar, school.vocabulary, model.tokenizer) for p in prompts]
     examples = [
         make_example(p, s, grammar, TextSampling(), seed=0) for p, s in zip(prompts, states, strict=True)
     ]
-    collated = teacher.policy.collate(examples)
+    collated = model.policy.collate(examples)
     with torch.no_grad():
-        loss, head_loss = teacher(batch), teacher({k: v for k, v in batch.items() if k != "targets"})
-        wanted = -teacher.policy(collated.inputs).logprobs[collated.action_mask].mean()
+        loss, head_loss = model(batch), model({k: v for k, v in batch.items() if k != "targets"})
+        wanted = -model.policy(collated.inputs).logprobs[collated.action_mask].mean()
     torch.testing.assert_close(loss - head_loss, wanted, atol=2e-3, rtol=0)
 
 
 def test_the_head_alone_leaves_the_words_alone(school: School, dataset: TextDataset) -> None:
     batch = next(batches(dataset, batch_size=4, seed=0, head_batches=1))
-    school.teacher.zero_grad(set_to_none=True)
-    school.teacher(batch).backward()
-    touched = {n for n, p in school.teacher.policy.published() if p.grad is not None}
+    school.model.zero_grad(set_to_none=True)
+    school.model(batch).backward()
+    touched = {n for n, p in school.model.policy.published() if p.grad is not None}
     assert touched
     assert all(".visual." in name for name in touched)
 
 
-def learn(teacher: TextTeacher, dataset: TextDataset, num: int) -> list[float]:
-    optimizer = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
+def learn(model: SupervisedTextModel, dataset: TextDataset, num: int) -> list[float]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for batch in islice(batches(dataset, batch_size=8, seed=0), num):
-        loss = teacher(batch)
+        loss = model(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -238,21 +238,21 @@ def learn(teacher: TextTeacher, dataset: TextDataset, num: int) -> list[float]:
 def test_it_learns_and_exports(school: School, dataset: TextDataset, tmp_path: Path) -> None:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    teacher = TextTeacher(school.directory)
-    losses = learn(teacher, dataset, 12)
+    model = SupervisedTextModel(school.directory)
+    losses = learn(model, dataset, 12)
     assert losses[-1] < 0.5 * losses[0]
-    teacher.export(tmp_path / "out")
+    model.export(tmp_path / "out")
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out")
-    for name, parameter in teacher.policy.published():
+    for name, parameter in model.policy.published():
         assert torch.equal(loaded.get_parameter(name), parameter)
     assert "head.weight" not in dict(loaded.named_parameters())
-    again = TextTeacher(tmp_path / "out")
-    assert again.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
+    again = SupervisedTextModel(tmp_path / "out")
+    assert again.tokenizer.get_vocab() == model.tokenizer.get_vocab()
 
 
 def test_learning_is_reproducible(school: School, dataset: TextDataset) -> None:
     runs = []
     for _ in range(2):
         torch.manual_seed(1)
-        runs.append(learn(TextTeacher(school.directory), dataset, 3))
+        runs.append(learn(SupervisedTextModel(school.directory), dataset, 3))
     assert runs[0] == runs[1]

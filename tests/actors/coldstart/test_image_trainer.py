@@ -10,15 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.coldstart.image_teacher import (
-    ImageTeacher,
-    batches,
-    build_image_policy,
-    make_dataset,
-    texts_so_far,
-)
+from actors.coldstart.image_data import batches, make_dataset, texts_so_far
+from actors.coldstart.image_trainer import SupervisedImageModel
 from actors.policies.denoising.image_model import RESIDUAL_SCALE
 from actors.policies.denoising.sampler import load_pipeline
+from actors.policies.denoising.small import build_image_policy
 from rl.errors import ConfigError, DataError
 from rl.restoration.names import restoration_prompt
 from rl.types import Pixels, Prompt
@@ -36,17 +32,17 @@ def make_prompt(seed: int) -> Prompt:
     return restoration_prompt(str(seed), pixels(8, seed), pixels(32, seed), captions=captions)
 
 
-def test_teacher_learns_and_repeats(tmp_path: Path) -> None:
+def test_the_model_learns_and_repeats(tmp_path: Path) -> None:
     build_image_policy(tmp_path, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
 
     def losses() -> list[float]:
-        teacher = ImageTeacher(tmp_path)
-        data = make_dataset([make_prompt(0)], sizes=SIZES, tokenizer=teacher.tokenizer)
-        optimizer = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
+        model = SupervisedImageModel(tmp_path)
+        data = make_dataset([make_prompt(0)], sizes=SIZES, tokenizer=model.tokenizer)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         out = []
         for batch in islice(batches(data, batch_size=4, seed=0), 40):
             optimizer.zero_grad()
-            loss = teacher(batch)
+            loss = model(batch)
             loss.backward()
             optimizer.step()
             out.append(loss.item())
@@ -57,27 +53,27 @@ def test_teacher_learns_and_repeats(tmp_path: Path) -> None:
     assert first == losses()
 
 
-def make_batch(directory: Path) -> tuple[ImageTeacher, dict[str, Tensor]]:
-    """Make an untrained teacher, which predicts the degraded photo, and its first batch of the largest size."""
+def make_batch(directory: Path) -> tuple[SupervisedImageModel, dict[str, Tensor]]:
+    """Make an untrained model, which predicts the degraded photo, and its first batch of the largest size."""
     build_image_policy(directory, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
-    teacher = ImageTeacher(directory)
-    data = make_dataset([make_prompt(i) for i in range(4)], sizes=SIZES, tokenizer=teacher.tokenizer)
+    model = SupervisedImageModel(directory)
+    data = make_dataset([make_prompt(i) for i in range(4)], sizes=SIZES, tokenizer=model.tokenizer)
     found = (batch for batch in batches(data, batch_size=4, seed=0) if batch["truth"].shape[2] == SIZES[-1])
-    return teacher, next(found)
+    return model, next(found)
 
 
 def test_untrained_loss_is_bicubics(tmp_path: Path) -> None:
-    teacher, batch = make_batch(tmp_path)
+    model, batch = make_batch(tmp_path)
     bicubic = (batch["truth"] - batch["degraded"]).square().mean() / RESIDUAL_SCALE**2
-    assert torch.isclose(teacher(batch), bicubic)
+    assert torch.isclose(model(batch), bicubic)
 
 
 def test_later_step_starts_from_guess_or_truth(tmp_path: Path) -> None:
-    teacher, batch = make_batch(tmp_path)
+    model, batch = make_batch(tmp_path)
     batch |= {"from_guess": torch.tensor([True, False] * 2), "has_previous": torch.zeros(4, dtype=torch.bool)}
     seen: list[Tensor] = []
-    teacher.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    teacher(batch)
+    model.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(batch)
     first, later = (torch.nn.functional.pixel_shuffle(planes[:, :12], 2) * RESIDUAL_SCALE for planes in seen)
     noise = 0.15 * batch["noise"]
     sigma = batch["sigma"][:, None, None, None]
@@ -87,16 +83,16 @@ def test_later_step_starts_from_guess_or_truth(tmp_path: Path) -> None:
 
 
 def test_export_writes_what_was_learnt(tmp_path: Path) -> None:
-    teacher, _ = make_batch(tmp_path / "first")
-    torch.nn.init.ones_(teacher.unet.get_parameter("conv_out.bias"))
-    teacher.export(tmp_path / "taught")
+    model, _ = make_batch(tmp_path / "first")
+    torch.nn.init.ones_(model.unet.get_parameter("conv_out.bias"))
+    model.export(tmp_path / "taught")
     pipeline = load_pipeline(tmp_path / "taught", torch.float32, torch.device("cpu"))
     assert torch.equal(pipeline.unet.conv_out.bias, torch.ones(12))
 
 
 def test_ranks_share_sizes_and_split_rows(tmp_path: Path) -> None:
     build_image_policy(tmp_path, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
-    tokenizer = ImageTeacher(tmp_path).tokenizer
+    tokenizer = SupervisedImageModel(tmp_path).tokenizer
     data = make_dataset([make_prompt(i) for i in range(9)], sizes=SIZES, tokenizer=tokenizer)
     ranks = [list(islice(batches(data, batch_size=6, seed=0, rank=r, world=2), 6)) for r in range(2)]
     for one, other in zip(*ranks, strict=True):

@@ -1,0 +1,102 @@
+"""Model families of policies: the record each declares, where records are found, what checkpoints they read.
+
+Light at import: a record holds names, which are imported where they are used. A further family is a folder with a
+record and one line in ``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.schema import PolicyConfig
+from rl.errors import ConfigError
+from rl.targets import load_target
+
+FAMILIES: Mapping[str, str] = {
+    "qwen2_5_vl": "actors.policies.token.family:QWEN2_5_VL",
+    "restoration": "actors.policies.denoising.family:RESTORATION",
+}
+"""``package.module:RECORD`` of the families that come with vlcot."""
+OF_KIND: Mapping[str, str] = {"token": "qwen2_5_vl", "denoising": "restoration"}
+"""The family of a policy that names none, by its kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointMark:
+    """How a checkpoint's folder says which model it holds."""
+
+    file: str
+    """A JSON file in it."""
+    key: str
+    """Of that file."""
+    value: str
+    """What stands there, or last in the list that stands there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFamily:
+    """What a policy of one model family is made of. Targets are ``package.module:Name``."""
+
+    name: str
+    """What messages call it."""
+    kind: Literal["token", "denoising"]
+    """Of the policies it can be: what they write."""
+    checkpoint: CheckpointMark
+    """The checkpoints it reads."""
+    learner: str
+    """Target: the ``TrainablePolicy`` that a learner rank trains."""
+    rollout: str
+    """Target: the rollout worker, made from a ``RolloutSpec``."""
+    coldstart: str
+    """Target: function of a ``ColdstartTask`` that makes a small model from nothing, trains it and writes it."""
+    coldstart_steps: str
+    """Key of ``coldstart`` that says how many steps that function reports."""
+    lora_targets: tuple[str, ...]
+    """Layers that are adapted where ``lora.targets`` is empty."""
+    vocabulary: str = ""
+    """Target, of token families: function of directory and block names that returns the ``TextVocabulary``."""
+    published_name: str = ""
+    """Target, of token families: function from the name of a weight in the checkpoint to that it is published by."""
+
+    def load(self, part: Literal["learner", "rollout", "coldstart", "vocabulary", "published_name"]) -> Any:
+        """Import what one of the targets names.
+
+        Raises:
+            ConfigError: If there is no such thing.
+        """
+        return load_target(getattr(self, part), key=f"model family {self.name}, {part}")
+
+
+def family_of(name: str, policy: PolicyConfig) -> PolicyFamily:
+    """Return the family of a policy.
+
+    Args:
+        name: Of the policy, for messages.
+        policy: Its configuration.
+
+    Raises:
+        ConfigError: If there is no such family, or its policies are of another kind.
+    """
+    family: PolicyFamily = load_target(FAMILIES[OF_KIND[policy.kind]], key=f"policies.{name}.family")
+    return family
+
+
+def check_checkpoint(directory: Path, family: PolicyFamily) -> None:
+    """Refuse a checkpoint that the family does not read; from its JSON alone, nothing is loaded.
+
+    Raises:
+        ConfigError: If the file is missing or names another architecture.
+    """
+    mark = family.checkpoint
+    path = directory / mark.file
+    wants = f"a {family.kind} policy of family {family.name} starts from a {mark.value} checkpoint"
+    if not path.is_file():
+        raise ConfigError(f"{directory}: no {mark.file} in it; {wants}")
+    stored = json.loads(path.read_text()).get(mark.key)
+    architecture = stored[-1] if isinstance(stored, list) else stored
+    if architecture != mark.value:
+        raise ConfigError(f"{directory} holds a {architecture} model; {wants}")

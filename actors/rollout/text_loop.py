@@ -1,0 +1,252 @@
+"""Loop of the text engine's thread: admits calls, decodes, runs tasks between them, answers.
+
+Requests join while others decode; tasks (new weights, the canary) wait until the engine is idle and hold back what
+came after them, so weights change between blocks only. With ``deterministic`` every call is served alone, from empty
+caches: what it returns depends on nothing but itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actors.rollout.text_engine import TextEngine, make_reply
+from actors.rollout.worker import RolloutSpec
+from actors.weights.buckets import Received
+from actors.weights.inbox import LoadTimes
+from rl.errors import RolloutError, VlcotError
+from rl.restoration.names import REQUEST
+from rl.spans import PoolMeter, span
+from rl.types import (
+    Example,
+    Manifest,
+    Metrics,
+    Pixels,
+    TextReply,
+    TextRequest,
+    TextSampling,
+    TokenStream,
+)
+
+logger = logging.getLogger(__name__)
+
+CANARY = "canary"
+"""Key and name of the canary's request."""
+CANARY_TOKENS = 16
+"""Tokens the canary samples."""
+CANARY_PX = (16, 24)
+"""Edges of the canary's two pictures; small ones are enlarged by the image processor."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TextCall:
+    """Requests that are answered together."""
+
+    requests: Sequence[TextRequest]
+    pictures: Sequence[Pixels]
+    answer: Future[list[TextReply]] = field(default_factory=Future)
+    replies: dict[int, TextReply] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class EngineTask:
+    """Something that is done while the engine is idle."""
+
+    run: Callable[[TextLoop], Any]
+    answer: Future[Any] = field(default_factory=Future)
+
+
+class TextLoop:
+    """One engine and what waits for it. Made and run by one thread; other threads only read ``counts``.
+
+    Args:
+        spec: Of the worker.
+        incoming: What is asked for, in order; None ends the loop.
+        meter: Of the worker; its version is that of the weights.
+    """
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        incoming: queue.SimpleQueue[TextCall | EngineTask | None],
+        meter: PoolMeter,
+    ) -> None:
+        self._incoming, self._meter = incoming, meter
+        self._deterministic = spec.deterministic
+        self._canary, self._canary_pictures = _canary_request(spec)
+        self.engine = TextEngine(spec, max_pictures=len(spec.block_names) + 1)
+        self._waiting: deque[TextCall | EngineTask | None] = deque()
+        self._writing: dict[str, tuple[TextCall, int]] = {}
+        self._keys = itertools.count()
+        self.counts: Metrics = {"num_requests": 0.0, "num_tokens": 0.0, "num_cached_tokens": 0.0}
+
+    @property
+    def _version(self) -> int:
+        return self._meter.version or 0
+
+    def run(self) -> None:
+        """Serve until None comes, then stop the engine."""
+        while self._take_in():
+            self._write()
+        self.engine.close()
+
+    def _write(self) -> None:
+        """Decode until the engine is idle, or something has come that may join."""
+        before = self.counts["num_tokens"]
+        with span("write", num_blocks=len(self._writing), version=self._version) as record:
+            self._advance()
+            # What waits already may start when the engine is idle, and holds back what comes.
+            while self._writing and (self._waiting or self._incoming.empty()):
+                self._advance()
+            record["num_tokens_of_finished_blocks"] = int(self.counts["num_tokens"] - before)
+
+    def _take_in(self) -> bool:
+        """Start what may start now; wait where there is nothing to do. False ends the loop."""
+        while True:
+            while not self._incoming.empty() or (not self._waiting and not self._writing):
+                self._waiting.append(self._incoming.get())
+            if not self._waiting:
+                return True
+            first = self._waiting[0]
+            is_alone = self._deterministic or not isinstance(first, TextCall)
+            if is_alone and self._writing:
+                return True
+            self._waiting.popleft()
+            if first is None:
+                return False
+            if first.answer.set_running_or_notify_cancel():
+                self._start(first)
+
+    def _start(self, what: TextCall | EngineTask) -> None:
+        try:
+            if isinstance(what, EngineTask):
+                what.answer.set_result(what.run(self))
+            else:
+                self._admit(what)
+        except Exception as error:  # noqa: BLE001  # goes to the caller, whatever it is
+            what.answer.set_exception(_failure("vLLM refused what was asked", error))
+
+    def _admit(self, call: TextCall) -> None:
+        if self._deterministic:
+            self.engine.drop_caches()
+        added: list[str] = []
+        try:
+            for index, request in enumerate(call.requests):
+                key = str(next(self._keys))
+                self.engine.add(key, request, [call.pictures[i] for i in request.pictures])
+                self._writing[key] = (call, index)
+                added.append(key)
+        except Exception:
+            self.engine.abort_all(added)
+            for key in added:
+                del self._writing[key]
+            raise
+        if not call.requests:
+            call.answer.set_result([])
+
+    def _advance(self) -> None:
+        """Decode one token of everything, and answer the calls that are whole now."""
+        try:
+            finished = self.engine.step()
+        except Exception as error:
+            logger.exception("text rollout worker: vLLM failed")
+            calls = {id(call): call for call, _ in self._writing.values()}
+            self.engine.abort_all(list(self._writing))
+            self._writing.clear()
+            for call in calls.values():
+                call.answer.set_exception(_failure("vLLM failed", error))
+            return
+        for key, output in finished.items():
+            call, index = self._writing.pop(key)
+            reply = make_reply(call.requests[index], output, self._version)
+            call.replies[index] = reply
+            self.counts["num_requests"] += 1
+            self.counts["num_tokens"] += len(reply.tokens)
+            self.counts["num_cached_tokens"] += reply.num_cached
+            if len(call.replies) == len(call.requests):
+                call.answer.set_result([call.replies[i] for i in range(len(call.requests))])
+
+    # ------------------------------------------------------------------------ tasks, while the engine is idle
+
+    @span("load weights")
+    def load(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
+        """Load a publication and drop every cache.
+
+        Raises:
+            WeightSyncError: If a bucket is damaged (nothing has changed then), or a cache was not dropped.
+        """
+        times = self.engine.load_weights(manifest, buckets)
+        self.engine.drop_caches()
+        self._meter.version = manifest.version
+        return times
+
+    @span("canary")
+    def canary(self) -> Example:
+        """Write on after the fixed prompt."""
+        request = self._canary
+        self.engine.add(CANARY, request, self._canary_pictures)
+        outputs: dict[str, Any] = {}
+        try:
+            while not self.engine.is_idle:
+                outputs |= self.engine.step()
+        except Exception:
+            self.engine.abort_all([CANARY])
+            raise
+        reply = make_reply(request, outputs[CANARY], self._version)
+        self.counts["canary_cached_tokens"] = float(reply.num_cached)
+        length, num = len(request.tokens), len(reply.tokens)
+        written = np.arange(length + num) >= length
+        logprobs = np.zeros(length + num, dtype=np.float32)
+        logprobs[written] = reply.logprobs
+        stream = TokenStream(
+            tokens=np.concatenate([request.tokens, reply.tokens]),
+            pictures=("first", "second"),
+            action_mask=written,
+            behaviour_logprobs=logprobs,
+            block_of=np.where(written, 0, -1).astype(np.int8),
+            sampling=request.sampling,
+        )
+        return Example(segment=stream, pictures=self._canary_pictures)
+
+
+def _canary_request(spec: RolloutSpec) -> tuple[TextRequest, tuple[Pixels, ...]]:
+    """Ask twice for the prompt's continuation, with two pictures of noise.
+
+    Raises:
+        ConfigError: If a tag of the chain is not one token of the checkpoint's.
+    """
+    vocabulary = spec.family.load("vocabulary")(spec.directory, spec.block_names)
+    prompt = vocabulary.encode((REQUEST,))
+    rng = np.random.default_rng(spec.seed)
+    pictures = tuple(rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in CANARY_PX)
+    request = TextRequest(
+        request_id=CANARY,
+        tokens=np.asarray([*prompt, *prompt], dtype=np.int32),
+        pictures=(0, 1),
+        max_tokens=CANARY_TOKENS,
+        stop_ids=(),
+        sampling=TextSampling(
+            temperature=spec.config.temperature,
+            forbidden_ids=vocabulary.forbidden_ids,
+            guidance=spec.config.guidance_scale,
+        ),
+        seed=spec.seed,
+    )
+    return request, pictures
+
+
+def _failure(what: str, error: Exception) -> Exception:
+    """Return our own errors as they are, any other as a ``RolloutError`` that names it."""
+    if isinstance(error, VlcotError):
+        return error
+    failure = RolloutError(f"{what}: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
