@@ -1,1 +1,1 @@
-"""Photographs, their degradation, labels, tags and captions."""
+"""Pictures in files, and sources of prompts."""

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from configs.schema import BlockConfig, RewardConfig
 from rewards.base import Failure, Missing, Need, Reward
 from rewards.consistency import ConsistencyReward
 from rewards.contract import PROMISES, check_promises, check_reward, example_chains
@@ -14,7 +15,9 @@ from rewards.degradation import DegradationReward
 from rewards.fidelity import FidelityReward
 from rewards.format import FormatReward
 from rewards.generation import GenerationReward
+from rewards.load import load_reward
 from rewards.understanding import UnderstandingReward
+from rl.types import Prompt
 from tests.reference.rewards import LengthReward, LossReward
 
 SHIPPED = {
@@ -253,6 +256,42 @@ def test_a_chain_of_another_prompt_without_labels_is_no_trouble():
     )
     assert isinstance(DegradationReward(), Reward)
     assert check_reward(DegradationReward(), [*chains, bare]).missing[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rewards.format:FormatReward", {"blocks": ["say"]}),
+        ("tests.reference.rewards:verl_equal", {"low": 0, "high": 1}),
+        ("tests.reference.rewards:trl_length", {}),
+    ],
+)
+def test_chains_of_text_alone_are_ordinary(name, options):
+    blocks = {"say": BlockConfig(kind="text", policy="text", max_tokens=9)}
+    chains = example_chains(4, blocks=blocks)
+    assert not any(chain.named_pictures for chain in chains)
+    reward = load_reward("mine", RewardConfig(target=name, options=options))
+    scores = check_reward(reward, chains, blocks=blocks)
+    assert not scores.missing.any()
+
+
+class Edge(Reward):
+    needs = frozenset({Need.FINAL_PICTURE})
+    unit = "pixels"
+    high = 100.0
+
+    def score(self, chains):
+        return [float(chain.final_picture.shape[0]) for chain in chains]
+
+
+def test_chains_of_a_picture_alone_are_ordinary():
+    blocks = {"draw": BlockConfig(kind="image", policy="image", size_px=32, num_steps=2)}
+    chains = example_chains(4, blocks=blocks)
+    assert [chain.block_text for chain in chains] == [{}] * 4
+    nameless = [dataclasses.replace(chain, prompt=Prompt(prompt_id="draw")) for chain in chains]
+    scores = check_reward(Edge(), nameless, blocks=blocks)
+    assert scores.values.tolist() == [32.0, 32.0, 32.0, 0.0]
+    assert scores.missing.tolist() == [False, False, False, True]
 
 
 class Sampled(Random):
