@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from actors.coldstart.expert_data import ExpertDataset, make_expert_dataset
+from actors.coldstart.restoration.expert_data import ExpertDataset, make_expert_dataset
 from tests.reference.rewards import picture
 
 

@@ -10,7 +10,7 @@ QWEN2_5_VL = PolicyFamily(
     checkpoint=CheckpointMark(file="config.json", key="model_type", value="qwen2_5_vl"),
     learner="actors.policies.token.policy:TokenPolicy",
     rollout="actors.rollout.text_worker:TextRolloutWorker",
-    coldstart="actors.coldstart.text_trainer:train_text",
+    coldstart="actors.coldstart.restoration.text_trainer:train_text",
     coldstart_steps="text_steps",
     lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     vocabulary="actors.policies.token.tokenizer:load_vocabulary",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from actors.coldstart.expert_data import make_expert_dataset
-from actors.coldstart.expert_trainer import fit_expert
-from actors.coldstart.image_data import texts_so_far
+from actors.coldstart.restoration.expert_data import make_expert_dataset
+from actors.coldstart.restoration.expert_trainer import fit_expert
+from actors.coldstart.restoration.image_data import texts_so_far
 from actors.coldstart.task import ColdstartTask, training_prompts
 from actors.policies.family import family_of
 from actors.rollout.worker import RolloutSpec, RolloutWorker

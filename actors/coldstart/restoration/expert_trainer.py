@@ -1,6 +1,6 @@
 """Cold start of the learned visual expert: pyiqa's CNNIQA, trained to rank restorations without the truth.
 
-The label is the SSIM (luma) to the truth, which the network never sees. Data: ``actors.coldstart.expert_data``.
+The label is the SSIM (luma) to the truth, which the network never sees. Data: ``expert_data``.
 
 Letters: N contents, V variants of each, B contents in a batch, M variants drawn of each, H W pixels.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from actors.coldstart.expert_data import ExpertDataset
+from actors.coldstart.restoration.expert_data import ExpertDataset
 from actors.coldstart.supervised import Report, SupervisedSpec, run_supervised
 from rewards.experts.expert import to_tensor
 from rewards.experts.pyiqa_metric import import_pyiqa

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.coldstart.expert_data import ExpertDataset
-from actors.coldstart.expert_trainer import (
+from actors.coldstart.restoration.expert_data import ExpertDataset
+from actors.coldstart.restoration.expert_trainer import (
     ARCHITECTURE,
     MEAN_QUALITY,
     REGRESSION_WEIGHT,

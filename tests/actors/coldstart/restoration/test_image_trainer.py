@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.coldstart.image_data import batches, make_dataset, texts_so_far
-from actors.coldstart.image_trainer import SupervisedImageModel
+from actors.coldstart.restoration.image_data import batches, make_dataset, texts_so_far
+from actors.coldstart.restoration.image_trainer import SupervisedImageModel
 from actors.policies.denoising.image_model import RESIDUAL_SCALE
 from actors.policies.denoising.sampler import load_pipeline
 from actors.policies.denoising.small import build_image_policy

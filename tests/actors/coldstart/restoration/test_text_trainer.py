@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.coldstart.text_data import (
+from actors.coldstart.restoration.text_data import (
     COLLATE_ROWS,
     NOT_AN_ACTION,
     TextDataset,
@@ -19,7 +19,7 @@ from actors.coldstart.text_data import (
     make_example,
     write_chain,
 )
-from actors.coldstart.text_trainer import SupervisedTextModel
+from actors.coldstart.restoration.text_trainer import SupervisedTextModel
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
 from configs.schema import BlockConfig

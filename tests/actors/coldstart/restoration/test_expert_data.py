@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from actors.coldstart.expert_data import make_expert_dataset, make_variants, ssim_luma
-from actors.coldstart.expert_trainer import NUM_DRAWN, expert_batches
+from actors.coldstart.restoration.expert_data import make_expert_dataset, make_variants, ssim_luma
+from actors.coldstart.restoration.expert_trainer import NUM_DRAWN, expert_batches
 from rewards.experts.judges import Judges
 from tests.reference.expert import tiny_dataset
 from tests.reference.rewards import picture

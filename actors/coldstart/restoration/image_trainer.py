@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actors.coldstart.image_data import batches, make_dataset
+from actors.coldstart.restoration.image_data import batches, make_dataset
 from actors.coldstart.supervised import run_supervised
 from actors.coldstart.task import ColdstartTask, training_prompts
 from actors.policies.denoising.image_model import (
