@@ -13,6 +13,10 @@ class DataError(ConfigError):
     """A photograph, sidecar or folder that cannot be used."""
 
 
+class DamagedFileError(ConfigError):
+    """A file of ours that was emptied, cut or changed."""
+
+
 class RolloutError(VlcotError):
     """A rollout worker could not generate."""
 

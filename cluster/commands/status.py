@@ -7,7 +7,6 @@ it works from another machine, and for a run that hangs, was killed, or has ende
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.record.run_files import Status, read_as
 from cluster.record.rundir import RunDir
 from cluster.record.sinks import read_metrics, step_line
 from cluster.runtime.console import CONSOLE
@@ -82,13 +82,12 @@ def read_status(run_dir: Path) -> JsonDict:
 
     Raises:
         ConfigError: If there is none.
+        DamagedFileError: If it is damaged.
     """
-    try:
-        loaded = json.loads(RunDir(run_dir).status.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{run_dir}: no run here (no status.json); give a run directory") from None
-    assert isinstance(loaded, dict)
-    return loaded
+    path = RunDir(run_dir).status
+    if not path.is_file():
+        raise ConfigError(f"{run_dir}: no run here (no status.json); give a run directory")
+    return {**read_as(path, Status)}
 
 
 def verdict_on(run_dir: Path, read: JsonDict) -> Verdict:

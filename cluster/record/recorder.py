@@ -20,8 +20,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from cluster.record.run_files import ChainRecord, OldChainRecord, read_as
 from rl.chain.json_form import chain_to_json
-from rl.errors import DataError
+from rl.errors import DamagedFileError
 from rl.types import Chain, FinishedChain, JsonDict, Pixels, Prompt
 
 Kind = Literal["train", "eval"]
@@ -160,12 +161,15 @@ def read_record(folder: Path) -> JsonDict:
     """Read what was recorded of a chain, in the present form whatever it was written in.
 
     Raises:
-        DataError: If a newer version wrote it.
+        DamagedFileError: If it is damaged, or a newer version wrote it.
     """
-    record: JsonDict = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    if record.get("format", 0) > FORMAT:
-        raise DataError(f"{folder / RECORD}: is of format {record['format']}, this version reads {FORMAT}")
-    return record if "format" in record else _modernised(record)
+    path = folder / RECORD
+    number = read_as(path, dict[str, Any]).get("format")
+    if number is None:
+        return _modernised({**read_as(path, OldChainRecord)})
+    if isinstance(number, int) and number > FORMAT:
+        raise DamagedFileError(f"{path}: is of format {number}, this version reads {FORMAT}")
+    return {**read_as(path, ChainRecord)}
 
 
 def _modernised(record: JsonDict) -> JsonDict:

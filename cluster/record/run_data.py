@@ -1,26 +1,39 @@
-"""What a report is made of, read from the run directory.
+"""Content of a run directory, read for its report.
 
-Everything may be absent: a run that was killed, or one that has just begun, is reported as far as it got.
+Everything may be absent: a run that was killed, or one that has just begun, is reported as far as it got. What is
+damaged is left out and named.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from PIL import Image
 
 from cluster.record.recorder import picture_file, read_record
+from cluster.record.run_files import (
+    TrackerNote,
+    json_lines,
+    read_evaluation,
+    read_notes,
+)
+from cluster.record.rundir import RunDir
 from cluster.record.sinks import read_metrics
+from cluster.record.timeline import read_timeline
+from configs.errors import first_line
+from rl.errors import DamagedFileError
 from rl.types import JsonDict
 
+T = TypeVar("T")
 _LARGEST_EDGE = 384
 """Larger pictures are scaled down for the report."""
 _LOSSLESS_EDGE = 160
@@ -69,14 +82,28 @@ class RecordedChain:
         """Return what the prompt knows of the answer under a name, or None."""
         return self.record["prompt"]["reference"].get(name)
 
+    def words(self, name: str) -> list[str]:
+        """Return a reference value that is a list of words; [] for any other."""
+        value = self.reference(name)
+        return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
+
     def has(self, name: str) -> bool:
         """Return whether it has that picture."""
         return (self.folder / picture_file(name)).is_file()
 
     def open(self, name: str) -> Image.Image:
-        """Return a picture as RGB."""
-        with Image.open(self.folder / picture_file(name)) as image:
-            return image.convert("RGB")
+        """Return a picture as RGB.
+
+        Raises:
+            DamagedFileError: If it cannot be read.
+        """
+        path = self.folder / picture_file(name)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        # What Pillow raises for files that are cut or changed, by where it notices.
+        except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+            raise DamagedFileError(f"{path}: damaged: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -87,13 +114,16 @@ class Run:
     metrics: list[JsonDict]
     chains: list[RecordedChain]
     evaluation: JsonDict
+    """``eval.json``."""
     config_text: str
-
-    @cached_property
-    def config(self) -> JsonDict:
-        """Return the configuration as it ran; {} where there is none."""
-        loaded = yaml.safe_load(self.config_text)
-        return loaded if isinstance(loaded, dict) else {}
+    config: JsonDict = field(default_factory=dict)
+    """The configuration as it ran; {} where there is none."""
+    trackers: Mapping[str, TrackerNote] = field(default_factory=dict)
+    """What has become of each tracker."""
+    events: Sequence[JsonDict] = ()
+    """The timeline's."""
+    damaged: list[str] = field(default_factory=list)
+    """A line for everything that cannot be read; pictures join as they are opened."""
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Return the value of a dotted key, or ``default``."""
@@ -104,10 +134,29 @@ class Run:
             value = value[part]
         return value
 
+    def number(self, key: str) -> float | None:
+        """Return the value of a dotted key, or None where it is no number."""
+        value = self.setting(key)
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def picture(self, chain: RecordedChain, name: str) -> Image.Image | None:
+        """Return a recorded picture; None where there is none, or it cannot be read (which is noted)."""
+        if not chain.has(name):
+            return None
+        try:
+            return chain.open(name)
+        except DamagedFileError as error:
+            self.damaged.append(str(error))
+            return None
+
     def curve(self, metric: str) -> list[tuple[float, float]]:
-        """Return (step, value) wherever the metric is a number."""
-        found = ((record["step"], record.get(metric)) for record in self.metrics)
-        return [(float(step), float(value)) for step, value in found if isinstance(value, int | float)]
+        """Return (step, value) wherever the metric is a finite number."""
+        values = ((record["step"], record.get(metric)) for record in self.metrics)
+        return [
+            (float(step), float(value))
+            for step, value in values
+            if isinstance(value, int | float) and math.isfinite(value)
+        ]
 
     @cached_property
     def metric_names(self) -> list[str]:
@@ -131,17 +180,51 @@ def load_run(run_dir: Path) -> Run:
     """
     if not run_dir.is_dir():
         raise FileNotFoundError(f"there is no run directory {run_dir}")
-    resolved = run_dir / "resolved.yaml"
+    run, damaged = RunDir(run_dir), list[str]()
+
+    def read(path: Path, reader: Callable[[Path], T], default: T) -> T:
+        try:
+            return reader(path) if path.exists() else default
+        except DamagedFileError as error:
+            damaged.append(str(error))
+            return default
+
+    for path in (run.metrics, run.timeline):
+        if num := json_lines(path)[1]:
+            damaged.append(f"{path}: {num} of its lines cannot be read")
+    chains = [read(path, read_chain, None) for path in sorted(run_dir.glob("chains/step_*/*/chain.json"))]
+    config_text, config = read(run.resolved, _read_config, ("", dict[str, Any]()))
     return Run(
         path=run_dir,
-        metrics=read_metrics(run_dir / "metrics.jsonl"),
-        chains=[
-            RecordedChain(path.parent, read_record(path.parent))
-            for path in sorted(run_dir.glob("chains/step_*/*/chain.json"))
-        ],
-        evaluation=_evaluation(run_dir / "eval.json"),
-        config_text=resolved.read_text(encoding="utf-8") if resolved.exists() else "",
+        metrics=read_metrics(run.metrics),
+        chains=[chain for chain in chains if chain is not None],
+        evaluation=read(run.evaluation, read_evaluation, {}),
+        config_text=config_text,
+        config=config,
+        trackers=read(run.tracking, read_notes, {}),
+        events=read_timeline(run.timeline),
+        damaged=damaged,
     )
+
+
+def read_chain(path: Path) -> RecordedChain:
+    """Read a ``chain.json``.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    return RecordedChain(path.parent, read_record(path.parent))
+
+
+def _read_config(path: Path) -> tuple[str, JsonDict]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DamagedFileError(f"{path}: damaged: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise DamagedFileError(f"{path}: damaged: holds no keys")
+    return text, config
 
 
 def picture_names(chain: RecordedChain) -> list[str]:
@@ -165,10 +248,3 @@ def data_uri(image: Image.Image) -> str:
 def mean(values: Sequence[float]) -> float:
     """Return the mean of at least one value."""
     return sum(values) / len(values)
-
-
-def _evaluation(path: Path) -> JsonDict:
-    if not path.exists():
-        return {}
-    loaded = json.loads(path.read_text(encoding="utf-8"))
-    return loaded if isinstance(loaded, dict) else {}

@@ -54,6 +54,11 @@ class RunDir:
         return self.path / "tracking.json"
 
     @property
+    def evaluation(self) -> Path:
+        """What held-out prompts were measured by (``rl.measure.statistics``)."""
+        return self.path / "eval.json"
+
+    @property
     def resolved(self) -> Path:
         """The configuration as it ran."""
         return self.path / "resolved.yaml"

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from cluster.record.run_files import json_lines
 from rl.measure.hacking import alarms_on
 from rl.ports import Sink
 from rl.types import JsonDict, Metrics
@@ -30,14 +31,11 @@ STAGES = ("rollout", "reward", "update", "publish")
 def read_metrics(path: Path) -> list[JsonDict]:
     """Return the records of a metrics file by step; lines of one step are merged.
 
-    A run that was killed may leave half a line at the end: it is skipped. No file, no records.
+    A line that is no record is left out, such as the half that a killed run leaves. No file, no records.
     """
-    if not path.exists():
-        return []
     merged: dict[int, JsonDict] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        record = _parse(line)
-        if record is not None:
+    for record in json_lines(path)[0]:
+        if isinstance(record.get("step"), int):
             merged.setdefault(record["step"], {}).update(record)
     return [merged[step] for step in sorted(merged)]
 
@@ -162,14 +160,6 @@ def _seconds(metrics: Mapping[str, float]) -> str:
     if not stages:
         return f"{step:.1f} s" if step else ""
     return f"{step:.1f} s ({' '.join(f'{stage} {value:.1f}' for stage, value in stages.items())})"
-
-
-def _parse(line: str) -> JsonDict | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _last_wall_time(path: Path) -> float:

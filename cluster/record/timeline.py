@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cluster.record.run_files import json_lines
 from rl.spans import Span
 from rl.types import JsonDict
 
@@ -113,26 +114,30 @@ class TimelineWriter:
         if event["name"] == "process_name":
             self._pids[args["name"]] = pid
         elif event["name"] == "thread_name":
-            worker = next(name for name, known in self._pids.items() if known == pid)
+            worker = next((name for name, known in self._pids.items() if known == pid), "")
             tid = event["tid"]
             assert isinstance(tid, int)
             self._lanes[worker, "" if args["name"] == "main" else args["name"]] = tid
 
 
 def read_timeline(path: Path) -> list[JsonDict]:
-    """Return the events of a trace file, also of one that is being written or was cut off; no file, no events."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        text = line.strip().strip(",")
-        if not text.startswith("{"):
-            continue
-        try:
-            found.append(json.loads(text))
-        except json.JSONDecodeError:  # the last line of a killed run
-            continue
-    return found
+    """Return the whole events of a trace file, also of one that is being written or was cut off; no file, none."""
+    return [event for event in json_lines(path)[0] if _is_event(event)]
+
+
+def _is_event(event: JsonDict) -> bool:
+    """Whether it is one of those that ``TimelineWriter`` writes."""
+    args = event.get("args")
+    if not (
+        isinstance(event.get("pid"), int) and isinstance(event.get("tid"), int) and isinstance(args, dict)
+    ):
+        return False
+    match event.get("ph"), event.get("name"):
+        case "X", str():
+            return all(isinstance(event.get(key), int | float) for key in ("ts", "dur"))
+        case "M", "process_name" | "thread_name":
+            return isinstance(args.get("name"), str)
+    return event.get("ph") == "M"
 
 
 def spans_of(events: Sequence[JsonDict]) -> dict[str, list[Span]]:
@@ -141,8 +146,8 @@ def spans_of(events: Sequence[JsonDict]) -> dict[str, list[Span]]:
     lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
     found: dict[str, list[Span]] = {name: [] for name in workers.values()}
     for event in events:
-        if event["ph"] == "X":
-            lane = lanes[event["pid"], event["tid"]]
+        if event["ph"] == "X" and event["pid"] in workers:
+            lane = lanes.get((event["pid"], event["tid"]), "main")
             found[workers[event["pid"]]].append(
                 Span(
                     name=event["name"],

@@ -95,7 +95,7 @@ def chain_cards(run: Run) -> list[Card]:
     for heading, chain in chosen.items():
         if chain.folder not in seen:
             seen.add(chain.folder)
-            cards.append(_card(heading, chain))
+            cards.append(_card(run, heading, chain))
     return cards
 
 
@@ -110,7 +110,7 @@ def group_strip(run: Run) -> Strip | None:
             groups.setdefault(chain.record["group_id"], []).append(chain)
     name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
     columns = [
-        Column(title=number(chain.total), picture=last_picture(chain, ()))
+        Column(title=number(chain.total), picture=last_picture(run, chain, ()))
         for chain in sorted(group, key=_rank, reverse=True)
     ]
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
@@ -124,7 +124,7 @@ def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
             models.setdefault(chain.prompt_id, {})[chain.record["model"]] = chain
     measured = run.evaluation.get("prompts", {})
     return [
-        _held_out(prompt_id, models[prompt_id], measured.get(prompt_id, {}))
+        _held_out(run, prompt_id, models[prompt_id], measured.get(prompt_id, {}))
         for prompt_id in take_turns(sorted(models))[:most]
     ]
 
@@ -140,10 +140,10 @@ def take_turns(prompt_ids: Sequence[str]) -> list[str]:
     return [prompt_id for _, prompt_id in sorted(turns)]
 
 
-def _card(heading: str, chain: RecordedChain) -> Card:
+def _card(run: Run, heading: str, chain: RecordedChain) -> Card:
     record = chain.record
     written = " ".join(body or "" for _, body in split_blocks(record["text"]))
-    tags = chain.reference(TAGS) or []
+    tags = chain.words(TAGS)
     found = {span.text.lower() for span in mark_tags(written, tags) if span.mark}
     return Card(
         heading=heading,
@@ -153,23 +153,23 @@ def _card(heading: str, chain: RecordedChain) -> Card:
         error=record["error"],
         total=number(chain.total),
         rewards=[(name, number(value)) for name, value in record["rewards"].items()],
-        columns=_columns(chain),
+        columns=_columns(run, chain),
         tags=[(tag, tag.lower() in found) for tag in tags],
         raw=mark_markup(record["text"]),
     )
 
 
-def _columns(chain: RecordedChain) -> list[Column]:
+def _columns(run: Run, chain: RecordedChain) -> list[Column]:
     """Lay the chain out: a text block goes under the picture that follows it, all others under the input."""
     record = chain.record
-    columns = [Column(title=DEGRADED, picture=_picture(chain, DEGRADED))]
+    columns = [Column(title=DEGRADED, picture=_picture(run, chain, DEGRADED))]
     waiting: list[Note] = []
     for name, body in split_blocks(record["text"]):
         if body is not None:
             waiting.append(_note(name, body, chain))
             continue
         columns[-1 if len(columns) > 1 else 0].notes += waiting[:-1]
-        picture = _picture(chain, name) if chain.has(name) else None
+        picture = _picture(run, chain, name)
         columns.append(Column(title=name.replace("_", " "), picture=picture, notes=waiting[-1:]))
         waiting = []
     if waiting:
@@ -177,37 +177,38 @@ def _columns(chain: RecordedChain) -> list[Column]:
         rest = waiting[1:] if len(columns) == 1 else waiting
         columns += [Column(title="no picture", notes=rest)] if rest else []
     if chain.has(TRUTH):
-        columns.append(Column(title=TRUTH, picture=_picture(chain, TRUTH)))
+        columns.append(Column(title=TRUTH, picture=_picture(run, chain, TRUTH)))
     return columns
 
 
 def _note(name: str, body: str, chain: RecordedChain) -> Note:
     if name == DEGRADATION:
-        return Note(name=name, slots=pair_slots(body, chain.reference(LABELS) or []))
-    return Note(name=name or "outside any block", spans=mark_tags(body, chain.reference(TAGS) or []))
+        return Note(name=name, slots=pair_slots(body, chain.words(LABELS)))
+    return Note(name=name or "outside any block", spans=mark_tags(body, chain.words(TAGS)))
 
 
-def _held_out(prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDict) -> Strip:
+def _held_out(run: Run, prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDict) -> Strip:
     some = next(iter(chains.values()))
-    columns = [Column(title=DEGRADED, picture=_picture(some, DEGRADED))]
-    if some.has(TRUTH):
-        bicubic = some.open(DEGRADED).resize(some.open(TRUTH).size, Image.Resampling.BICUBIC)
+    columns = [Column(title=DEGRADED, picture=_picture(run, some, DEGRADED))]
+    degraded, truth = run.picture(some, DEGRADED), run.picture(some, TRUTH)
+    if degraded is not None and truth is not None:
+        bicubic = degraded.resize(truth.size, Image.Resampling.BICUBIC)
         columns.append(Column(title="bicubic", picture=embed(bicubic, _quality(measured, "bicubic"))))
     for model, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
-        picture = last_picture(chains[model], _quality(measured, model)) if model in chains else None
+        picture = last_picture(run, chains[model], _quality(measured, model)) if model in chains else None
         columns.append(Column(title=title, picture=picture))
     if some.has(TRUTH):
-        columns.append(Column(title=TRUTH, picture=_picture(some, TRUTH)))
+        columns.append(Column(title=TRUTH, picture=_picture(run, some, TRUTH)))
     return Strip(title=prompt_id, columns=columns)
 
 
-def last_picture(chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
+def last_picture(run: Run, chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
     """Return the chain's last picture; a chain that ended early says so instead of its quality."""
     pictures = picture_names(chain)
     if not pictures:
         return None
     is_whole = chain.record["finish"] == "stop"
-    return _picture(chain, pictures[-1], quality if is_whole else ("ended early",))
+    return _picture(run, chain, pictures[-1], quality if is_whole else ("ended early",))
 
 
 def _quality(measured: JsonDict, row: str) -> list[str]:
@@ -216,8 +217,9 @@ def _quality(measured: JsonDict, row: str) -> list[str]:
     return [form.format(values[name]) for name, form in forms.items() if values.get(name) is not None]
 
 
-def _picture(chain: RecordedChain, name: str, notes: Sequence[str] = ()) -> Picture:
-    return embed(chain.open(name), notes)
+def _picture(run: Run, chain: RecordedChain, name: str, notes: Sequence[str] = ()) -> Picture | None:
+    image = run.picture(chain, name)
+    return None if image is None else embed(image, notes)
 
 
 def embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:

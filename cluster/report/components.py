@@ -61,7 +61,7 @@ def components(run: Run) -> list[str]:
 
 def is_judge(run: Run, name: str) -> bool:
     """Return whether a reward was measured and never trained on."""
-    return bool(run.setting(f"rewards.{name}.weight", 1.0) == 0 and run.setting("advantage.gate", "") != name)
+    return run.number(f"rewards.{name}.weight") == 0 and run.setting("advantage.gate") != name
 
 
 def reward_charts(run: Run) -> list[Chart]:
@@ -117,8 +117,8 @@ def component_rows(run: Run) -> list[Component]:
     """Return the table by reward: means of the last steps."""
     rows = []
     for name in components(run):
-        weight = run.setting(f"rewards.{name}.weight", 1.0)
-        role = "judge" if is_judge(run, name) else f"weight {weight:g}"
+        weight = run.number(f"rewards.{name}.weight")
+        role = "judge" if is_judge(run, name) else f"weight {1.0 if weight is None else weight:g}"
         cells = tuple(_last(run, f"reward/{name}/{ending}", ending) for _, ending in COLUMNS)
         rows.append(Component(name=name, role=role, cells=cells))
     return rows

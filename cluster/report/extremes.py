@@ -39,8 +39,8 @@ def _extreme(run: Run, name: str) -> Extreme | None:
         ranked = sorted((c for c in scored if c.step == step), key=lambda chain: _rank(chain, name))
         for word, chain in (("best", ranked[-1]), ("worst", ranked[0])):
             title, value = f"{word}, step {step}", number(chain.score(name))
-            columns.append(Column(title=title, picture=_final(chain, value)))
-            columns.append(Column(title=TRUTH, picture=_truth(chain)))
+            columns.append(Column(title=title, picture=_final(run, chain, value)))
+            columns.append(Column(title=TRUTH, picture=_truth(run, chain)))
             texts.append(
                 (f"{title}: {value} · {chain.record['chain_id']}", mark_markup(chain.record["text"]))
             )
@@ -48,15 +48,16 @@ def _extreme(run: Run, name: str) -> Extreme | None:
     return Extreme(name=name, is_judge=is_judge(run, name), strip=strip, texts=texts)
 
 
-def _final(chain: RecordedChain, value: str) -> Picture | None:
-    picture = last_picture(chain, ())
+def _final(run: Run, chain: RecordedChain, value: str) -> Picture | None:
+    picture = last_picture(run, chain, ())
     if picture is None:
         return None
     return replace(picture, notes=[value, f"total {number(chain.total)}", *picture.notes])
 
 
-def _truth(chain: RecordedChain) -> Picture | None:
-    return embed(chain.open(TRUTH)) if chain.has(TRUTH) else None
+def _truth(run: Run, chain: RecordedChain) -> Picture | None:
+    image = run.picture(chain, TRUTH)
+    return None if image is None else embed(image)
 
 
 def _rank(chain: RecordedChain, name: str) -> tuple[float, str]:

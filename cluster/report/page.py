@@ -5,6 +5,7 @@ Reads the run directory only (also one of a killed or running run); numbers come
 
 from __future__ import annotations
 
+import logging
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ import jinja2
 
 from cluster.record import tables
 from cluster.record.run_data import Run, load_run, mean
-from cluster.record.rundir import RunDir, write_atomically
-from cluster.record.trackers.base import read_notes
+from cluster.record.rundir import write_atomically
 from cluster.report import components as by_reward
 from cluster.report.alarms import alarms
 from cluster.report.chains import chain_cards, group_strip, held_out_strips
 from cluster.report.charts import Chart, Series, line_chart
 from cluster.report.extremes import extremes
 from cluster.report.times import times
+from configs.errors import first_line
+
+logger = logging.getLogger(__name__)
 
 _FIRST, _LAST = "first", "last"
 
@@ -94,9 +97,22 @@ def write_report(run_dir: Path | str) -> Path:
         FileNotFoundError: If there is no such directory.
     """
     run = load_run(Path(run_dir))
+    content = _content(run)
+    if damaged := list(dict.fromkeys(run.damaged)):
+        more = f" (and {len(damaged) - 1} more, named in the report)" if len(damaged) > 1 else ""
+        logger.warning("left out of the report: %s%s", damaged[0], more)
     path = run.path / "report.html"
-    write_atomically(path, render("report.html", **_content(run)))
+    write_atomically(path, render("report.html", **content, damaged=damaged))
     return path
+
+
+def report_line(run_dir: Path) -> str:
+    """Write the report at the end of a run, which it never fails: say where it lies, or why there is none."""
+    try:
+        return f"report: {write_report(run_dir)}"
+    except Exception as error:
+        logger.exception("no report; the run itself is whole")
+        return f"no report: {first_line(error)}; vlcot report {run_dir} tries again"
 
 
 def render(template: str, **content: Any) -> str:
@@ -113,7 +129,7 @@ def render(template: str, **content: Any) -> str:
 
 def _content(run: Run) -> dict[str, Any]:
     return {
-        "name": run.setting("name") or run.path.name,
+        "name": str(run.setting("name") or run.path.name),
         "status": _status(run),
         "tiles": _tiles(run),
         "columns": [tables.ROWS.get(name, name) for name in tables.columns(run.evaluation)],
@@ -139,12 +155,12 @@ def _content(run: Run) -> dict[str, Any]:
 
 
 def _status(run: Run) -> str:
-    done, planned = len(run.metrics), run.setting("num_steps")
+    done, planned = len(run.metrics), run.number("num_steps")
     if not done:
         return "no step finished yet"
     if planned is None or done >= planned:
         return f"finished, {done} steps"
-    return f"{done} of {planned} steps so far"
+    return f"{done} of {planned:g} steps so far"
 
 
 def _tiles(run: Run) -> list[Tile]:
@@ -166,15 +182,17 @@ def _tiles(run: Run) -> list[Tile]:
         wall = max((value for _, value in run.curve("wall_time_s")), default=sum(seconds))
         median = f"median {statistics.median(seconds):.1f} s a step"
         tiles.append(Tile(label="Time", value=_duration(wall), note=median))
-    chains = run.setting("prompts_per_step", 0) * run.setting("group_size", 0) * len(run.metrics)
-    if chains:
-        note = f"{run.setting('prompts_per_step')} prompts x {run.setting('group_size')} a step"
-        tiles.append(Tile(label="Chains trained", value=f"{chains:,}", note=note))
+    prompts, size = run.number("prompts_per_step"), run.number("group_size")
+    if prompts and size and run.metrics:
+        note = f"{prompts:g} prompts x {size:g} a step"
+        tiles.append(
+            Tile(label="Chains trained", value=f"{prompts * size * len(run.metrics):,.0f}", note=note)
+        )
     return tiles
 
 
 def _health_charts(run: Run) -> list[Chart]:
-    policies = list(run.setting("policies", {})) or _policies_seen(run)
+    policies = _policies(run)
     charts = []
     for quantity in _HEALTH:
         lines = [
@@ -184,8 +202,8 @@ def _health_charts(run: Run) -> list[Chart]:
         ]
         if not lines:
             continue
-        limits = [run.setting(quantity.limit_key.format(policy)) for policy in policies]
-        limit = max((value for value in limits if isinstance(value, float)), default=None)
+        limits = [run.number(quantity.limit_key.format(policy)) for policy in policies]
+        limit = max((value for value in limits if value is not None), default=None)
         charts.append(
             Chart(
                 title=quantity.title,
@@ -197,8 +215,11 @@ def _health_charts(run: Run) -> list[Chart]:
     return charts
 
 
-def _policies_seen(run: Run) -> list[str]:
-    return sorted({name.split("/")[1] for name in run.metric_names if name.startswith("policy/")})
+def _policies(run: Run) -> list[str]:
+    """Return the policies' names: in the configuration's order, or those that were measured."""
+    configured = run.setting("policies")
+    measured = sorted({name.split("/")[1] for name in run.metric_names if name.startswith("policy/")})
+    return list(configured) if isinstance(configured, dict) else measured
 
 
 def _sum_curve(run: Run, policy: str, endings: tuple[str, ...]) -> list[tuple[float, float]]:
@@ -212,10 +233,9 @@ def _sum_curve(run: Run, policy: str, endings: tuple[str, ...]) -> list[tuple[fl
 
 def _tracker_faults(run: Run) -> list[str]:
     """Return a line for every tracker that failed."""
-    notes = read_notes(RunDir(run.path).tracking)
     return [
-        f"Tracker {name} failed at {note['at']} and was left out from there on: {note['reason']}"
-        for name, note in notes.items()
+        f"Tracker {name} failed at {note.get('at', '?')} and was left out from there on: {note.get('reason', '?')}"
+        for name, note in run.trackers.items()
         if note["state"] == "failed"
     ]
 

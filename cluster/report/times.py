@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.record.run_data import Run
-from cluster.record.rundir import RunDir
-from cluster.record.timeline import DRIVER, STEP, covered_frac, read_timeline, spans_of
+from cluster.record.timeline import DRIVER, STEP, covered_frac, spans_of
 from cluster.report.charts import Chart, Point, Series, stack_chart
 from rl.spans import Span
 
@@ -75,8 +74,9 @@ def _stages(run: Run) -> dict[str, dict[float, float]]:
 
 def _waits(run: Run, slowest: int) -> list[tuple[str, int, float | None, float | None]]:
     """Return who waited, from the timeline: [] where it has no step."""
-    by_worker = spans_of(read_timeline(RunDir(run.path).timeline))
-    steps = {span.details.get(STEP): span for span in by_worker.get(DRIVER, ()) if span.name == STEP}
+    by_worker = spans_of(run.events)
+    numbered = [(span.details.get(STEP), span) for span in by_worker.get(DRIVER, ()) if span.name == STEP]
+    steps = {number: span for number, span in numbered if isinstance(number, int)}
     if not steps:
         return []
     first, last = min(s.begin_s for s in steps.values()), max(s.end_s for s in steps.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,18 @@ import numpy as np
 from cluster.pools.chain_runner import GroupRequest, final_picture_block
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import ChainRecorder
+from cluster.record.run_files import read_evaluation
 from cluster.record.rundir import RunDir, write_atomically
 from cluster.runtime.calls import Worker, fetch, gather
 from cluster.runtime.console import bar
 from configs.schema import Config
 from rl.data.images import resize
+from rl.errors import DamagedFileError
 from rl.measure.statistics import summarise_eval
 from rl.restoration.names import degraded_of, truth_of
 from rl.types import Chain, Floats, JsonDict, Pixels, Prompt, ScoredGroup
+
+logger = logging.getLogger(__name__)
 
 Column = list[float | None]
 Rows = dict[str, dict[str, Column]]
@@ -81,7 +86,11 @@ class Evaluator:
         """Take up the rows that were measured before on the same prompts, if any were."""
         for sampler in self.config.eval.samplers:
             path = self._path(run, sampler)
-            prompts = json.loads(path.read_text())["prompts"] if path.exists() else {}
+            try:
+                prompts = read_evaluation(path)["prompts"] if path.exists() else {}
+            except DamagedFileError as error:
+                logger.warning("%s; what was measured before is left out from here on", error)
+                prompts = {}
             if set(prompts) == {prompt.prompt_id for prompt in self.prompts}:
                 self.rows[sampler] = _columns([prompts[prompt.prompt_id] for prompt in self.prompts])
 

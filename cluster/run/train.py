@@ -12,7 +12,7 @@ from cluster.record.rundir import RunDir
 from cluster.record.sinks import ConsoleSink, JsonlSink, MultiSink
 from cluster.record.tables import eval_table
 from cluster.record.trackers.base import Trackers, tracking
-from cluster.report.page import write_report
+from cluster.report.page import report_line
 from cluster.run.alarms import watch_judges
 from cluster.run.coldstart import ensure_start
 from cluster.run.mirror import Mirror, open_mirror
@@ -94,7 +94,7 @@ class Training:
                     after_step=session.after_step,
                 )
             except AlarmError:
-                CONSOLE.print(f"report: {write_report(run.path)}")
+                CONSOLE.print(report_line(run.path))
                 self.mirror.push()
                 raise
             return session.measure(session.step)
@@ -127,7 +127,7 @@ def train(config: Config, *, on_evaluated: OnEvaluated | None = None, scoring: W
         )
         summary = surviving(config, run, training.attempt)
     CONSOLE.print(eval_table(summary))
-    CONSOLE.print(f"report: {write_report(run.path)}")
+    CONSOLE.print(report_line(run.path))
     mirror.push()
     return run.path
 

@@ -5,7 +5,6 @@ Runs in a Ray Tune actor. The actors it spawns are in the trial's own placement 
 
 from __future__ import annotations
 
-import json
 import math
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
+from cluster.record.run_files import read_evaluation
 from cluster.record.rundir import RunDir
 from cluster.record.tables import LOWER_IS_BETTER
 from cluster.run.train import train
@@ -72,7 +72,7 @@ class TrialRunner:
             self._report(step, value)
 
         train(config, on_evaluated=told, scoring=self.scoring)
-        value = held_out(json.loads((run.path / "eval.json").read_text()), self.plan.settings.metric)
+        value = held_out(read_evaluation(run.evaluation), self.plan.settings.metric)
         self.book.measured(trial.number, config.num_steps, value)
         self.book.end(trial.number, "finished")
         self._report(config.num_steps, value)

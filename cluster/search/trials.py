@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.record.run_files import read_as
 from cluster.record.rundir import write_atomically
+from rl.errors import DamagedFileError
 
 State = Literal["running", "finished", "stopped", "failed"]
 TRIALS = "trials"
@@ -74,9 +76,18 @@ class TrialBook:
         return trial
 
     def read(self, number: int) -> Trial:
-        """Read a record."""
-        record = json.loads((self.path(number) / RECORD).read_text())
-        return Trial(**record | {"metric": {int(step): value for step, value in record["metric"].items()}})
+        """Read a record.
+
+        Raises:
+            DamagedFileError: If it is damaged. The search resumes from these records alone.
+        """
+        path = self.path(number) / RECORD
+        try:
+            return read_as(path, Trial)
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{error}; remove {path.parent}, and the search goes on without it"
+            ) from error
 
     def all(self) -> list[Trial]:
         """Return every trial by number."""

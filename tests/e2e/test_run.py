@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from cluster.record.recorder import block_texts
+from cluster.record.run_files import read_notes
 from cluster.record.sinks import read_metrics
 from cluster.record.timeline import covered_frac, spans_of
-from cluster.record.trackers.base import read_notes
 from rl.data.images import load_picture, resize
 from tests.reference import own_package
 from tests.reference.command import FAILING, INTERRUPTIBLE, NUM_STEPS, ROOT, interrupt, numbers, vlcot

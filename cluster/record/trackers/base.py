@@ -17,17 +17,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from cluster.record.code_version import CodeVersion, code_version
 from cluster.record.recorder import read_record
 from cluster.record.run_data import RecordedChain
+from cluster.record.run_files import TrackerNote, read_notes
 from cluster.record.rundir import RunDir, write_atomically
 from configs.load import to_yaml
 from configs.schema import Config
-from rl.errors import ConfigError
+from rl.errors import ConfigError, DamagedFileError
 from rl.types import JsonDict, Metrics
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class Trackers:
         """
         self._config, self._run = config, run
         self._lock = threading.Lock()
-        self._notes: dict[str, JsonDict] = read_notes(run.tracking)
+        self._notes: dict[str, Any] = {**_kept_notes(run.tracking)}
         self._threads = [
             TrackerThread(name, load_tracker(name), self._note) for name in dict.fromkeys(config.trackers)
         ]
@@ -260,12 +261,13 @@ def check_trackers(names: Sequence[str]) -> None:
         load_tracker(name).check()
 
 
-def read_notes(path: Path) -> dict[str, JsonDict]:
-    """Return what has become of a run's trackers, by name; {} where it has none."""
-    if not path.exists():
+def _kept_notes(path: Path) -> dict[str, TrackerNote]:
+    """Return the same for a run that goes on: what cannot be read is begun anew, with a warning."""
+    try:
+        return read_notes(path)
+    except DamagedFileError as error:
+        logger.warning("%s; every tracker begins a new run", error)
         return {}
-    loaded = json.loads(path.read_text(encoding="utf-8"))
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cluster.record.recorder import FORMAT, ChainRecorder, block_texts, file_name, read_record
 from cluster.record.run_data import RecordedChain
-from rl.errors import DataError
+from rl.errors import DamagedFileError
 from rl.restoration.names import restoration_prompt
 from rl.types import Chain, Finish, Prompt
 
@@ -77,6 +77,14 @@ def test_records_of_before_are_read_and_those_of_later_refused(tmp_path):
         "text": "x",
         "labels": ["keep"],
         "tags": [],
+        "index": 0,
+        "step": 0,
+        "kind": "train",
+        "model": "train",
+        "finish": "stop",
+        "error": "",
+        "rewards": {"format": 1.0},
+        "total": None,
     }
     (tmp_path / "chain.json").write_text(json.dumps(old | {"pictures": ["degraded", "rough_image", "truth"]}))
     record = read_record(tmp_path)
@@ -85,7 +93,7 @@ def test_records_of_before_are_read_and_those_of_later_refused(tmp_path):
     assert record["prompt"]["pictures"] == {"degraded": "degraded.png", "truth": "truth.png"}
     assert record["pictures"] == {"rough_image": "rough_image.png"}
     (tmp_path / "chain.json").write_text(json.dumps({"format": FORMAT + 1}))
-    with pytest.raises(DataError, match=r"chain\.json: is of format 3, this version reads 2"):
+    with pytest.raises(DamagedFileError, match=r"chain\.json: is of format 3, this version reads 2"):
         read_record(tmp_path)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import cluster.record.trackers.base
+from cluster.record.run_files import read_notes
 from cluster.record.rundir import RunDir
-from cluster.record.trackers.base import Tracker, load_tracker, read_notes, tracking
+from cluster.record.trackers.base import Tracker, load_tracker, tracking
 from cluster.report.page import write_report
 from configs.checks.trackers import check_trackers
 from configs.errors import ConfigError

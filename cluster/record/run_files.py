@@ -1,0 +1,229 @@
+"""Small JSON files of a run: their shapes, checked where they are read, so that a damaged one costs one clear line.
+
+Files of older versions are brought to the present form here.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypeVar
+
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from rl.errors import DamagedFileError
+from rl.types import JsonDict
+
+T = TypeVar("T")
+_OPEN = ConfigDict(extra="allow")
+"""Keys that are not listed are kept."""
+
+
+def read_as(path: Path, shape: type[T]) -> T:
+    """Return the content of a JSON file that we once wrote.
+
+    Args:
+        path: The file.
+        shape: What it must be: a ``TypedDict``, a dataclass, or ``dict[str, ...]`` of such.
+
+    Raises:
+        DamagedFileError: One line that names the file and what is wrong with it.
+    """
+    try:
+        adapter: TypeAdapter[T] = _adapter(shape)  # type: ignore[arg-type]
+        return adapter.validate_json(path.read_bytes())
+    except OSError as error:
+        raise DamagedFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = "it is empty" if path.stat().st_size == 0 else first["msg"]
+        raise DamagedFileError(f"{path}: damaged: {f'{where}: ' if where else ''}{what}") from error
+
+
+def json_lines(path: Path) -> tuple[list[JsonDict], int]:
+    """Return the objects of a file that has one a line, and how many lines before its last hold none.
+
+    The last may be cut: a run that was killed leaves half a line. No file, no objects. A line may be part of an array,
+    as in Chrome's trace format.
+    """
+    if not path.is_file():
+        return [], 0
+    records, damaged = [], list[int]()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        text = line.strip().strip(",")
+        if text in {"", "[", "]"}:
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            damaged.append(number)
+    return records, sum(number < len(lines) - 1 for number in damaged)
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+# --------------------------------------------------------------------------------- shapes
+
+
+@with_config(_OPEN)
+class Cell(TypedDict):
+    """A mean of ``eval.json``."""
+
+    mean: FiniteFloat
+    interval: list[FiniteFloat | None]
+    num: int
+
+
+@with_config(_OPEN)
+class Gain(TypedDict):
+    """A paired difference of ``eval.json``."""
+
+    mean: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    num: int
+
+
+@with_config(_OPEN)
+class Evaluation(TypedDict):
+    """``eval.json``; see ``rl.measure.statistics.summarise_eval``."""
+
+    rows: dict[str, dict[str, Cell]]
+    paired: dict[str, dict[str, Gain]]
+    num_prompts: int
+    prompts: dict[str, dict[str, dict[str, FiniteFloat | None]]]
+
+
+@with_config(_OPEN)
+class TrackerNote(TypedDict):
+    """What has become of one tracker, in ``tracking.json``."""
+
+    state: Literal["on", "failed"]
+    kept: dict[str, Any]
+    at: NotRequired[str]
+    reason: NotRequired[str]
+
+
+@with_config(_OPEN)
+class _Doing(TypedDict):
+    name: str
+    seconds: FiniteFloat
+    details: dict[str, Any]
+
+
+@with_config(_OPEN)
+class _Asked(TypedDict):
+    by: str
+    method: str
+    num: int
+    seconds: FiniteFloat
+
+
+@with_config(_OPEN)
+class _Pool(TypedDict):
+    num_in_hand: int
+    done_per_s: FiniteFloat
+    version: int | None
+
+
+@with_config(_OPEN)
+class _Worker(TypedDict):
+    name: str
+    host: str
+    pid: int
+    silent_s: FiniteFloat | None
+    doing: list[_Doing]
+    asked: list[_Asked]
+    pools: list[_Pool]
+
+
+@with_config(_OPEN)
+class Status(TypedDict):
+    """``status.json``; see ``cluster.record.observer``."""
+
+    name: str
+    state: Literal["running", "finished", "failed", "alarm", "interrupted"]
+    error: str
+    pid: int
+    pid_begin_s: FiniteFloat
+    host: str
+    begin_s: FiniteFloat
+    updated_s: FiniteFloat
+    num_updates: int
+    num_done: int
+    num_steps: int
+    doing: list[_Doing]
+    workers: list[_Worker]
+
+
+@with_config(_OPEN)
+class _Prompt(TypedDict):
+    prompt_id: str
+    pictures: dict[str, str]
+    shown: list[str]
+    reference: dict[str, Any]
+
+
+@with_config(_OPEN)
+class _Chain(TypedDict):
+    chain_id: str
+    group_id: str
+    step: int
+    kind: str
+    model: str
+    finish: str
+    error: str
+    text: str
+    rewards: dict[str, FiniteFloat | None]
+    total: FiniteFloat | None
+
+
+@with_config(_OPEN)
+class ChainRecord(_Chain):
+    """``chain.json``; see ``cluster.record.recorder``."""
+
+    format: int
+    prompt: _Prompt
+    pictures: dict[str, str]
+
+
+@with_config(_OPEN)
+class OldChainRecord(_Chain):
+    """The same before formats were numbered, when every prompt was a photograph."""
+
+    prompt_id: str
+    pictures: list[str]
+    labels: list[str]
+    tags: list[str]
+
+
+# --------------------------------------------------------------------------------- readers
+
+
+def read_notes(path: Path) -> dict[str, TrackerNote]:
+    """Return what has become of a run's trackers, by name; {} where it has none.
+
+    Raises:
+        DamagedFileError: If the file is damaged.
+    """
+    return read_as(path, dict[str, TrackerNote]) if path.exists() else {}
+
+
+def read_evaluation(path: Path) -> JsonDict:
+    """Return the content of ``eval.json`` or ``eval_<sampler>.json``.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    return {**read_as(path, Evaluation)}
