@@ -38,6 +38,7 @@ COLDSTART_KEYS = (
     "seed",
     "scale",
     "chain",
+    "policies.*.family",
     "policies.*.kind",
     "policies.*.source",
     *(f"data.{field.name}" for field in fields(DataConfig) if field.name != "pairs"),

@@ -44,6 +44,9 @@ class PolicyConfig:
 
     kind: Literal["token", "denoising"] = "token"
     """How it writes: tokens (vLLM) or denoising steps (diffusers)."""
+    family: str = ""
+    """Model family: a name of ``actors.policies.family``, or ``package.module:RECORD`` of your own; empty is the kind's
+    own."""
     source: str = "coldstart"
     """Checkpoint directory in the Hugging Face / diffusers layout, or ``coldstart``."""
     num_rollout_workers: int = 1

@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from configs.schema import PolicyConfig
+from configs.suggest import suggest
 from rl.errors import ConfigError
 from rl.targets import load_target
 
@@ -21,6 +22,8 @@ FAMILIES: Mapping[str, str] = {
     "restoration": "actors.policies.denoising.family:RESTORATION",
 }
 """``package.module:RECORD`` of the families that come with vlcot."""
+Part = Literal["learner", "rollout", "coldstart", "vocabulary", "published_name"]
+PARTS: tuple[Part, ...] = get_args(Part)
 OF_KIND: Mapping[str, str] = {"token": "qwen2_5_vl", "denoising": "restoration"}
 """The family of a policy that names none, by its kind."""
 
@@ -62,13 +65,23 @@ class PolicyFamily:
     published_name: str = ""
     """Target, of token families: function from the name of a weight in the checkpoint to that it is published by."""
 
-    def load(self, part: Literal["learner", "rollout", "coldstart", "vocabulary", "published_name"]) -> Any:
+    def load(self, part: Part) -> Any:
         """Import what one of the targets names.
 
         Raises:
             ConfigError: If there is no such thing.
         """
         return load_target(getattr(self, part), key=f"model family {self.name}, {part}")
+
+    def check(self) -> None:
+        """Find everything that the record names, which imports all of it.
+
+        Raises:
+            ConfigError: If there is no such thing.
+        """
+        for part in PARTS:
+            if getattr(self, part):
+                self.load(part)
 
 
 def family_of(name: str, policy: PolicyConfig) -> PolicyFamily:
@@ -81,7 +94,16 @@ def family_of(name: str, policy: PolicyConfig) -> PolicyFamily:
     Raises:
         ConfigError: If there is no such family, or its policies are of another kind.
     """
-    family: PolicyFamily = load_target(FAMILIES[OF_KIND[policy.kind]], key=f"policies.{name}.family")
+    key, wanted = f"policies.{name}.family", policy.family or OF_KIND[policy.kind]
+    if wanted not in FAMILIES and ":" not in wanted:
+        raise ConfigError(f"{key}: no model family {wanted!r}{suggest(wanted, FAMILIES)}")
+    family = load_target(FAMILIES.get(wanted, wanted), key=key)
+    if not isinstance(family, PolicyFamily):
+        raise ConfigError(f"{key}: {wanted} is an {type(family).__name__}, want a PolicyFamily")
+    if family.kind != policy.kind:
+        raise ConfigError(
+            f"{key}: {family.name} is a family of {family.kind} policies, and policies.{name}.kind is {policy.kind}"
+        )
     return family
 
 

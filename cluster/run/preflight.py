@@ -39,6 +39,8 @@ def preflight(config: Config) -> PromptSource:
     use_plugins(config.plugins)
     for name, policy in config.policies.items():
         family = family_of(name, policy)
+        if ":" in policy.family:
+            family.check()
         if (source_dir := Path(policy.source).expanduser()).is_dir():
             check_checkpoint(source_dir, family)
     source = prompt_source(config)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
+from actors.learner.model import load_policy
+from actors.learner.spec import LearnerSpec
 from actors.policies.base import TrainablePolicy
 from actors.policies.denoising.family import RESTORATION
 from actors.policies.family import FAMILIES, check_checkpoint, family_of
 from actors.policies.token.family import QWEN2_5_VL
 from actors.rollout.worker import RolloutWorker
+from configs.load import load_config
 from configs.schema import ColdstartConfig, PolicyConfig
 from rl.errors import ConfigError
 from rl.targets import load_target
+from tests.reference.tiny_policy import BLOCKS, write_start
 
 RECORDS = [load_target(target, key=name) for name, target in FAMILIES.items()]
 
@@ -58,3 +63,73 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_its_name(tmp_path, f
 def test_its_own_checkpoint_is_taken(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": ["pipeline", "RestorationPipeline"]}')
     check_checkpoint(tmp_path, RESTORATION)
+
+
+SKETCHES = '''
+"""A model family of a user's own."""
+from actors.policies.family import CheckpointMark, PolicyFamily
+from tests.reference.tiny_policy import TinyPolicy
+
+class SketchPolicy(TinyPolicy):
+    pass
+
+SKETCH = PolicyFamily(
+    name="sketch",
+    kind="token",
+    checkpoint=CheckpointMark(file="config.json", key="architectures", value="SketchForCausalLM"),
+    learner="sketches:SketchPolicy",
+    rollout="sketches:SketchWorker",
+    coldstart="sketches:train",
+    coldstart_steps="text_steps",
+    lora_targets=("head",),
+)
+NUMBER = 3
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A second family, in a module outside the checkout; returns what makes its configuration."""
+    (tmp_path / "sketches.py").write_text(SKETCHES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield lambda family: load_config("tiny", [f"policies.text.family={family}"]).policies["text"]
+    sys.modules.pop("sketches", None)
+
+
+def test_a_family_of_the_users_own_is_found_by_its_key(own, tmp_path):
+    policy = own("sketches:SKETCH")
+    family = family_of("text", policy)
+    assert (family.name, family.lora_targets) == ("sketch", ("head",))
+    (tmp_path / "config.json").write_text('{"architectures": ["SketchForCausalLM"]}')
+    check_checkpoint(tmp_path, family)
+    write_start(tmp_path)
+    spec = LearnerSpec(
+        policy_name="text",
+        family=family,
+        config=policy,
+        directory=tmp_path,
+        block_names=BLOCKS,
+        bucket_bytes=100,
+    )
+    assert type(load_policy(spec)).__name__ == "SketchPolicy"
+
+
+@pytest.mark.parametrize(
+    ("family", "error"),
+    [
+        ("qwen2_5_v", r"no model family 'qwen2_5_v'; did you mean qwen2_5_vl\?"),
+        ("restoration", "restoration is a family of denoising policies, and policies.text.kind is token"),
+        ("sketches:SKETHC", r"sketches has no 'SKETHC'; did you mean SKETCH\?"),
+        ("sketches:NUMBER", "sketches:NUMBER is an int, want a PolicyFamily"),
+        ("sketched:SKETCH", "no module 'sketched'"),
+    ],
+)
+def test_a_family_that_cannot_be_is_refused_in_one_line(own, family, error):
+    with pytest.raises(ConfigError, match=rf"^policies\.text\.family: {error}") as caught:
+        family_of("text", own(family))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_that_names_nothing_is_refused_before_a_run(own):
+    with pytest.raises(ConfigError, match=r"model family sketch, rollout: sketches has no 'SketchWorker'"):
+        family_of("text", own("sketches:SKETCH")).check()
