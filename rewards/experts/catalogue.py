@@ -1,7 +1,8 @@
 """What pyiqa says of its metrics, read from its own files: quick, because neither pyiqa nor torch is imported.
 
-Nothing is copied from pyiqa. Names, direction, range and options come from its table of default configurations;
-whether a metric has weights is read off the source of its architecture: does it import anything that loads some?
+Nothing is copied from pyiqa. Names, direction, range and options come from its table of default configurations (one
+direction is corrected, and a test asks the metrics themselves); whether a metric has weights is read off the source of
+its architecture: does it import anything that loads some?
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _LOADS_WEIGHTS = re.compile(
 """Names through which pyiqa's architectures get weights: its own loaders, timm, torchvision, transformers, CLIP."""
 _CLASS = re.compile(r"^@ARCH_REGISTRY\.register\(\)\s+class (\w+)", re.MULTILINE)
 _SPACE = re.compile(r"color_space=['\"](\w+)['\"]")
+_UNFLAGGED_DISTANCES = frozenset({"dmm"})
+"""Metrics that measure a distance from the truth, where pyiqa's table forgets to say that less is better."""
 _OF_SETS = re.compile(r"fid|^inception_score$")
 """pyiqa's own rule for metrics that compare whole folders."""
 
@@ -90,7 +93,7 @@ def _metric(name: str, config: Mapping[str, Any], sources: Mapping[str, str]) ->
     return Metric(
         name=name,
         full_reference=config["metric_mode"] == "FR",
-        lower_better=bool(config.get("lower_better", False)),
+        lower_better=bool(config.get("lower_better", False)) or name in _UNFLAGGED_DISTANCES,
         score_range=parse_range(config.get("score_range")),
         range_text=config.get("score_range") or "?",
         colours=_colours(options, source),

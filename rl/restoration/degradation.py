@@ -4,8 +4,11 @@ Two times blur, resize, noise and JPEG; then a last resize and sinc filter, befo
 JPEG. The published pipeline returns only the picture; the labels of our prompts need what was drawn.
 
 Differs from the paper's pipeline (Real-ESRGAN): JPEG is PIL's real encoder, not the differentiable
-approximation; kernels shrink for small pictures (``Preset.shrink``); every draw is per picture, where the
-original draws blur and resize once a batch. There is no pair pool, because draws are independent anyway.
+approximation, and takes 8-bit pixels; kernels shrink for small pictures (``Preset.shrink``); every draw is per
+picture, where the original draws blur and resize once a batch. There is no pair pool, because draws are independent
+anyway. The photograph is not sharpened before (its released training degrades, and compares with, an unsharp-masked
+truth). A resize samples by the ratio of the two sizes, the first one too, where torch samples by the drawn scale;
+sizes are rounded to the nearest pixel, where the original cuts them off.
 
 Source:
     Wang et al. 2021, "Real-ESRGAN", section 3 and its x4plus training options.

@@ -165,6 +165,10 @@ def test_understanding_gives_the_papers_example():
         ("rock-solid", ("rock",), 1, 1),
         ("c++ (code)", ("c++", "(code)"), 1, 1),
         ("", ("rock",), 0, 0),
+        ("一只狮子在岩石上", ("狮子", "岩石", "天空", "云"), 0.5, 0.5),
+        ("ライオンが岩の上にいる", ("ライオン", "岩"), 1, 1),
+        ("สิงโตบนหิน", ("สิงโต", "หิน"), 1, 1),
+        ("一只lion在rocket上", ("lion", "rock"), 0.5, 1),  # words of a spaced script are whole words here too
     ],
 )
 def test_understanding_counts_tags_as_words_or_as_substrings(body, tags, words, substrings):
@@ -184,6 +188,23 @@ def test_understanding_agrees_with_looking_everywhere(words, tags):
     for body in ("".join(words), " ".join(words)):
         view = make_view(understanding_text(body), tags=tuple(tags))
         assert score_one(UnderstandingReward(), view) == pytest.approx(tag_share(body, tags), abs=1e-7)
+
+
+HAN = st.text(st.sampled_from("一只狮子在岩石上天空云海"), max_size=8)
+
+
+@FAST
+@given(
+    HAN,
+    st.text(st.sampled_from("狮子岩石云海"), min_size=1, max_size=3),
+    HAN,
+    st.sampled_from(["", "x", " ", "。"]),
+)
+def test_understanding_finds_a_tag_anywhere_in_a_script_without_spaces(before, tag, after, between):
+    view = make_view(understanding_text(f"{before}{between}{tag}{between}{after}"), tags=(tag,))
+    assert score_one(UnderstandingReward(), view) == 1
+    absent = make_view(understanding_text(f"{before}{between}{after}".replace(tag[0], "")), tags=(tag,))
+    assert score_one(UnderstandingReward(), absent) == 0
 
 
 def test_tags_that_are_all_blank_count_as_missing():

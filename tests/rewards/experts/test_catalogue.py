@@ -7,6 +7,7 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+from skimage import data
 
 from cluster.run.preflight import preflight
 from configs.load import load_config
@@ -32,7 +33,8 @@ def test_it_is_pyiqas_own_table():
     assert sorted(catalogue()) == sorted(pyiqa.list_models())
     for name, metric in catalogue().items():
         assert metric.full_reference == (DEFAULT_CONFIGS[name]["metric_mode"] == "FR")
-        assert metric.lower_better == DEFAULT_CONFIGS[name].get("lower_better", False)
+        flag = DEFAULT_CONFIGS[name].get("lower_better", False)
+        assert metric.lower_better == (True if name == "dmm" else flag)  # a distance that pyiqa does not flag
     assert [name for name, metric in catalogue().items() if metric.of_sets] == [
         "fid", "sfid", "fid_dinov2", "inception_score",
     ]  # fmt: skip
@@ -46,6 +48,50 @@ def test_a_metric_without_weights_loads_and_judges(name):
     assert expert.lower_better == metric.lower_better
     assert expert.full_reference == (metric.metric_mode == "FR")
     check_size(expert, 176)
+
+
+def worse_pictures(photo: np.ndarray) -> dict[str, np.ndarray]:
+    """The same picture, damaged more and more, and otherwise."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0.0, 1.0, photo.shape)
+    blocks = photo.reshape(photo.shape[0] // 16, 16, -1, 16, 3).mean(axis=(1, 3)).repeat(16, 0).repeat(16, 1)
+    return {
+        "noisy": np.clip(photo + 12 * noise, 0, 255).astype(np.uint8),
+        "noisier": np.clip(photo + 40 * noise, 0, 255).astype(np.uint8),
+        "flat": (0.2 * photo + 0.8 * photo.mean()).astype(np.uint8),
+        "coarse": blocks.astype(np.uint8),
+    }
+
+
+NO_REFERENCE_DAMAGE = {"piqe": ("noisier", "coarse"), "entropy": ("flat", "coarse")}
+"""What each of those metrics was made to see."""
+
+
+@pytest.fixture
+def random_vgg(monkeypatch):
+    """A distance of features is 0 for equal pictures, whatever the weights: random ones are never fetched."""
+    import_pyiqa()
+    import torchvision
+
+    real = torchvision.models.vgg16
+    torch.manual_seed(0)
+    monkeypatch.setattr("torchvision.models.vgg16", lambda *args, **kwargs: real(weights=None))
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_WEIGHTS, "dmm"])
+def test_a_metrics_direction_is_what_it_says_of_a_picture_and_worse_ones(name, random_vgg):
+    size = {"mad": 64, "dmm": 128}.get(name, 176)
+    photo = data.coffee()[100 : 100 + size, 200 : 200 + size]
+    expert = Expert(name, device="cpu")
+    expert.setup()
+    worse = worse_pictures(photo)
+    kinds = ("noisy", "noisier") if expert.full_reference else NO_REFERENCE_DAMAGE[name]
+    pictures = [photo, *(worse[kind] for kind in kinds)]
+    scores = expert.score(pictures, [photo] * len(pictures))
+    sign = -1 if expert.lower_better else 1
+    assert (sign * scores[0] > sign * scores[1:]).all(), dict(zip(["itself", *kinds], scores, strict=True))
+    if expert.full_reference:
+        assert sign * scores[1] > sign * scores[2]
 
 
 def test_what_needs_weights_is_told_from_what_does_not():
