@@ -7,7 +7,20 @@ a method's constants exist only with that method. The papers and equations stand
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """A method of the user's own, by import path; ``my_package.losses:sapo`` in place of a name is short for it."""
+
+    kind: Literal["own"] = "own"
+    """Name."""
+    target: str = ""
+    """``package.module:thing``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its constants."""
+
 
 # --------------------------------------------------------------------------------- ratio and surrogate
 
@@ -95,7 +108,7 @@ class OnPolicy:
     """Name."""
 
 
-Surrogate = PPO | DualClip | GSPO | CISPO | GMPO | Guard | OnPolicy
+Surrogate = PPO | DualClip | GSPO | CISPO | GMPO | Guard | OnPolicy | Own
 
 # --------------------------------------------------------------------------------- rollout/learner mismatch
 
@@ -236,3 +249,8 @@ class Adapter:
 
 
 Lora = FullWeights | Adapter
+
+# --------------------------------------------------------------------------------- names without constants
+
+BASELINES = ("group", "leave_one_out", "batch")
+"""What ``advantage.baseline`` may name, beside ``package.module:function`` (``rl.advantage.baselines``)."""

@@ -126,8 +126,9 @@ class AdvantageConfig:
     and then summed by weight (GDPO; ours, so that a wide reward drowns no narrow one)."""
     gate: str = ""
     """Name of a reward: where it is not at its best, the others count as if their input were missing."""
-    baseline: Literal["group", "leave_one_out", "batch"] = "group"
-    """What a reward is compared with: its group's mean, the mean of the others in the group, or the batch's mean."""
+    baseline: str = "group"
+    """What a reward is compared with: its ``group``'s mean, the mean of the others in the group (``leave_one_out``),
+    the ``batch``'s mean, or what ``package.module:function`` says (``rl.advantage.baselines.Baseline``)."""
     scale: Literal["group_std", "batch_std", "none"] = "group_std"
     """What the difference is divided by."""
     whiten: bool = False

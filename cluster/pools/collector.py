@@ -11,7 +11,7 @@ from cluster.runtime.calls import Worker, gather
 from cluster.runtime.lost import losses_of
 from configs.schema import Config
 from rl.advantage.combine import RewardTerm
-from rl.advantage.filters import Fate, FilterCounts, sift, staleness_of
+from rl.advantage.filters import FilterCounts, FilterResult, filter_group, staleness_of
 from rl.advantage.overlong import with_overlong
 from rl.errors import RewardError, RolloutError, VlcotError
 from rl.measure.metrics import reward_metrics, rollout_metrics, staleness_metrics
@@ -103,12 +103,12 @@ class GroupCollector:
         kept = []
         for group in groups:
             if staleness_of(group, versions) > self.config.max_staleness:
-                counts.count(Fate.STALE)
+                counts.count(FilterResult.STALE)
                 continue
-            sifted = sift(group, self.config, self.terms)
-            counts.add(group, sifted)
-            if sifted.fate is Fate.KEPT:
-                kept.append(sifted.group)
+            filtered = filter_group(group, self.config, self.terms)
+            counts.add(group, filtered)
+            if filtered.result is FilterResult.KEPT:
+                kept.append(filtered.group)
         return kept
 
     def _count_empty(self, num_kept: int, num_seen: int) -> None:

@@ -17,9 +17,12 @@ from configs.derive import derived, final_px
 from configs.schema import Config
 from rewards.experts.judges import Judges
 from rewards.load import load_reward, reward_terms
+from rl.advantage.baselines import find_baseline
 from rl.data.images import load_picture
 from rl.data.source import PromptSource, prompt_source
+from rl.denoising.samplers import find_sampler
 from rl.errors import ConfigError
+from rl.loss.surrogates import find_surrogate
 from rl.types import Prompt
 
 MANY = 50
@@ -46,6 +49,7 @@ def preflight(config: Config) -> PromptSource:
     source = prompt_source(config)
     known = _names(source.train(0))
     reward_terms(config)
+    check_methods(config)
     for name, reward in config.rewards.items():
         loaded = load_reward(name, reward)
         try:
@@ -62,6 +66,19 @@ def preflight(config: Config) -> PromptSource:
     for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)
     return source
+
+
+def check_methods(config: Config) -> None:
+    """Find the surrogates, baselines and samplers of the user's own, and look at how they can be called.
+
+    Raises:
+        ConfigError: For the first that cannot be used; names its key and the signature wanted.
+    """
+    find_baseline(config.advantage.baseline)
+    for name, policy in config.policies.items():
+        find_surrogate(policy.surrogate, key=f"policies.{name}.surrogate")
+        if policy.kind == "denoising":
+            find_sampler(policy.sampler, f"policies.{name}.sampler")
 
 
 def _names(prompt: Prompt) -> set[str]:

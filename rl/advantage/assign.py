@@ -1,4 +1,4 @@
-"""From scores to advantages: who earned how much, compared with others.
+"""Assignment of advantages: a step's scores become a number for every chain and block.
 
 Pure numpy. The rewards are gated and combined to columns (``rl.advantage.combine``), each column is compared with its
 group or with the step's batch (``rl.advantage.baselines``), weighted, and put where it was earned. With

@@ -1,4 +1,4 @@
-"""From advantages to the batches of each policy, laid out over ranks.
+"""Training batches: the items of each policy with their advantages, laid out over ranks.
 
 Pure. Nothing here opens a handle: what is spread are records of a few numbers. The same groups give the same
 batches, in id order.
@@ -114,10 +114,10 @@ def lay_out(
     ranks: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
     in_order = sorted(items, key=lambda item: (item.shape_key, -item.length))
     for _, same_shape in groupby(in_order, key=lambda item: item.shape_key):
-        mine = list(same_shape)
-        num_each = -(-len(mine) // (num_ranks * micro_batch_size))
-        for index, rows in enumerate(split_evenly(mine, num_ranks * num_each)):
-            rows_or_padding = tuple(rows) or (mine[-1],)
+        alike = list(same_shape)
+        num_each = -(-len(alike) // (num_ranks * micro_batch_size))
+        for index, rows in enumerate(split_evenly(alike, num_ranks * num_each)):
+            rows_or_padding = tuple(rows) or (alike[-1],)
             weights = (1.0,) * len(rows) or (0.0,)
             ranks[index % num_ranks].append(MicroBatch(items=rows_or_padding, weights=weights))
     return TrainBatch(

@@ -1,4 +1,4 @@
-"""From several rewards to the columns that are compared: who is gated, what is summed, which blocks earn it.
+"""Combination of rewards into the columns that are compared: gate, weighted sum, blocks that earn it.
 
 Pure numpy. A column is one quantity over chains, larger is better: one reward (``combine=each``), or a weighted
 sum of rewards (``combine=sum``). Filters and advantages look at the same columns, so that a group is dropped
@@ -97,11 +97,11 @@ def columns_of(
         return [_one(gated, name, term, judged[name]) for name, term in weighted.items()]
     if not by_block:
         return [_sum(gated, weighted, every)]
-    found = []
-    for index, one in enumerate(np.eye(len(block_names), dtype=np.bool_)):
-        if mine := {name: term for name, term in weighted.items() if judged[name][index]}:
-            found.append(_sum(gated, mine, one))
-    return found
+    columns = []
+    for index, block in enumerate(np.eye(len(block_names), dtype=np.bool_)):
+        if judges := {name: term for name, term in weighted.items() if judged[name][index]}:
+            columns.append(_sum(gated, judges, block))
+    return columns
 
 
 def total_reward(group: ScoredGroup, terms: Mapping[str, RewardTerm]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Which chains and groups are worth an update, and the count of those that are not.
+"""Filters: chains and groups that are not worth an update are taken out and counted.
 
 Pure. A group written by weights that are too old is not looked into; a scorer's failure costs what its reward's
 ``on_failure`` says; a group of fewer than two chains has nothing to compare; a group whose rewards, gated and
@@ -21,7 +21,7 @@ from rl.errors import RewardError
 from rl.types import Bools, Metrics, ScoredGroup, Scores
 
 
-class Fate(StrEnum):
+class FilterResult(StrEnum):
     """What became of a group."""
 
     KEPT = "kept"
@@ -35,17 +35,17 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sifted:
+class FilteredGroup:
     """A group after the filters."""
 
     group: ScoredGroup
     """Without the chains that a failed scorer cost."""
-    fate: Fate
+    result: FilterResult
     num_invalid: int
     """Chains that lost a score, whatever that cost them."""
 
 
-def sift(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) -> Sifted:
+def filter_group(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) -> FilteredGroup:
     """Apply every reward's failure policy, then look for spread.
 
     Args:
@@ -55,7 +55,7 @@ def sift(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) ->
         terms: By reward.
 
     Returns:
-        The group to train on if ``fate`` is KEPT. Scores still invalid in it belong to rewards whose failure
+        The group to train on if ``result`` is KEPT. Scores still invalid in it belong to rewards whose failure
         is tolerated.
 
     Raises:
@@ -76,13 +76,13 @@ def sift(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) ->
             keep[:] = False
     kept = select(group, keep)
     if len(kept.chains) < 2:
-        fate = Fate.INVALID
+        result = FilterResult.INVALID
     elif config.advantage.baseline not in WITHIN_GROUP or tells_apart(kept, config, terms):
         # Against the batch a group of equals is worth something too: all of it better or worse than others.
-        fate = Fate.KEPT
+        result = FilterResult.KEPT
     else:
-        fate = Fate.ZERO_SPREAD
-    return Sifted(group=kept, fate=fate, num_invalid=int(np.sum(~group.valid)))
+        result = FilterResult.ZERO_SPREAD
+    return FilteredGroup(group=kept, result=result, num_invalid=int(np.sum(~group.valid)))
 
 
 def tells_apart(group: ScoredGroup, config: Config, terms: Mapping[str, RewardTerm]) -> bool:
@@ -144,15 +144,15 @@ class FilterCounts:
     """Chains seen."""
     num_invalid_chains: int = 0
 
-    def add(self, group: ScoredGroup, sifted: Sifted) -> None:
+    def add(self, group: ScoredGroup, filtered: FilteredGroup) -> None:
         """Count one group as it came and as it left."""
-        self.count(sifted.fate)
+        self.count(filtered.result)
         self.num_chains += len(group.chains)
-        self.num_invalid_chains += sifted.num_invalid
+        self.num_invalid_chains += filtered.num_invalid
 
-    def count(self, fate: Fate) -> None:
+    def count(self, result: FilterResult) -> None:
         """Count one group that was not looked into, e.g. a stale one."""
-        setattr(self, fate.value, getattr(self, fate.value) + 1)
+        setattr(self, result.value, getattr(self, result.value) + 1)
 
     @property
     def invalid_frac(self) -> float:

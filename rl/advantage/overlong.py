@@ -1,4 +1,4 @@
-"""What becomes of text blocks that (nearly) run out of tokens: DAPO's soft punishment, or its mask.
+"""Overlong text blocks: DAPO's soft punishment of those that nearly run out of tokens, or its mask.
 
 Pure. A block's length is its number of sampled tokens, its tags included, as in ``chain.<block>.max_tokens``. The
 punishment is a pseudo-reward: ``overlong.<block>`` for each text block enters the combination with weight 1,

@@ -1,4 +1,4 @@
-"""The random denoising step: one deviation a sampler, two forms of the mean. Float32; knows no model.
+"""Samplers: the random denoising step, one deviation each and two forms of the mean. Float32; knows no model.
 
 Letters: B rows, K steps, C h w a latent, t and t' the noise levels (sigma) before and after, a the noise level
 of the configuration. Flows as in ``rl.denoising.steps``: ``x = (1 - t) x_0 + t (y + s e)``, and the model says
@@ -50,6 +50,7 @@ Differs from the paper:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ import torch
 from torch import Tensor
 
 from rl.denoising.steps import Scalar, noise_from_x0, per_row, preserving_level, velocity_from_x0
+from rl.errors import ConfigError
+from rl.targets import check_function, load_target
 
 # --------------------------------------------------------------------------------- deviations
 
@@ -115,10 +118,13 @@ def preserving_mean(
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A random step of a flow."""
+    """A random step of a flow: a normal with this deviation and mean. One's own is an instance of it."""
 
     std: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """``std(sigma, sigma_next, noise_level)`` in units of the source's deviation; shapes broadcast, 0 at level 0."""
     mean: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Scalar], Tensor]
+    """``mean(x, x0, sigma, sigma_next, unit_std, y)``: ``x`` the latent, ``x0`` the predicted picture (gradient flows),
+    levels and deviation ``[B, 1, 1, 1]``, y the source's mean: ``sde_mean``, ``preserving_mean``, or another."""
 
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -128,6 +134,29 @@ SAMPLERS: Mapping[str, Sampler] = {
     "ddim": Sampler(ddim_std, preserving_mean),
 }
 """By the name in the configuration."""
+
+
+@functools.cache
+def find_sampler(kind: str, key: str = "sampler") -> Sampler:
+    """Return the sampler of a name in ``SAMPLERS``, or of ``package.module:SAMPLER``.
+
+    Args:
+        kind: Name, or import path of a ``Sampler``.
+        key: Full key in the configuration, for the message.
+
+    Raises:
+        ConfigError: If there is none, it is no ``Sampler``, or its functions cannot be called as one's.
+    """
+    if kind in SAMPLERS:
+        return SAMPLERS[kind]
+    sampler = load_target(kind, key=key)
+    if not isinstance(sampler, Sampler):
+        raise ConfigError(
+            f"{key}: {kind} is no rl.denoising.samplers.Sampler; write Sampler(std=..., mean=...)"
+        )
+    check_function(sampler.std, ["sigma", "sigma_next", "noise_level"], key=key)
+    check_function(sampler.mean, ["x", "x0", "sigma", "sigma_next", "unit_std", "y"], key=key)
+    return sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +177,7 @@ def unit_stds(kind: str, sigmas: Tensor, noise_level: Tensor) -> Tensor:
     """Return the deviation of every step of some schedules.
 
     Args:
-        kind: A name in ``SAMPLERS``.
+        kind: As in ``find_sampler``.
         sigmas: ``[B, K+1]``.
         noise_level: ``[B]``.
 
@@ -156,7 +185,7 @@ def unit_stds(kind: str, sigmas: Tensor, noise_level: Tensor) -> Tensor:
         ``[B, K]`` in units of the source's deviation; 0 for steps to sigma 0.
     """
     now, after = sigmas[:, :-1], sigmas[:, 1:]
-    return torch.where(after > 0, SAMPLERS[kind].std(now, after, noise_level[:, None]), 0.0)
+    return torch.where(after > 0, find_sampler(kind).std(now, after, noise_level[:, None]), 0.0)
 
 
 def step_mean_std(
@@ -173,7 +202,7 @@ def step_mean_std(
     Where ``noise_level`` or ``sigma_next`` is 0 it is the Euler step of the flow, with deviation 0.
 
     Args:
-        kind: A name in ``SAMPLERS``.
+        kind: As in ``find_sampler``.
         x: Latent at ``sigma``, ``[B, C, h, w]`` (any shape with rows first).
         x0: Predicted clean picture, same shape. Gradient flows.
         sigma: In (0, 1].
@@ -187,7 +216,7 @@ def step_mean_std(
     Source:
         See the module.
     """
-    sampler = SAMPLERS[kind]
+    sampler = find_sampler(kind)
     sigma, sigma_next = per_row(sigma, x), per_row(sigma_next, x)
     level = torch.where(sigma_next > 0, per_row(noise_level, x), 0.0)
     unit_std = sampler.std(sigma, sigma_next, level)

@@ -1,4 +1,4 @@
-"""How pictures are sampled: by which step, and which of their steps are random and which trained.
+"""Selection of denoising steps: which are random, which are trained, and what a group shares.
 
 Decided where requests are made, from seeds and the training's progress alone, so that a resumed run, and work done
 again, come to the same. Standard library and numpy only.

@@ -1,4 +1,4 @@
-"""What the loss is computed from: how a policy scores actions, and what is known of them since the rollout.
+"""Actions and their scores: the tensors a loss is computed from.
 
 Letters: B rows, T actions (padded), n elements of a latent. An action is a token or a denoising step; nothing
 here asks which. A row is one whole sequence (a chain's token stream, or one picture's steps), so whatever is
@@ -32,12 +32,16 @@ class ActionScores:
 
     def detached(self, device: torch.device | None = None) -> ActionScores:
         """Return the same without gradient, on ``device`` if one is given."""
-        found = [
-            None if value is None else value.detach().to(device or value.device)
-            for value in (self.logprobs, self.entropy, self.step_mean, self.step_std)
-        ]
-        assert found[0] is not None
-        return ActionScores(logprobs=found[0], entropy=found[1], step_mean=found[2], step_std=found[3])
+
+        def detach(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.detach().to(device or value.device)
+
+        return ActionScores(
+            logprobs=self.logprobs.detach().to(device or self.logprobs.device),
+            entropy=detach(self.entropy),
+            step_mean=detach(self.step_mean),
+            step_std=detach(self.step_std),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

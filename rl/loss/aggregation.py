@@ -1,4 +1,4 @@
-"""What an optimizer step's loss is a mean of: actions, sequences, or a constant number of actions a sequence.
+"""Aggregation of a loss: a mean over actions, over sequences, or over a constant number of actions a sequence.
 
 Every term of the loss is a sum of ``weight * term`` over actions, divided by one number for the *whole*
 optimizer step. So the gradient does not depend on how the step was cut into rows, micro-batches and ranks.

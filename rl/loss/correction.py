@@ -1,4 +1,4 @@
-"""What is done about the mismatch between the rollout worker's probabilities and the learner's own.
+"""Correction of the mismatch between the rollout worker's probabilities and the learner's own.
 
 With a correction the surrogate's ratio is taken against the learner's log-probs before the batch's first
 update (*proximal*), and what is left, proximal over behaviour, becomes a constant factor on each action.

@@ -1,4 +1,4 @@
-"""The KL between policy and reference, estimated action by action.
+"""KL between policy and reference, estimated action by action.
 
 Letters: B rows, T actions (padded), n elements of a latent. With ``d = log pi - log pi_ref`` of a sampled action:
 

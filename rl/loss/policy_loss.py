@@ -1,4 +1,4 @@
-"""The loss of a micro-batch, put together from its parts, as sums over actions.
+"""Policy loss of a micro-batch, put together from its parts, as sums over actions.
 
 Letters: B rows, T actions (padded). Sums, not means: the caller divides by ``rl.loss.aggregation.divisor`` of the
 whole optimizer step, so that the gradient does not depend on how the step was cut into rows, micro-batches

@@ -1,4 +1,4 @@
-"""The importance ratio of an action, and what is made of it: one small function a method.
+"""Surrogates: what is made of an action's importance ratio, one small function a method, all of one signature.
 
 Letters: B rows, T actions (padded), n elements of a latent. What the functions take has been through
 ``rl.loss.actions.masked``: 0 where nothing is trained. What they return is to be *maximised*, action by action;
@@ -9,13 +9,35 @@ one advantage a row this is the papers' sequence form, in value and gradient, as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from configs.methods import CISPO, GMPO, GSPO, PPO, DualClip, Guard, OnPolicy, Surrogate
+from configs.methods import Own, Surrogate
+from rl.errors import ConfigError
 from rl.loss.actions import MAX_LOG_RATIO, ActionScores, masked, row_mean
+from rl.targets import check_function, load_target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurrogateInputs:
+    """What a surrogate is made from; tensors are 0 where not ``mask``."""
+
+    log_ratio: Tensor
+    """``[B, T]`` nats: log-prob now less the old one. Gradient flows."""
+    logprobs: Tensor
+    """``[B, T]`` nats, of the policy now. Gradient flows."""
+    advantages: Tensor
+    """``[B, T]``."""
+    mask: Tensor
+    """``[B, T]`` bool: True where an action is trained."""
+    scores: ActionScores
+    """Of the policy now, as they came: behind the mask anything. With step means where the method asks for them."""
+    old: ActionScores
+    """What the ratio is taken against, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,90 +66,115 @@ def surrogate_terms(
 
     Raises:
         ValueError: If shapes differ, or ``guard`` lacks step means.
+        ConfigError: If a surrogate of the user's own cannot be found, or returns something else than one number
+            an action.
     """
-    logprobs, advantages = masked(scores.logprobs, mask), masked(advantages, mask)
-    log_ratio = logprobs - masked(old.logprobs.detach(), mask)
-    match method:
-        case PPO():
-            return clipped(_exp(log_ratio), advantages, method.clip_low, method.clip_high)
-        case DualClip():
-            return dual_clipped(_exp(log_ratio), advantages, method)
-        case GSPO():
-            ratio = sequence_ratio(log_ratio, mask)
-            return clipped(ratio, advantages, method.clip_low, method.clip_high)
-        case CISPO():
-            return cispo(log_ratio, logprobs, advantages, method)
-        case GMPO():
-            return gmpo(log_ratio, advantages, mask, method)
-        case Guard():
-            ratio = _exp(normalised_log_ratio(log_ratio, scores, old, mask))
-            return clipped(ratio, advantages, method.clip_low, method.clip_high)
-        case OnPolicy():
-            return on_policy(log_ratio, advantages)
+    logprobs = masked(scores.logprobs, mask)
+    inputs = SurrogateInputs(
+        log_ratio=logprobs - masked(old.logprobs.detach(), mask),
+        logprobs=logprobs,
+        advantages=masked(advantages, mask),
+        mask=mask,
+        scores=scores,
+        old=old,
+    )
+    if isinstance(method, Own):
+        return _of_the_user(method, find_surrogate(method)(inputs, **method.options), inputs)
+    constants = {each.name: getattr(method, each.name) for each in fields(method) if each.name != "kind"}
+    return SURROGATES[method.kind](inputs, **constants)
 
 
-def clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> SurrogateTerms:
-    """Return ``min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)``.
+def find_surrogate(method: Surrogate, *, key: str = "surrogate") -> Callable[..., Any]:
+    """Return a method's function, ``function(inputs, **constants)``.
+
+    Args:
+        method: A name's, or the user's own: its function returns ``SurrogateTerms``, or their ``value`` alone.
+        key: Full key in the configuration, for the message.
+
+    Raises:
+        ConfigError: If there is no such function, or it cannot be called so.
+    """
+    if not isinstance(method, Own):
+        return SURROGATES[method.kind]
+    function: Callable[..., Any] = load_target(method.target, key=key)
+    check_function(function, ["inputs"], method.options, key=key)
+    return function
+
+
+def _of_the_user(method: Own, result: Any, inputs: SurrogateInputs) -> SurrogateTerms:
+    """Check what a user's own surrogate returned; a bare tensor is the value, and nothing was clipped."""
+    if isinstance(result, Tensor):
+        nothing = torch.zeros_like(inputs.mask)
+        result = SurrogateTerms(value=result, is_clipped_low=nothing, is_clipped_high=nothing)
+    if not isinstance(result, SurrogateTerms) or result.value.shape != inputs.mask.shape:
+        shape = list(result.value.shape) if isinstance(result, SurrogateTerms) else type(result).__name__
+        raise ConfigError(
+            f"surrogate: {method.target} returned {shape}; want SurrogateTerms, or a tensor, of shape "
+            f"{list(inputs.mask.shape)}"
+        )
+    return SurrogateTerms(
+        value=masked(result.value, inputs.mask),
+        is_clipped_low=result.is_clipped_low & inputs.mask,
+        is_clipped_high=result.is_clipped_high & inputs.mask,
+    )
+
+
+# --------------------------------------------------------------------------------- methods
+
+
+def ppo(inputs: SurrogateInputs, *, clip_low: float, clip_high: float) -> SurrogateTerms:
+    """Clip each action's own ratio: ``min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)``.
 
     Source:
         Schulman et al. 2017 (PPO), eq. 7; two bounds from Yu et al. 2025 (DAPO), eq. 8.
     """
-    held = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return SurrogateTerms(
-        value=torch.minimum(ratio * advantages, held * advantages),
-        is_clipped_low=(ratio.detach() < 1 - clip_low) & (advantages < 0),
-        is_clipped_high=(ratio.detach() > 1 + clip_high) & (advantages > 0),
-    )
+    return _clipped(_exp(inputs.log_ratio), inputs.advantages, clip_low, clip_high)
 
 
-def dual_clipped(ratio: Tensor, advantages: Tensor, method: DualClip) -> SurrogateTerms:
+def dual_clip(inputs: SurrogateInputs, *, clip_low: float, clip_high: float, bound: float) -> SurrogateTerms:
     """Hold PPO's surrogate above ``bound * A`` where A is negative: wild ratios lose their gradient.
 
     Source:
         Ye et al. 2020, "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning" (dual-clip PPO).
     """
-    terms = clipped(ratio, advantages, method.clip_low, method.clip_high)
+    ratio, advantages = _exp(inputs.log_ratio), inputs.advantages
+    terms = _clipped(ratio, advantages, clip_low, clip_high)
     is_negative = advantages < 0
-    floor = torch.maximum(terms.value, method.bound * advantages)
+    floor = torch.maximum(terms.value, bound * advantages)
     return SurrogateTerms(
         value=torch.where(is_negative, floor, terms.value),
         is_clipped_low=terms.is_clipped_low,
-        is_clipped_high=terms.is_clipped_high | (is_negative & (ratio.detach() > method.bound)),
+        is_clipped_high=terms.is_clipped_high | (is_negative & (ratio.detach() > bound)),
     )
 
 
-def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """Return the geometric mean of the row's ratios for each action, gradient through the action's own log-prob.
-
-    Args:
-        log_ratio: ``[B, T]``, nats, 0 where not ``mask``.
-        mask: ``[B, T]`` bool.
-
-    Returns:
-        ``[B, T]``, one number a row.
+def gspo(inputs: SurrogateInputs, *, clip_low: float, clip_high: float) -> SurrogateTerms:
+    """Clip one ratio a row, the geometric mean of its actions', gradient through each action's own log-prob.
 
     Source:
         Zheng et al. 2025 (GSPO), eq. 7 for the ratio, eqs. 13 and 14 for the form with advantages by action.
     """
-    return _exp(row_mean(log_ratio.detach(), mask) + _gradient_of(log_ratio))
+    log_ratio = inputs.log_ratio
+    ratio = _exp(row_mean(log_ratio.detach(), inputs.mask) + _gradient_of(log_ratio))
+    return _clipped(ratio, inputs.advantages, clip_low, clip_high)
 
 
-def cispo(log_ratio: Tensor, logprobs: Tensor, advantages: Tensor, method: CISPO) -> SurrogateTerms:
+def cispo(inputs: SurrogateInputs, *, clip_low: float, clip_high: float) -> SurrogateTerms:
     """Return ``clip(ratio) A log pi`` with the clipped ratio a constant: every action keeps its gradient.
 
     Source:
         MiniMax 2025 (MiniMax-M1), eqs. 4 and 5.
     """
-    ratio = _exp(log_ratio.detach())
-    low, high = 1 - method.clip_low, 1 + method.clip_high
+    ratio = _exp(inputs.log_ratio.detach())
+    low, high = 1 - clip_low, 1 + clip_high
     return SurrogateTerms(
-        value=ratio.clamp(low, high) * advantages * logprobs,
+        value=ratio.clamp(low, high) * inputs.advantages * inputs.logprobs,
         is_clipped_low=ratio < low,
         is_clipped_high=ratio > high,
     )
 
 
-def gmpo(log_ratio: Tensor, advantages: Tensor, mask: Tensor, method: GMPO) -> SurrogateTerms:
+def gmpo(inputs: SurrogateInputs, *, clip_low: float, clip_high: float) -> SurrogateTerms:
     """Return the geometric mean of the row's clipped ratios times the action's advantage.
 
     A ratio is clipped in log space and only where it has gone the way its advantage pushes.
@@ -138,27 +185,51 @@ def gmpo(log_ratio: Tensor, advantages: Tensor, mask: Tensor, method: GMPO) -> S
     Source:
         Zhao et al. 2025 (GMPO), the clipped objective and its log-space pseudo-code; bounds of 0.4 nats.
     """
-    sign = advantages.sign()
-    bounded = log_ratio.clamp(-method.clip_low, method.clip_high)
+    sign, log_ratio = inputs.advantages.sign(), inputs.log_ratio
+    bounded = log_ratio.clamp(-clip_low, clip_high)
     held = sign * torch.minimum(sign * log_ratio, sign * bounded)
-    ratio = _exp(row_mean(held.detach(), mask) + _gradient_of(held))
+    ratio = _exp(row_mean(held.detach(), inputs.mask) + _gradient_of(held))
     seen = log_ratio.detach()
     return SurrogateTerms(
-        value=ratio * advantages,
-        is_clipped_low=(seen < -method.clip_low) & (sign < 0),
-        is_clipped_high=(seen > method.clip_high) & (sign > 0),
+        value=ratio * inputs.advantages,
+        is_clipped_low=(seen < -clip_low) & (sign < 0),
+        is_clipped_high=(seen > clip_high) & (sign > 0),
     )
 
 
-def on_policy(log_ratio: Tensor, advantages: Tensor) -> SurrogateTerms:
+def guard(inputs: SurrogateInputs, *, clip_low: float, clip_high: float) -> SurrogateTerms:
+    """Clip normalised ratios of denoising steps.
+
+    Source:
+        Wang et al. 2025 (GRPO-Guard), eq. 8.
+    """
+    ratio = _exp(normalised_log_ratio(inputs.log_ratio, inputs.scores, inputs.old, inputs.mask))
+    return _clipped(ratio, inputs.advantages, clip_low, clip_high)
+
+
+def on_policy(inputs: SurrogateInputs) -> SurrogateTerms:
     """Return A with the gradient ``A grad log pi``: the ratio is 1 whoever sampled, and nothing is clipped.
 
     Source:
         Williams 1992 (REINFORCE).
     """
-    nothing = torch.zeros_like(advantages, dtype=torch.bool)
-    value = advantages * torch.exp(_gradient_of(log_ratio))
+    nothing = torch.zeros_like(inputs.advantages, dtype=torch.bool)
+    value = inputs.advantages * torch.exp(_gradient_of(inputs.log_ratio))
     return SurrogateTerms(value=value, is_clipped_low=nothing, is_clipped_high=nothing)
+
+
+SURROGATES: Mapping[str, Callable[..., SurrogateTerms]] = {
+    "ppo": ppo,
+    "dual_clip": dual_clip,
+    "gspo": gspo,
+    "cispo": cispo,
+    "gmpo": gmpo,
+    "guard": guard,
+    "on_policy": on_policy,
+}
+"""By the ``kind`` of its constants in ``configs.methods``."""
+
+# --------------------------------------------------------------------------------- parts
 
 
 def normalised_log_ratio(log_ratio: Tensor, scores: ActionScores, old: ActionScores, mask: Tensor) -> Tensor:
@@ -209,6 +280,15 @@ def guard_step_weights(sigmas: Tensor) -> Tensor:
         ``1 / dt`` is divided by K, so that the loss keeps its scale.
     """
     return 1.0 / ((sigmas.shape[1] - 1) * (sigmas[:, :-1] - sigmas[:, 1:]))
+
+
+def _clipped(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> SurrogateTerms:
+    held = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return SurrogateTerms(
+        value=torch.minimum(ratio * advantages, held * advantages),
+        is_clipped_low=(ratio.detach() < 1 - clip_low) & (advantages < 0),
+        is_clipped_high=(ratio.detach() > 1 + clip_high) & (advantages > 0),
+    )
 
 
 def _gradient_of(values: Tensor) -> Tensor:

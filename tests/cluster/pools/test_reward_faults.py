@@ -24,7 +24,7 @@ from configs.checks.rewards import runtime_env
 from configs.load import load_config
 from configs.schema import RewardConfig
 from rl.advantage.combine import RewardTerm
-from rl.advantage.filters import Fate, sift
+from rl.advantage.filters import FilterResult, filter_group
 from rl.advantage.scores import join
 from rl.errors import RewardError
 from rl.measure.metrics import check_name
@@ -159,16 +159,16 @@ def test_the_exception_indeed_does_not_travel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_failure", "weight", "fate", "num_left"),
+    ("on_failure", "weight", "result", "num_left"),
     [
-        ("drop_chain", 1.0, Fate.KEPT, NUM - 1),
-        ("drop_group", 1.0, Fate.INVALID, 0),
-        ("monitor_only", 0.0, Fate.KEPT, NUM),
+        ("drop_chain", 1.0, FilterResult.KEPT, NUM - 1),
+        ("drop_group", 1.0, FilterResult.INVALID, 0),
+        ("monitor_only", 0.0, FilterResult.KEPT, NUM),
         ("raise", 1.0, None, 0),
     ],
 )
 def test_each_fault_ends_as_its_policy_says(
-    bench: Bench, on_failure: str, weight: float, fate: Fate | None, num_left: int
+    bench: Bench, on_failure: str, weight: float, result: FilterResult | None, num_left: int
 ) -> None:
     name = f"policy-{on_failure}"
     group = ScoredGroup(
@@ -185,12 +185,12 @@ def test_each_fault_ends_as_its_policy_says(
     config = replace(load_config("tiny"), rewards={"mine": mine, "other": RewardConfig()})
     blocks = tuple(config.chain)
     terms = {key: RewardTerm(weight=one.weight, blocks=blocks) for key, one in config.rewards.items()}
-    if fate is None:
+    if result is None:
         with pytest.raises(RewardError, match=f"reward mine, {name}/5: UnpicklableError: {name}/5 has code"):
-            sift(group, config, terms)
+            filter_group(group, config, terms)
     else:
-        sifted = sift(group, config, terms)
-        assert (sifted.fate, len(sifted.group.chains), sifted.num_invalid) == (fate, num_left, 1)
+        filtered = filter_group(group, config, terms)
+        assert (filtered.result, len(filtered.group.chains), filtered.num_invalid) == (result, num_left, 1)
 
 
 def test_an_author_is_told_once_with_the_chain(

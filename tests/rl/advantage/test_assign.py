@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.methods import BASELINES as NAMES
 from configs.schema import AdvantageConfig
 from rl.advantage.assign import assign_advantages
-from rl.advantage.baselines import compare, whiten
+from rl.advantage.baselines import BASELINES, compare, find_baseline, whiten
 from rl.advantage.combine import RewardTerm, apply_gate, total_reward
 from rl.errors import ConfigError, RewardError
 from tests.reference import advantage as reference
@@ -362,3 +363,39 @@ def test_mistakes_are_named():
         assign(groups, OURS, {"b": 1.0})
     with pytest.raises(RewardError, match=r"no scores of \['form'\]"):
         assign(groups, replace(OURS, gate="form"), {"a": 1.0, "form": 0.0})
+
+
+# --------------------------------------------------------------------------------- the user's own
+
+OWN = "tests.reference.own_methods"
+
+
+def test_every_name_has_a_baseline():
+    assert tuple(BASELINES) == NAMES
+
+
+@quick
+@given(group_lists)
+def test_a_baseline_of_ones_own_is_taken_off(groups):
+    config = replace(GRPO, baseline=f"{OWN}:median", scale="none")
+    want = [[value - float(np.median(group)) for value in group] for group in groups]
+    close(rows(assign(scored(a=groups), config, {"a": 1.0})), want)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (f"{OWN}:mdian", f"{OWN} has no 'mdian'; did you mean median?"),
+        (f"{OWN}:takes_values_only", "want takes_values_only(values, groups, weights)"),
+    ],
+)
+def test_a_baseline_that_cannot_be_used_costs_one_line(target, message):
+    with pytest.raises(ConfigError) as caught:
+        find_baseline(target)
+    assert str(caught.value).startswith("advantage.baseline: ")
+    assert message in str(caught.value)
+
+
+def test_a_baseline_that_is_not_one_number_a_chain_is_named():
+    with pytest.raises(ConfigError, match=r"gave shape \[\] for 4 chains; want one finite number a chain"):
+        assign(scored(a=[[0.0, 1.0], [2.0, 3.0]]), replace(GRPO, baseline=f"{OWN}:one_number"), {"a": 1.0})

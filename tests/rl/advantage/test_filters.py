@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs.schema import AdvantageConfig, BlockConfig, Config, RewardConfig
 from rl.advantage.assign import assign_advantages
 from rl.advantage.combine import RewardTerm
-from rl.advantage.filters import Fate, FilterCounts, has_spread, select, sift, staleness_of
+from rl.advantage.filters import FilterCounts, FilterResult, filter_group, has_spread, select, staleness_of
 from rl.errors import RewardError
 from tests.reference.groups import make_group, make_scores
 
@@ -25,9 +25,9 @@ def terms_of(rewards, judged=None):
     }
 
 
-def sifted_by(group, rewards, judged=None, **advantage):
+def filtered_by(group, rewards, judged=None, **advantage):
     config = Config(rewards=rewards, chain=CHAIN, advantage=AdvantageConfig(**advantage))
-    return sift(group, config, terms_of(rewards, judged))
+    return filter_group(group, config, terms_of(rewards, judged))
 
 
 def failing_group():
@@ -41,42 +41,47 @@ def failing_group():
 
 
 @pytest.mark.parametrize(
-    ("policy", "fate", "num_left"),
+    ("policy", "result", "num_left"),
     [
-        ("drop_chain", Fate.KEPT, 2),
-        ("drop_group", Fate.INVALID, 0),
-        ("monitor_only", Fate.KEPT, 3),
+        ("drop_chain", FilterResult.KEPT, 2),
+        ("drop_group", FilterResult.INVALID, 0),
+        ("monitor_only", FilterResult.KEPT, 3),
     ],
 )
-def test_failure_policies(policy, fate, num_left):
-    sifted = sifted_by(failing_group(), {"a": RewardConfig(on_failure=policy), "b": RewardConfig()})
-    assert sifted.fate is fate
-    assert len(sifted.group.chains) == num_left
-    assert sifted.num_invalid == 1
-    for scores in sifted.group.scores.values():
+def test_failure_policies(policy, result, num_left):
+    filtered = filtered_by(failing_group(), {"a": RewardConfig(on_failure=policy), "b": RewardConfig()})
+    assert filtered.result is result
+    assert len(filtered.group.chains) == num_left
+    assert filtered.num_invalid == 1
+    for scores in filtered.group.scores.values():
         assert len(scores.values) == len(scores.reasons) == num_left
 
 
 def test_raise_names_reward_chain_and_reason():
     with pytest.raises(RewardError, match="reward a, g/1: scorer broke"):
-        sifted_by(failing_group(), {"a": RewardConfig(on_failure="raise"), "b": RewardConfig()})
+        filtered_by(failing_group(), {"a": RewardConfig(on_failure="raise"), "b": RewardConfig()})
 
 
 def test_a_reward_that_only_measures_costs_nothing():
-    sifted = sifted_by(failing_group(), {"a": RewardConfig(weight=0.0), "b": RewardConfig()})
-    assert sifted.fate is Fate.KEPT
-    assert len(sifted.group.chains) == 3
+    filtered = filtered_by(failing_group(), {"a": RewardConfig(weight=0.0), "b": RewardConfig()})
+    assert filtered.result is FilterResult.KEPT
+    assert len(filtered.group.chains) == 3
 
 
 def test_too_few_chains_left_is_invalid():
     scores = {"a": make_scores("a", [0.0, 1.0, 2.0], valid=[True, False, False])}
-    assert sifted_by(make_group("g", scores), {"a": RewardConfig()}).fate is Fate.INVALID
+    assert filtered_by(make_group("g", scores), {"a": RewardConfig()}).result is FilterResult.INVALID
 
 
 def test_zero_spread_looks_at_weighted_rewards_only():
     group = make_group("g", {"a": make_scores("a", [0.5] * 4), "b": make_scores("b", [0.0, 1.0, 2.0, 3.0])})
-    assert sifted_by(group, {"a": RewardConfig(), "b": RewardConfig(weight=0.0)}).fate is Fate.ZERO_SPREAD
-    assert sifted_by(group, {"a": RewardConfig(), "b": RewardConfig(weight=0.1)}).fate is Fate.KEPT
+    assert (
+        filtered_by(group, {"a": RewardConfig(), "b": RewardConfig(weight=0.0)}).result
+        is FilterResult.ZERO_SPREAD
+    )
+    assert (
+        filtered_by(group, {"a": RewardConfig(), "b": RewardConfig(weight=0.1)}).result is FilterResult.KEPT
+    )
 
 
 # --------------------------------------------------------------------------------- spread of what is trained
@@ -85,17 +90,17 @@ def test_zero_spread_looks_at_weighted_rewards_only():
 def test_a_gate_can_take_the_spread_away():
     scores = {"form": make_scores("form", [0.0] * 3), "a": make_scores("a", [0.1, 0.2, 0.3])}
     group, rewards = make_group("g", scores), {"form": RewardConfig(weight=0.0), "a": RewardConfig()}
-    assert sifted_by(group, rewards).fate is Fate.KEPT
-    gated = sifted_by(group, rewards, gate="form")
-    assert gated.fate is Fate.ZERO_SPREAD
+    assert filtered_by(group, rewards).result is FilterResult.KEPT
+    gated = filtered_by(group, rewards, gate="form")
+    assert gated.result is FilterResult.ZERO_SPREAD
     assert gated.group is group  # as scored: the gate is applied where advantages are made
 
 
 def test_a_gate_can_make_the_spread():
     scores = {"form": make_scores("form", [0.0, 1.0, 1.0]), "a": make_scores("a", [0.5] * 3)}
     group, rewards = make_group("g", scores), {"form": RewardConfig(weight=0.0), "a": RewardConfig()}
-    assert sifted_by(group, rewards).fate is Fate.ZERO_SPREAD
-    assert sifted_by(group, rewards, gate="form").fate is Fate.KEPT
+    assert filtered_by(group, rewards).result is FilterResult.ZERO_SPREAD
+    assert filtered_by(group, rewards, gate="form").result is FilterResult.KEPT
 
 
 def test_a_gates_failure_costs_what_its_policy_says_even_at_weight_0():
@@ -105,28 +110,32 @@ def test_a_gates_failure_costs_what_its_policy_says_even_at_weight_0():
     }
     group = make_group("g", scores)
     rewards = {"form": RewardConfig(weight=0.0), "a": RewardConfig()}
-    assert len(sifted_by(group, rewards, gate="form").group.chains) == 2
-    assert len(sifted_by(group, rewards).group.chains) == 3
+    assert len(filtered_by(group, rewards, gate="form").group.chains) == 2
+    assert len(filtered_by(group, rewards).group.chains) == 3
     tolerant = {**rewards, "form": RewardConfig(weight=0.0, on_failure="monitor_only")}
-    assert len(sifted_by(group, tolerant, gate="form").group.chains) == 3
+    assert len(filtered_by(group, tolerant, gate="form").group.chains) == 3
 
 
 def test_rewards_that_cancel_have_no_spread_where_they_are_summed():
     scores = {"a": make_scores("a", [0.0, 1.0]), "b": make_scores("b", [1.0, 0.0])}
     group, rewards = make_group("g", scores), {"a": RewardConfig(), "b": RewardConfig()}
-    assert sifted_by(group, rewards, combine="each").fate is Fate.KEPT
-    assert sifted_by(group, rewards, combine="sum").fate is Fate.ZERO_SPREAD
-    assert sifted_by(group, rewards, combine="sum", credit="chain").fate is Fate.ZERO_SPREAD
+    assert filtered_by(group, rewards, combine="each").result is FilterResult.KEPT
+    assert filtered_by(group, rewards, combine="sum").result is FilterResult.ZERO_SPREAD
+    assert filtered_by(group, rewards, combine="sum", credit="chain").result is FilterResult.ZERO_SPREAD
     apart = {"a": ("words",), "b": ("picture",)}
-    assert sifted_by(group, rewards, apart, combine="sum").fate is Fate.KEPT
-    assert sifted_by(group, rewards, apart, combine="sum", credit="chain").fate is Fate.ZERO_SPREAD
+    assert filtered_by(group, rewards, apart, combine="sum").result is FilterResult.KEPT
+    assert (
+        filtered_by(group, rewards, apart, combine="sum", credit="chain").result is FilterResult.ZERO_SPREAD
+    )
 
 
 def test_against_the_batch_a_group_of_equals_is_trained():
     group = make_group("g", {"a": make_scores("a", [0.5] * 4)})
     rewards = {"a": RewardConfig()}
-    assert sifted_by(group, rewards, baseline="batch", scale="batch_std").fate is Fate.KEPT
-    assert sifted_by(group, rewards, baseline="leave_one_out", scale="none").fate is Fate.ZERO_SPREAD
+    assert filtered_by(group, rewards, baseline="batch", scale="batch_std").result is FilterResult.KEPT
+    assert (
+        filtered_by(group, rewards, baseline="leave_one_out", scale="none").result is FilterResult.ZERO_SPREAD
+    )
 
 
 @settings(deadline=None)
@@ -143,21 +152,21 @@ def test_a_group_is_dropped_exactly_where_all_its_advantages_would_be_0(values, 
     judged = {"form": ("words",), "a": ("words", "picture"), "b": ("picture",)}
     group = make_group("g", scores)
     choice = {"combine": combine, "credit": credit, "gate": gate}
-    fate = sifted_by(group, rewards, judged, **choice).fate
+    result = filtered_by(group, rewards, judged, **choice).result
     columns = AdvantageConfig(**choice)
     got = assign_advantages([group], terms_of(rewards, judged), BLOCKS, columns)
     moves = any(abs(value) > 1e-9 for row in got.values() for value in row.values())
-    if fate is Fate.ZERO_SPREAD:
+    if result is FilterResult.ZERO_SPREAD:
         assert not moves
     elif combine == "sum":
         assert moves
     else:  # two normalised rewards may cancel each other
-        assert fate is Fate.KEPT
+        assert result is FilterResult.KEPT
 
 
 def test_small_weights_do_not_hide_the_spread_of_a_sum():
     group = make_group("g", {"a": make_scores("a", [0.0, 1e-3])})
-    assert sifted_by(group, {"a": RewardConfig(weight=1e-4)}, combine="sum").fate is Fate.KEPT
+    assert filtered_by(group, {"a": RewardConfig(weight=1e-4)}, combine="sum").result is FilterResult.KEPT
 
 
 def test_last_digits_are_no_spread():
@@ -199,8 +208,8 @@ def test_select_keeps_rows_together(keep):
 def test_counts():
     counts, rewards = FilterCounts(), {"a": RewardConfig(), "b": RewardConfig()}
     group = failing_group()
-    counts.add(group, sifted_by(group, rewards))
-    counts.count(Fate.STALE)
+    counts.add(group, filtered_by(group, rewards))
+    counts.count(FilterResult.STALE)
     assert counts.to_metrics() == {
         "group/kept_frac": 0.5,
         "group/dropped_invalid": 0.0,

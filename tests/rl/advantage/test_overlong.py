@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs.schema import AdvantageConfig, BlockConfig, Config, PolicyConfig, RewardConfig
 from rl.advantage.assign import assign_advantages
 from rl.advantage.batching import build_train_batches, items_of
-from rl.advantage.filters import Fate, sift
+from rl.advantage.filters import FilterResult, filter_group
 from rl.advantage.overlong import masked_blocks, overlong_terms, soft_penalty, with_overlong
 from rl.types import Finish
 from tests.reference import advantage as reference
@@ -92,8 +92,11 @@ def test_the_block_concerned_is_punished_even_where_a_gate_takes_all_else():
 def test_a_group_that_differs_in_length_only_can_be_trained_on():
     group = with_overlong(group_of((20, 3), (5, 3)), PUNISH)
     terms = overlong_terms(PUNISH)
-    assert sift(group, PUNISH, terms).fate is Fate.KEPT
-    assert sift(with_overlong(group_of((6, 3), (5, 3)), PUNISH), PUNISH, terms).fate is Fate.ZERO_SPREAD
+    assert filter_group(group, PUNISH, terms).result is FilterResult.KEPT
+    assert (
+        filter_group(with_overlong(group_of((6, 3), (5, 3)), PUNISH), PUNISH, terms).result
+        is FilterResult.ZERO_SPREAD
+    )
 
 
 @pytest.mark.parametrize(

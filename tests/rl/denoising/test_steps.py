@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.denoising.samplers import SAMPLERS, Source, ddim_step, step_mean_std, unit_stds
+from rl.denoising.samplers import SAMPLERS, Source, ddim_step, find_sampler, step_mean_std, unit_stds
 from rl.denoising.steps import (
     flow_sigmas,
     gaussian_logprob,
@@ -20,6 +20,7 @@ from rl.denoising.steps import (
     x0_from_v,
     x0_from_velocity,
 )
+from rl.errors import ConfigError
 from tests.reference.denoising import GaussianFlow, ddim_epsilon_step, normal_logprob, step_from
 
 quick = settings(deadline=None, max_examples=60)
@@ -352,3 +353,37 @@ def test_schedule(num_steps, shift):
 def test_impossible_schedules_are_refused(num_steps, shift):
     with pytest.raises(ValueError, match="want num_steps"):
         flow_sigmas(num_steps, shift)
+
+
+# ------------------------------------------------------------------------------- the user's own
+
+OWN = "tests.reference.own_methods"
+
+
+def test_a_sampler_of_ones_own_takes_its_own_step():
+    x, clean = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, std = step_mean_std(f"{OWN}:HALF_DANCE", x, clean, 0.8, 0.6, 0.4)
+    want_mean, want_std = step_mean_std("dance", x, clean, 0.8, 0.6, 0.2)
+    torch.testing.assert_close(mean, want_mean)
+    torch.testing.assert_close(std, want_std)
+    sigmas = torch.tensor([[1.0, 0.5, 0.0]])
+    own, ours = (
+        unit_stds(kind, sigmas, torch.tensor([level]))
+        for kind, level in ((f"{OWN}:HALF_DANCE", 0.4), ("dance", 0.2))
+    )
+    torch.testing.assert_close(own, ours)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (f"{OWN}:HALF_DANSE", "did you mean HALF_DANCE?"),
+        (f"{OWN}:half_std", "is no rl.denoising.samplers.Sampler; write Sampler(std=..., mean=...)"),
+        (f"{OWN}:BROKEN", "too many positional arguments; want"),
+    ],
+)
+def test_a_sampler_that_cannot_be_used_costs_one_line(target, message):
+    with pytest.raises(ConfigError) as caught:
+        find_sampler(target, "policies.image.sampler")
+    assert str(caught.value).startswith("policies.image.sampler: ")
+    assert message in str(caught.value)

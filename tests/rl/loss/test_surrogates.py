@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.methods import CISPO, GMPO, GSPO, DualClip, Guard, OnPolicy
+from configs.methods import CISPO, GMPO, GSPO, PPO, DualClip, Guard, OnPolicy, Own, Surrogate
+from rl.errors import ConfigError
 from rl.loss.actions import ActionScores
-from rl.loss.surrogates import guard_step_weights, surrogate_terms
+from rl.loss.surrogates import SURROGATES, find_surrogate, guard_step_weights, surrogate_terms
 from tests.reference import loss as reference
 from tests.reference.actions import GUARD, METHODS, cases, listed, with_leaf
 
@@ -243,3 +245,58 @@ def test_shapes_must_agree():
         surrogate_terms(OnPolicy(), scores, ActionScores(logprobs=torch.zeros(2, 1)), torch.zeros(2, 3), mask)
     with pytest.raises(ValueError, match="shapes differ"):
         surrogate_terms(OnPolicy(), scores, scores, torch.zeros(2, 1), mask)
+
+
+# ------------------------------------------------------------------------------- the user's own
+
+OWN = "tests.reference.own_methods"
+
+
+def test_every_method_with_constants_has_a_function():
+    assert {method().kind for method in get_args(Surrogate)} == {*SURROGATES, "own"}
+
+
+@quick
+@given(cases())
+def test_a_surrogate_of_ones_own_is_trained_as_ours_is(case):
+    own, own_grad = terms_and_grad(Own(target=f"{OWN}:ppo_again", options={"bound": 0.2}), case)
+    ours, our_grad = terms_and_grad(PPO(), case)
+    torch.testing.assert_close(own.value, ours.value)
+    torch.testing.assert_close(own_grad, our_grad)
+    assert torch.equal(own.is_clipped_low, ours.is_clipped_low)
+    assert torch.equal(own.is_clipped_high, ours.is_clipped_high)
+
+
+@quick
+@given(cases())
+def test_a_bare_tensor_is_the_value_and_the_mask_is_kept(case):
+    terms, grad = terms_and_grad(Own(target=f"{OWN}:soft_ppo", options={"temperature": 2.0}), case)
+    assert not terms.value[~case.actions.mask].any()
+    assert not grad[~case.actions.mask].any()
+    assert not (terms.is_clipped_low | terms.is_clipped_high).any()
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        (f"{OWN}:soft_pop", {}, f"{OWN} has no 'soft_pop'; did you mean soft_ppo?"),
+        (f"{OWN}:soft_ppo", {"temperatur": 1}, "got an unexpected keyword argument 'temperatur'"),
+        (f"{OWN}:takes_something_else", {}, "want takes_something_else(inputs)"),
+        (f"{OWN}:ppo_again", {}, "missing a required argument: 'bound'; want ppo_again(inputs)"),
+        ("no_such_package:loss", {}, "no module 'no_such_package'"),
+    ],
+)
+def test_a_surrogate_that_cannot_be_used_costs_one_line(target, options, message):
+    with pytest.raises(ConfigError) as caught:
+        find_surrogate(Own(target=target, options=options), key="policies.text.surrogate")
+    assert str(caught.value).startswith("policies.text.surrogate: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_surrogate_that_returns_something_else_is_named():
+    scores = ActionScores(logprobs=torch.zeros(2, 3))
+    with pytest.raises(ConfigError, match="returned float; want SurrogateTerms, or a tensor, of shape"):
+        surrogate_terms(
+            Own(target=f"{OWN}:returns_a_number"), scores, scores, torch.ones(2, 3), torch.ones(2, 3).bool()
+        )
