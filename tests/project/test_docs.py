@@ -4,10 +4,17 @@ import ast
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from configs.algorithms import ALGORITHMS
 from configs.load import load_config
+from configs.methods import Own
+from rl.advantage.baselines import find_baseline
+from rl.denoising.samplers import step_mean_std
+from rl.loss.actions import ActionScores
+from rl.loss.surrogates import surrogate_terms
 from tests.reference.command import ROOT
 
 ROWS = [
@@ -47,3 +54,19 @@ def test_links_inside_the_project_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_ones_own_methods_of_the_page_are_trained_with(tmp_path, monkeypatch):
+    page = (ROOT / "docs/algorithm.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_methods\.py.*?)```", page, re.DOTALL)
+    (tmp_path / "my_methods.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    best = find_baseline("my_methods:best_of_others")
+    assert list(best(np.array([1.0, 3.0, 2.0]), np.zeros(3, int), np.ones(3))) == [3.0, 2.0, 3.0]
+    mask = torch.ones(1, 2).bool()
+    scores = ActionScores(logprobs=torch.zeros(1, 2))
+    own = Own(target="my_methods:soft_ppo", options={"temperature": 2.0})
+    terms = surrogate_terms(own, scores, scores, torch.tensor([[1.0, -2.0]]), mask)
+    assert terms.value.tolist() == [[1.0, -2.0]]
+    _, std = step_mean_std("my_methods:QUIET", torch.zeros(1, 1), torch.zeros(1, 1), 0.5, 0.25, 0.4)
+    assert std.item() == pytest.approx(0.1)
