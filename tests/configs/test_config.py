@@ -227,15 +227,15 @@ def test_an_unknown_algorithm_names_the_nearest():
     ("override", "expected"),
     [
         ("policies.text.surrogate=gsp", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, gmpo, "
-         "guard, on_policy, got 'gsp'; did you mean gspo?"),
+         "guard, on_policy, own, got 'gsp'; did you mean gspo?"),
         ("policies.text.surrogate={kind: x}", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, "
-         "gmpo, guard, on_policy, got 'x'"),
+         "gmpo, guard, on_policy, own, got 'x'"),
         ("policies.text.surrogate={clip_lo: 1}", "policies.text.surrogate.clip_lo: no such key; did you mean "
          "policies.text.surrogate.clip_low?"),
         ("policies.text.surrogate.bound=2", "policies.text.surrogate.bound: no such key of ppo; dual_clip has it: "
          "set policies.text.surrogate.kind=dual_clip"),
         ("policies.text.surrogate=null", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, gmpo, "
-         "guard, on_policy, got nothing"),
+         "guard, on_policy, own, got nothing"),
         ("policies.text.surrogate.clip_low=x", "policies.text.surrogate.clip_low: want a number, got 'x'"),
     ],
 )  # fmt: skip
