@@ -38,6 +38,7 @@ from actors.policies.base import PolicyBatch
 from configs.algorithms import ALGORITHMS, algorithm_layer
 from configs.build import build, merge
 from configs.checks.validate import validate
+from configs.derive import denoising_policy
 from configs.schema import Config
 from rl.advantage.assign import assign_advantages
 from rl.advantage.batching import build_train_batches
@@ -59,7 +60,7 @@ NUM_WORDS = 8
 SIZE_PX, NUM_DENOISING = 16, 6
 LEARNING_RATE = {"words": 2e-2, "pictures": 3e-4}
 
-OVERRIDES: Mapping[str, JsonDict] = {"mix_grpo": {"trained_steps": {"size": 2, "every": 10}}}
+OVERRIDES: Mapping[str, JsonDict] = {"mix_grpo": {"rollout": {"trained_steps": {"size": 2, "every": 10}}}}
 """Six steps have room for a window of two, and sixty steps of training for some moves."""
 
 
@@ -212,12 +213,15 @@ class Pictures(Task):
     chain: ClassVar[JsonDict] = {
         "picture": {"kind": "image", "policy": "pictures", "size_px": SIZE_PX, "num_steps": NUM_DENOISING}
     }
-    policy: ClassVar[JsonDict] = {"kind": "denoising", "surrogate": {"clip_low": 1e-4, "clip_high": 1e-4}}
+    policy: ClassVar[JsonDict] = {
+        "kind": "denoising",
+        "loss": {"surrogate": {"clip_low": 1e-4, "clip_high": 1e-4}},
+    }
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed)
         self._net = copy.deepcopy(fitted(seed))
-        self._settings = config.policies[self.name]
+        self._settings = denoising_policy(config.policies[self.name])
         self._sigmas = flow_sigmas(NUM_DENOISING)
 
     @property
@@ -231,12 +235,12 @@ class Pictures(Task):
         num, settings = len(prompts), self._settings
         shape = (num, 1, SIZE_PX, SIZE_PX)
         noise = torch.randn((NUM_DENOISING, *shape), generator=self.generator)
-        if settings.shared_noise:
+        if settings.rollout.shared_noise:
             noise[0] = noise[0][::GROUP_SIZE].repeat_interleave(GROUP_SIZE, dim=0)
         seeds = torch.randint(2**31, (num,), generator=self.generator).tolist()
         plans = [
             select_steps(
-                settings.trained_steps,
+                settings.rollout.trained_steps,
                 NUM_DENOISING,
                 picture_seed=seeds[row],
                 group_seed=seeds[row - row % GROUP_SIZE],
@@ -245,7 +249,10 @@ class Pictures(Task):
             for row in range(num)
         ]
         levels = torch.tensor(
-            [[settings.noise_level * (k in plan.random) for k in range(NUM_DENOISING)] for plan in plans]
+            [
+                [settings.rollout.noise_level * (k in plan.random) for k in range(NUM_DENOISING)]
+                for plan in plans
+            ]
         )
         trained = torch.tensor([[k in plan.trained for k in range(NUM_DENOISING)] for plan in plans])
         latents, logprobs, means = [noise[0]], [], []
@@ -262,8 +269,8 @@ class Pictures(Task):
             "trained": trained,
         }
         weights = None
-        if settings.step_weighting == "noise":
-            std = unit_stds(settings.sampler, self._sigmas.expand(num, -1), levels.amax(1)) * trained
+        if settings.loss.step_weighting == "noise":
+            std = unit_stds(settings.rollout.sampler, self._sigmas.expand(num, -1), levels.amax(1)) * trained
             weights = std * trained.sum(1, keepdim=True) / std.sum(1, keepdim=True)
         batch = _batch(inputs, torch.stack(logprobs, 1) * trained, trained)
         return (
@@ -295,7 +302,7 @@ class Pictures(Task):
         self, net: nn.Module, x: Tensor, prompts: Tensor, step: Tensor, level: Tensor
     ) -> tuple[Tensor, Tensor]:
         now, after = self._sigmas[step], self._sigmas[step + 1]
-        return step_mean_std(self._settings.sampler, x, net(x, now, prompts), now, after, level)
+        return step_mean_std(self._settings.rollout.sampler, x, net(x, now, prompts), now, after, level)
 
     def _worth(self, pictures: Tensor) -> Tensor:
         """Brightness of the right half and smoothness, both 0..1."""
@@ -314,8 +321,8 @@ def train(task_type: type[Task], algorithm: str, seed: int) -> list[float]:
     config = make_config(task_type, algorithm)
     task = task_type(config, seed)
     policy = config.policies[task.name]
-    reference = type(task)(config, seed).net if policy.kl_weight else None
-    optimizer = torch.optim.AdamW(task.net.parameters(), lr=policy.learning_rate, weight_decay=0.0)
+    reference = type(task)(config, seed).net if policy.loss.kl_weight else None
+    optimizer = torch.optim.AdamW(task.net.parameters(), lr=policy.learner.learning_rate, weight_decay=0.0)
     terms = {
         name: RewardTerm(weight=reward.weight, blocks=tuple(config.chain), best=1.0, missing=0.0)
         for name, reward in config.rewards.items()
@@ -337,11 +344,11 @@ def train(task_type: type[Task], algorithm: str, seed: int) -> list[float]:
                 frozen = None if reference is None else task.scores(reference, mine)
             now = task.scores(task.net, mine)
             loss = policy_loss(
-                policy, now, actions, max_actions=one.max_actions, reference=frozen, proximal=proximal
-            ).loss / divisor(policy.aggregation, one)
+                policy.loss, now, actions, max_actions=one.max_actions, reference=frozen, proximal=proximal
+            ).loss / divisor(policy.loss.aggregation, one)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(task.net.parameters(), policy.max_grad_norm)
+            nn.utils.clip_grad_norm_(task.net.parameters(), policy.learner.max_grad_norm)
             optimizer.step()
         curve.append(float(rewards.sum(0).mean()))
     return curve
@@ -351,8 +358,7 @@ def make_config(task: type[Task], algorithm: str) -> Config:
     """Build what a configuration file of the task with ``algorithm=NAME`` would be."""
     rows = NUM_PROMPTS * GROUP_SIZE
     own = {
-        "learning_rate": LEARNING_RATE[task.name],
-        "micro_batch_size": rows,
+        "learner": {"learning_rate": LEARNING_RATE[task.name], "micro_batch_size": rows},
         **OVERRIDES.get(algorithm, {}),
     }
     content: JsonDict = {

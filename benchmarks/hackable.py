@@ -37,7 +37,7 @@ SETTINGS = (
     "rewards.understanding.weight=0",
     "rewards.generation.weight=0",
     # Fast enough to be fooled within minutes: `learning` itself is ten times slower.
-    "policies.image.learning_rate=1.5e-4",
+    "policies.image.learner.learning_rate=1.5e-4",
     "eval.num_prompts=48",
     "eval.samplers=[deterministic]",
     "save_every=75",

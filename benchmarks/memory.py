@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.derive import denoising_policy
 from configs.load import load_config
 from configs.planning.memory import PARTS, Memory, learner_memory, rollout_memory
 from configs.planning.model_files import Model, find_model
@@ -111,7 +112,8 @@ def config_of(name: str, directory: Path) -> Config:
     spec = MODELS[name]
     policy, rows = spec["policy"], int(os.environ.get("ROWS", spec["rows"]))
     return load_config(
-        "demo", [f"policies.{policy}.source={directory}", f"policies.{policy}.micro_batch_size={rows}"]
+        "demo",
+        [f"policies.{policy}.source={directory}", f"policies.{policy}.learner.micro_batch_size={rows}"],
     )
 
 
@@ -252,7 +254,7 @@ def learn(config: Config, name: str, directory: Path, watch: Watch) -> None:
             bucket_bytes=config.bucket_mib << 20,
         )
     )
-    examples = examples_of(config, name, directory, 2 * spec.micro_batch_size)
+    examples = examples_of(config, name, directory, 2 * spec.learner.micro_batch_size)
     rank.setup("127.0.0.1", 0, ListStore(examples))
     watch.mark("setup")
     items = [
@@ -266,7 +268,7 @@ def learn(config: Config, name: str, directory: Path, watch: Watch) -> None:
         )
         for index, example in enumerate(examples)
     ]
-    batch = lay_out(policy, items, 1, spec.micro_batch_size, max_actions=200)
+    batch = lay_out(policy, items, 1, spec.learner.micro_batch_size, max_actions=200)
     for update in range(2):
         rank.update([batch])
         watch.mark(f"update {update}")
@@ -338,7 +340,7 @@ def picture_example(config: Config, seed: int) -> Any:
         pictures=("degraded", "previous"),
         text_ids=np.asarray([1], dtype=np.int32),
         size_px=edge,
-        sampler=sampler_spec(config.policies["image"]),
+        sampler=sampler_spec(denoising_policy(config.policies["image"]).rollout),
     )
     pictures = tuple(rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (16, 32))
     return Example(segment=segment, pictures=pictures)
@@ -401,7 +403,7 @@ def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
     from rl.denoising.step_selection import sampler_spec
     from rl.types import ImageRequest
 
-    spec, block = config.policies["image"], config.chain["final_image"]
+    spec, block = denoising_policy(config.policies["image"]), config.chain["final_image"]
     worker = ImageRolloutWorker(rollout_spec(config, "image", directory))
     worker.setup()
     watch.mark("setup")
@@ -413,12 +415,12 @@ def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
             block="final_image",
             size_px=block.size_px,
             num_steps=block.num_steps,
-            sampler=sampler_spec(spec),
+            sampler=sampler_spec(spec.rollout),
             pictures={"degraded": 0, "previous": 1},
             text="a cat",
             seed=index,
         )
-        for index in range(spec.micro_batch_size)
+        for index in range(spec.learner.micro_batch_size)
     ]
     asyncio.run(worker.generate(requests, *pictures))
     watch.mark("paint")

@@ -36,7 +36,7 @@ EITHER_WAY = 30.0
 WANTED = 0.9
 """Share of the good run's gain that the winner must have."""
 NUM_RESAMPLES = 4000
-RATES = ("policies.text.learning_rate", "policies.image.learning_rate")
+RATES = ("policies.text.learner.learning_rate", "policies.image.learner.learning_rate")
 COLD_START = "coldstart.text_steps=900"
 """A policy with much to gain: two of three chains keep the format."""
 Gains = NDArray[np.float64]
@@ -93,7 +93,7 @@ def main() -> None:
 def wrong_rates(config: str, overrides: Sequence[str]) -> dict[str, float]:
     """Return the configuration's learning rates, ten times too small."""
     policies = load_config(config, overrides).policies
-    return {key: policies[key.split(".")[1]].learning_rate / OFF for key in RATES}
+    return {key: policies[key.split(".")[1]].learner.learning_rate / OFF for key in RATES}
 
 
 def settings(values: Mapping[str, float]) -> list[str]:
@@ -188,7 +188,7 @@ def table(
         policies = load_config(str(places[name])).policies
         interval = mean_interval(values)
         lines.append(
-            f"| {name} | {policies['text'].learning_rate:.2g} | {policies['image'].learning_rate:.2g} "
+            f"| {name} | {policies['text'].learner.learning_rate:.2g} | {policies['image'].learner.learning_rate:.2g} "
             f"| {interval.mean:+.3f} | [{interval.low:.3f}, {interval.high:.3f}] |"
         )
     trials = TrialBook(folder / TRIALS).all()

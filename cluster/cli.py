@@ -257,13 +257,13 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "check": Command(
         "check a configuration and its photographs, and print what follows; starts nothing",
-        "vlcot check demo policies.text.num_ranks=2",
+        "vlcot check demo policies.text.learner.num_ranks=2",
         _takes_config,
         _on_config("cluster.run.preflight:check", announce=False),
     ),
     "plan": Command(
         "print where every process of a run goes, what it holds, and what does not fit; starts nothing",
-        "vlcot plan qwen2_5_vl_8gpu policies.text.zero_stage=2",
+        "vlcot plan qwen2_5_vl_8gpu policies.text.learner.zero_stage=2",
         _takes_config,
         _on_config("cluster.commands.plan:plan", announce=False),
     ),

@@ -51,28 +51,30 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         paper="Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), eqs. 3 and 4",
         run={"advantage": GROUP_STD},
         token={
-            "surrogate": {"kind": "ppo", "clip_low": 0.2, "clip_high": 0.2},
-            "aggregation": "sequence_mean",
-            "kl_weight": 0.04,
-            "kl_estimator": "k3",
+            "loss": {
+                "surrogate": {"kind": "ppo", "clip_low": 0.2, "clip_high": 0.2},
+                "aggregation": "sequence_mean",
+                "kl_weight": 0.04,
+                "kl_estimator": "k3",
+            },
         },
     ),
     "dr_grpo": Algorithm(
         paper="Liu et al. 2025 (Understanding R1-Zero-like training, arXiv 2503.20783), section 3.2",
         run={"advantage": {"combine": "sum", "baseline": "group", "scale": "none"}},
-        token={"surrogate": "ppo", "aggregation": "constant", "kl_weight": 0.0},
+        token={"loss": {"surrogate": "ppo", "aggregation": "constant", "kl_weight": 0.0}},
     ),
     "rloo": Algorithm(
         paper="Ahmadian et al. 2024 (Back to Basics, arXiv 2402.14740), eq. 8: one action is one whole answer",
         run={"advantage": {"combine": "sum", "baseline": "leave_one_out", "scale": "none"}},
-        token={"surrogate": "on_policy", "aggregation": "constant"},
+        token={"loss": {"surrogate": "on_policy", "aggregation": "constant"}},
     ),
     "reinforce_pp": Algorithm(
         paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262): advantages normalised over the batch's actions",
         run={
             "advantage": {"combine": "sum", "baseline": "batch", "scale": "batch_std", "over": "actions"},
         },
-        token={"surrogate": "ppo", "aggregation": "action_mean"},
+        token={"loss": {"surrogate": "ppo", "aggregation": "action_mean"}},
     ),
     "reinforce_pp_baseline": Algorithm(
         paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262), its variant with a group baseline and k2 KL",
@@ -85,36 +87,38 @@ ALGORITHMS: Mapping[str, Algorithm] = {
                 "over": "actions",
             },
         },
-        token={"surrogate": "ppo", "aggregation": "action_mean", "kl_estimator": "k2"},
+        token={"loss": {"surrogate": "ppo", "aggregation": "action_mean", "kl_estimator": "k2"}},
     ),
     "dapo": Algorithm(
         paper="Yu et al. 2025 (DAPO, arXiv 2503.14476), eqs. 8 to 13: higher upper bound, dynamic sampling, token "
         "mean, soft overlong punishment, no KL",
         run={"advantage": GROUP_STD, "overlong": "punish"},
         token={
-            "surrogate": {"kind": "ppo", "clip_low": 0.2, "clip_high": 0.28},
-            "aggregation": "action_mean",
-            "kl_weight": 0.0,
+            "loss": {
+                "surrogate": {"kind": "ppo", "clip_low": 0.2, "clip_high": 0.28},
+                "aggregation": "action_mean",
+                "kl_weight": 0.0,
+            }
         },
     ),
     "dual_clip": Algorithm(
         paper="Ye et al. 2020 (Mastering complex control in MOBA games, arXiv 1912.09729), eq. 5",
-        token={"surrogate": "dual_clip"},
+        token={"loss": {"surrogate": "dual_clip"}},
     ),
     "gspo": Algorithm(
         paper="Zheng et al. 2025 (GSPO, arXiv 2507.18071), eqs. 5 to 7",
         run={"advantage": GROUP_STD},
-        token={"surrogate": "gspo", "aggregation": "sequence_mean", "kl_weight": 0.0},
+        token={"loss": {"surrogate": "gspo", "aggregation": "sequence_mean", "kl_weight": 0.0}},
     ),
     "cispo": Algorithm(
         paper="MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eqs. 4 and 5",
         run={"advantage": GROUP_STD},
-        token={"surrogate": "cispo", "aggregation": "action_mean", "kl_weight": 0.0},
+        token={"loss": {"surrogate": "cispo", "aggregation": "action_mean", "kl_weight": 0.0}},
     ),
     "gmpo": Algorithm(
         paper="Zhao et al. 2025 (GMPO, arXiv 2507.20673): geometric mean of token ratios",
         run={"advantage": GROUP_STD},
-        token={"surrogate": "gmpo", "aggregation": "sequence_mean", "kl_weight": 0.0},
+        token={"loss": {"surrogate": "gmpo", "aggregation": "sequence_mean", "kl_weight": 0.0}},
     ),
     "gdpo": Algorithm(
         paper="Liu et al. 2026 (GDPO, arXiv 2601.05242): rewards normalised one by one, their sum over the batch",
@@ -122,24 +126,24 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "tis": Algorithm(
         paper="Yao et al. 2025 (Your efficient RL framework secretly brings you off-policy RL training)",
-        token={"correction": "truncate"},
+        token={"loss": {"correction": "truncate"}},
     ),
     "icepop": Algorithm(
         paper="Ling Team 2025 (Every step evolves / Ring-1T, arXiv 2510.18855): double-sided token mask",
-        token={"correction": "token_mask"},
+        token={"loss": {"correction": "token_mask"}},
     ),
     # ------------------------------------------------------------------ denoising steps
     "flow_grpo": Algorithm(
         paper="Liu et al. 2025 (Flow-GRPO, arXiv 2505.05470), eqs. 8 to 13, and its released settings",
         run={"advantage": BATCH_STD},
         denoising={
-            "sampler": "flow_grpo",
-            "noise_level": 0.7,
-            "trained_steps": "all",
-            "surrogate": SMALL_CLIP,
-            # Released: 0.04 on a KL that lacks the step's length 1 / num_steps; of ours it is 0.04 / 10 at ten steps.
-            "kl_weight": 0.004,
-            "kl_estimator": "step_mean",
+            "rollout": {"sampler": "flow_grpo", "noise_level": 0.7, "trained_steps": "all"},
+            "loss": {
+                "surrogate": SMALL_CLIP,
+                # Released: 0.04 on a KL that lacks the step's length 1 / num_steps; ours at ten steps: 0.04 / 10.
+                "kl_weight": 0.004,
+                "kl_estimator": "step_mean",
+            },
         },
     ),
     "flow_grpo_fast": Algorithm(
@@ -147,12 +151,13 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         "steps, which begin in the first half; no KL, a smaller clip",
         run={"advantage": BATCH_STD},
         denoising={
-            "sampler": "flow_grpo",
-            "noise_level": 0.8,
-            "trained_steps": {"kind": "random", "count": 2, "start_within": 0.5},
-            "shared_noise": True,
-            "surrogate": {"kind": "ppo", "clip_low": 1e-5, "clip_high": 1e-5},
-            "kl_weight": 0.0,
+            "rollout": {
+                "sampler": "flow_grpo",
+                "noise_level": 0.8,
+                "trained_steps": {"kind": "random", "count": 2, "start_within": 0.5},
+                "shared_noise": True,
+            },
+            "loss": {"surrogate": {"kind": "ppo", "clip_low": 1e-5, "clip_high": 1e-5}, "kl_weight": 0.0},
         },
     ),
     "dance_grpo": Algorithm(
@@ -160,62 +165,60 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         "models; of several rewards the advantages are added up",
         run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}},
         denoising={
-            "sampler": "dance",
-            "noise_level": 0.3,
-            "trained_steps": {"kind": "share", "share": 0.6},
-            "shared_noise": True,
-            "surrogate": SMALL_CLIP,
-            "kl_weight": 0.0,
+            "rollout": {
+                "sampler": "dance",
+                "noise_level": 0.3,
+                "trained_steps": {"kind": "share", "share": 0.6},
+                "shared_noise": True,
+            },
+            "loss": {"surrogate": SMALL_CLIP, "kl_weight": 0.0},
         },
     ),
     "mix_grpo": Algorithm(
         paper="Li et al. 2025 (MixGRPO, arXiv 2507.21802): a sliding window of random steps, advantages added up",
         run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}},
         denoising={
-            "sampler": "flow_grpo",
-            "noise_level": 0.7,
-            "trained_steps": {"kind": "window", "size": 4, "every": 25, "stride": 1},
-            "shared_noise": True,
-            "surrogate": SMALL_CLIP,
-            "kl_weight": 0.0,
+            "rollout": {
+                "sampler": "flow_grpo",
+                "noise_level": 0.7,
+                "trained_steps": {"kind": "window", "size": 4, "every": 25, "stride": 1},
+                "shared_noise": True,
+            },
+            "loss": {"surrogate": SMALL_CLIP, "kl_weight": 0.0},
         },
     ),
     "flow_cps": Algorithm(
         paper="Wang and Yu 2025 (Coefficients-preserving sampling, arXiv 2509.05952), released on Flow-GRPO's settings",
         run={"advantage": BATCH_STD},
         denoising={
-            "sampler": "cps",
-            "noise_level": 0.7,
-            "trained_steps": "all",
-            "surrogate": SMALL_CLIP,
+            "rollout": {"sampler": "cps", "noise_level": 0.7, "trained_steps": "all"},
+            "loss": {"surrogate": SMALL_CLIP},
         },
     ),
     "ddpo": Algorithm(
         paper="Black et al. 2023 (DDPO, arXiv 2305.13301), eq. 3; steps of DDIM (arXiv 2010.02502), eqs. 12 and 16",
         run={"advantage": {**GROUP_STD, "clip": 5.0}},
         denoising={
-            "sampler": "ddim",
-            "noise_level": 1.0,
-            "trained_steps": "all",
-            "surrogate": SMALL_CLIP,
-            "kl_weight": 0.0,
+            "rollout": {"sampler": "ddim", "noise_level": 1.0, "trained_steps": "all"},
+            "loss": {"surrogate": SMALL_CLIP, "kl_weight": 0.0},
         },
     ),
     "grpo_guard": Algorithm(
         paper="Wang et al. 2025 (GRPO-Guard, arXiv 2510.22319): normalised ratios, equal say of every step",
-        denoising={"surrogate": "guard", "kl_weight": 0.0},
+        denoising={"loss": {"surrogate": "guard", "kl_weight": 0.0}},
     ),
     "temp_flow": Algorithm(
         paper="He et al. 2025 (TempFlow-GRPO, arXiv 2508.04324): Flow-GRPO with steps weighted by their noise, and the "
         "deviation of the group",
         run={"advantage": {**GROUP_STD, "clip": 5.0}},
         denoising={
-            "sampler": "flow_grpo",
-            "noise_level": 0.7,
-            "step_weighting": "noise",
-            "surrogate": SMALL_CLIP,
-            "kl_weight": 0.004,
-            "kl_estimator": "step_mean",
+            "rollout": {"sampler": "flow_grpo", "noise_level": 0.7},
+            "loss": {
+                "step_weighting": "noise",
+                "surrogate": SMALL_CLIP,
+                "kl_weight": 0.004,
+                "kl_estimator": "step_mean",
+            },
         },
     ),
     # ------------------------------------------------------------------ whole runs
@@ -235,12 +238,10 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             },
         },
         token={
-            "surrogate": "on_policy",
-            "aggregation": "sequence_mean",
-            "kl_weight": 0.0,
-            "temperature": 0.9,
+            "rollout": {"temperature": 0.9},
+            "loss": {"surrogate": "on_policy", "aggregation": "sequence_mean", "kl_weight": 0.0},
         },
-        denoising={"surrogate": "on_policy", "aggregation": "sequence_mean", "kl_weight": 0.0},
+        denoising={"loss": {"surrogate": "on_policy", "aggregation": "sequence_mean", "kl_weight": 0.0}},
         rewards={
             "format": {"weight": 1.0},
             "degradation": {"weight": 0.0},
@@ -260,12 +261,14 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             }
         },
         token={
-            "surrogate": {"kind": "ppo", "clip_low": 0.2, "clip_high": 0.2},
-            "aggregation": "sequence_mean",
-            "kl_weight": 0.0,
-            "temperature": 1.0,
+            "rollout": {"temperature": 1.0},
+            "loss": {
+                "surrogate": {"kind": "ppo", "clip_low": 0.2, "clip_high": 0.2},
+                "aggregation": "sequence_mean",
+                "kl_weight": 0.0,
+            },
         },
-        denoising={"surrogate": SMALL_CLIP, "aggregation": "sequence_mean", "kl_weight": 0.0},
+        denoising={"loss": {"surrogate": SMALL_CLIP, "aggregation": "sequence_mean", "kl_weight": 0.0}},
         rewards={name: {"weight": 1.0} for name in ("format", "degradation", "understanding", "generation")},
     ),
 }
@@ -284,9 +287,10 @@ def algorithm_layer(content: Layer) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for name in filter(None, str(content.get("algorithm") or "").split("+")):
         algorithm = _find(name)
+        kinds = {name: keys.get("kind", "token") for name, keys in content.get("policies", {}).items()}
         policies = {
-            policy: algorithm.token if settings.get("kind", "token") == "token" else algorithm.denoising
-            for policy, settings in content.get("policies", {}).items()
+            name: {"kind": kind, **(algorithm.token if kind == "token" else algorithm.denoising)}
+            for name, kind in kinds.items()
         }
         rewards = {
             name: keys for name, keys in algorithm.rewards.items() if name in content.get("rewards", {})

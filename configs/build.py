@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from configs.errors import ConfigError
 from configs.schema import Config
 
+RENAMED = {"num_rollout_workers": "num_workers"}
+"""Keys of older configurations -> what they are called now."""
 KIND = "kind"
 """The key that says which method of a union is meant."""
 
@@ -27,8 +29,10 @@ def build(kind: Any, value: Any, key: str = "") -> Any:
     """
     if methods := methods_of(kind):
         name = _method_name(kind, value, key)
-        _check_constants(methods, name, _as_mapping(value), key)
-        return build(methods[name], _as_mapping(value), key)
+        content = _as_mapping(value)
+        _check_constants(methods, name, content, key)
+        _check_sections(methods, name, content, key)
+        return build(methods[name], content, key)
     if is_dataclass(kind) and isinstance(kind, type):
         _check_mapping(value, key)
         hints = hints_of(kind)
@@ -74,20 +78,17 @@ def merge(base: Mapping[str, Any], layer: Mapping[str, Any], kind: Any) -> dict[
         old = merged.get(name)
         if methods_of(inner) and isinstance(value, str | Mapping):
             said = _as_mapping(old) if isinstance(old, str | Mapping) else {}
-            before = {KIND: _default_kind(kind, name), **said}
+            before = {KIND: next(iter(methods_of(inner))), **said}
             new = _as_mapping(value)
-            merged[name] = {**before, **new} if new.get(KIND, before[KIND]) == before[KIND] else new
+            if new.get(KIND, before[KIND]) == before[KIND]:
+                merged[name] = merge(before, new, methods_of(inner).get(before[KIND], Any))
+            else:
+                merged[name] = new
         elif isinstance(value, Mapping):
             merged[name] = merge(old if isinstance(old, Mapping) else {}, value, inner)
         else:
             merged[name] = value
     return merged
-
-
-def _default_kind(kind: Any, name: str) -> str:
-    """The method that a dataclass's field has where nobody names one."""
-    (field,) = [field for field in fields(kind) if field.name == name]
-    return str(getattr(field.default_factory, KIND))
 
 
 # --------------------------------------------------------------------------------- keys
@@ -98,9 +99,15 @@ def check_keys(content: Any, kind: Any, key: str = "") -> None:
     if methods := methods_of(kind):
         if isinstance(content, Mapping):
             # Without a kind the method is another layer's: any method's constants may be meant.
-            named = [methods[_method_name(kind, content, key)]] if KIND in content else methods.values()
-            known = {name for method in named for name in hints_of(method)}
-            _check_names(content, sorted(known), key)
+            named = [methods[_method_name(kind, content, key)]] if KIND in content else list(methods.values())
+            known = {name: hint for method in reversed(named) for name, hint in hints_of(method).items()}
+            _check_names(content, sorted(known), key, kind)
+            for name, value in content.items():
+                owners = [hints_of(method)[name] for method in named if name in hints_of(method)]
+                if any(is_dataclass(owner) for owner in owners):
+                    _check_section(value, owners, _join(key, name))
+        elif _is_section(methods):
+            _check_mapping(content, key)
         return
     entry = entry_of(kind)
     if not (entry or is_dataclass(kind)):
@@ -108,19 +115,33 @@ def check_keys(content: Any, kind: Any, key: str = "") -> None:
     _check_mapping(content, key)
     hints = hints_of(kind) if not entry and isinstance(kind, type) else {}
     if not entry:
-        _check_names(content, list(hints), key)
+        _check_names(content, list(hints), key, kind)
     for name, value in content.items():
         if not isinstance(name, str):
             raise ConfigError(f"{_join(key, str(name))}: names are text; write it in quotes")
         check_keys(value, entry or hints[name], _join(key, name))
 
 
-def _check_names(content: Mapping[Any, Any], known: Sequence[str], key: str) -> None:
+def _check_section(content: Any, sections: Sequence[Any], key: str) -> None:
+    """Check a section that several kinds have: a key must be one of theirs."""
+    _check_mapping(content, key)
+    known = {name: hint for section in sections for name, hint in hints_of(section).items()}
+    _check_names(content, sorted(known), key)
+    for name, value in content.items():
+        check_keys(value, known[name], _join(key, name))
+
+
+def _is_section(methods: Mapping[str, type]) -> bool:
+    """Whether a union is written as keys and values only, not by name."""
+    return "token" in methods or "photographs" in methods
+
+
+def _check_names(content: Mapping[Any, Any], known: Sequence[str], key: str, kind: Any = None) -> None:
     for name in content:
         if not isinstance(name, str):
             raise ConfigError(f"{_join(key, str(name))}: names are text; write it in quotes")
         if name not in known:
-            raise ConfigError(f"{_join(key, name)}: no such key; {suggest(name, known, key)}")
+            raise ConfigError(f"{_join(key, name)}: no such key; {suggest(name, known, key, kind)}")
 
 
 def _check_constants(methods: Mapping[str, type], name: str, content: Mapping[Any, Any], key: str) -> None:
@@ -133,14 +154,31 @@ def _check_constants(methods: Mapping[str, type], name: str, content: Mapping[An
             )
 
 
-def suggest(name: str, siblings: Sequence[str], prefix: str) -> str:
-    """Say which key was meant, or which there are."""
-    near = nearest(name, siblings)
-    if near:
-        return f"did you mean {_join(prefix, near)}?"
+def _check_sections(methods: Mapping[str, type], name: str, content: Mapping[Any, Any], key: str) -> None:
+    """Say that a section's key is of another kind."""
+    for section, hint in hints_of(methods[name]).items():
+        if not (is_dataclass(hint) and isinstance(hint, type)):
+            continue
+        others = [hints_of(other)[section] for other in methods.values() if section in hints_of(other)]
+        for word in content.get(section, {}):
+            if word not in hints_of(hint) and any(word in hints_of(other) for other in others):
+                raise ConfigError(f"{key}.{section}.{word}: has no meaning for a {name} policy; take it out")
+
+
+def suggest(name: str, siblings: Sequence[str], prefix: str, kind: Any = None) -> str:
+    """Say which key was meant, of a section or of one inside it, or which there are."""
+    inside = {full.rpartition(".")[2]: full for full in _leaves(kind, "")} if kind is not None else {}
+    inside = {leaf: full for leaf, full in inside.items() if "<" not in full}
+    name = RENAMED.get(name, name)
+    if name in inside:
+        return f"did you mean {_join(prefix, inside[name])}?"
     elsewhere = [full for full in schema_keys() if full.rpartition(".")[2] == name]
+    if near := nearest(name, siblings):
+        return f"did you mean {_join(prefix, near)}?"
     if elsewhere:
         return f"did you mean {elsewhere[0]}?"
+    if near := nearest(name, list(inside)):
+        return f"did you mean {_join(prefix, inside[near])}?"
     return f"known here: {', '.join(sorted(siblings)) or 'none'}"
 
 
@@ -151,12 +189,14 @@ def schema_keys() -> list[str]:
 
 
 def _leaves(kind: Any, prefix: str) -> Iterator[str]:
-    entry = entry_of(kind)
-    if entry:
+    if entry := entry_of(kind):
         yield from _leaves(entry, f"{prefix}<name>.")
+    elif methods := methods_of(kind):
+        keys = (key for method in methods.values() for key in _leaves(method, prefix))
+        yield from dict.fromkeys(keys)
     elif is_dataclass(kind) and isinstance(kind, type):
         for name, hint in hints_of(kind).items():
-            if is_dataclass(hint) or entry_of(hint):
+            if is_dataclass(hint) or entry_of(hint) or _is_section(methods_of(hint)):
                 yield from _leaves(hint, f"{prefix}{name}.")
             else:
                 yield f"{prefix}{name}"
@@ -180,7 +220,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 def entry_of(kind: Any) -> Any:
     """Return the dataclass of a mapping's entries, or None."""
-    if get_origin(kind) is dict and is_dataclass(entry := get_args(kind)[1]):
+    if get_origin(kind) is dict and (is_dataclass(entry := get_args(kind)[1]) or methods_of(entry)):
         return entry
     return None
 
@@ -204,17 +244,24 @@ def child(kind: Any, name: str) -> Any:
 def _method_name(kind: Any, value: Any, key: str) -> str:
     methods = methods_of(kind)
     mapping = _as_mapping(value)
-    name = mapping.get(KIND) if isinstance(mapping, Mapping) else value
+    name = mapping.get(KIND, next(iter(methods))) if isinstance(mapping, Mapping) else value
     if name not in methods:
         near = nearest(str(name), list(methods))
         hint = f"; did you mean {near}?" if near else ""
+        if _is_section(methods):
+            _check_mapping(value, key)
+            key = f"{key}.{KIND}"
         raise ConfigError(f"{key}: want one of {', '.join(methods)}, got {_show(name)}{hint}")
     return str(name)
 
 
 def _as_mapping(value: Any) -> Any:
-    """A method's bare name stands for the method with its defaults."""
-    return {KIND: value} if isinstance(value, str) else value
+    """A method's bare name stands for the method with its defaults, an import path for one of the user's own."""
+    if isinstance(value, str):
+        return {KIND: "own", "target": value} if ":" in value else {KIND: value}
+    if isinstance(value, Mapping) and "target" in value and KIND not in value:
+        return {KIND: "own", **value}
+    return value
 
 
 # --------------------------------------------------------------------------------- words

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from configs.load import digest
-from configs.schema import BlockConfig, Config
+from configs.schema import BlockConfig, Config, DenoisingPolicyConfig, PolicyConfig, TokenPolicyConfig
 
 COLDSTART = "coldstart"
 """The policy source that stands for what ``vlcot coldstart`` trains."""
@@ -38,12 +38,14 @@ def derived(config: Config) -> dict[str, str]:
         said["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
         said["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
         trained = (
-            config.policies[block.policy].trained_steps.num_trained(block.num_steps - 1)
+            denoising_policy(config.policies[block.policy]).rollout.trained_steps.num_trained(
+                block.num_steps - 1
+            )
             for block in images.values()
         )
         said["trained denoising steps a chain"] = str(sum(trained))
     for name, policy in config.policies.items():
-        ranks, workers = policy.num_ranks, policy.num_rollout_workers
+        ranks, workers = policy.learner.num_ranks, policy.rollout.num_workers
         rows = -(-chains // (config.updates_per_batch * ranks))
         said[f"policy {name}"] = (
             f"learner ranks {ranks}, rollout workers {workers}, {rows} chains a rank and optimizer step"
@@ -63,6 +65,28 @@ def coldstart_directory(config: Config) -> Path:
     if config.coldstart.directory:
         return Path(config.coldstart.directory)
     return Path(config.output_dir) / f"coldstart-{digest(config)}"
+
+
+def token_policy(policy: PolicyConfig) -> TokenPolicyConfig:
+    """Return a policy that must be one of tokens.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(policy, TokenPolicyConfig):
+        raise TypeError(f"want a token policy, got a {policy.kind} policy")
+    return policy
+
+
+def denoising_policy(policy: PolicyConfig) -> DenoisingPolicyConfig:
+    """Return a policy that must be one of denoising steps.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(policy, DenoisingPolicyConfig):
+        raise TypeError(f"want a denoising policy, got a {policy.kind} policy")
+    return policy
 
 
 def degraded_px(config: Config) -> int:
@@ -90,7 +114,7 @@ def judge_names(config: Config) -> tuple[str, ...]:
 def num_gpus(config: Config) -> float:
     """GPUs that all processes reserve together."""
     policies = sum(
-        policy.num_gpus * (policy.num_ranks + policy.num_rollout_workers)
+        policy.num_gpus * (policy.learner.num_ranks + policy.rollout.num_workers)
         for policy in config.policies.values()
     )
     return policies + sum(reward.num_gpus * reward.num_workers for reward in config.rewards.values())

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.algorithms import algorithm_layer
 from configs.build import build, check_keys, merge, nearest, one_line, suggest
 from configs.errors import ConfigError
-from configs.schema import ColdstartConfig, Config, DataConfig
+from configs.schema import BlockConfig, ColdstartConfig, Config, Photographs
 
 SHIPPED = Path(__file__).parent
 """Folder of the YAML files that can be named without a path."""
@@ -34,17 +34,8 @@ SEARCH = "search"
 RESOLVED = "resolved.yaml"
 """The file in a run directory that holds the whole configuration of the run."""
 
-COLDSTART_KEYS = (
-    "seed",
-    "scale",
-    "chain",
-    "policies.*.family",
-    "policies.*.kind",
-    "policies.*.source",
-    *(f"data.{field.name}" for field in fields(DataConfig) if field.name != "pairs"),
-    *(f"coldstart.{field.name}" for field in fields(ColdstartConfig) if field.name != "directory"),
-)
-"""What determines the cold start; ``data.pairs`` serves evaluation alone."""
+DIGEST_FORMAT = 2
+"""How a cold start's digest is made; 1 took every value, defaults too."""
 
 _DEFINING_KEY = {"chain": "kind", "policies": "kind", "rewards": "target"}
 """A new entry of a mapping, made by an override, must say this; else its name is taken for a slip."""
@@ -126,23 +117,43 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
-def digest(config: Config, keys: Sequence[str] = COLDSTART_KEYS) -> str:
-    """Hash the named parts of a configuration: equal parts, equal digest, on every machine.
+def digest(config: Config) -> str:
+    """Hash what determines the cold start, as far as it differs from the defaults.
 
-    Args:
-        config: Any configuration.
-        keys: Dotted keys; ``*`` stands for every name at its place. A key may name a whole subtree, in
-            which the order of mappings counts (the order of ``chain`` is its meaning).
+    A key that is added later changes no digest until it is set. The order of ``chain`` counts, being its meaning.
 
     Returns:
-        12 hexadecimal digits.
-
-    Raises:
-        KeyError: If the configuration has no such key.
+        12 hexadecimal digits, the same on every machine.
     """
-    tree = asdict(config)
-    parts = [part for key in sorted(keys) for part in _select(tree, key.split("."), "")]
+    # Pairs serve evaluation alone.
+    data = replace(config.data, pairs="") if isinstance(config.data, Photographs) else config.data
+    starts = {
+        name: [
+            policy.kind,
+            _changed(type(policy)(family=policy.family, source=policy.source), type(policy)()),
+        ]
+        for name, policy in sorted(config.policies.items())
+    }
+    parts = {
+        "format": DIGEST_FORMAT,
+        "run": _changed(Config(seed=config.seed, scale=config.scale), Config()),
+        "chain": [[name, _changed(block, BlockConfig())] for name, block in config.chain.items()],
+        "policies": starts,
+        "data": _changed(data, Photographs()),
+        "coldstart": _changed(replace(config.coldstart, directory=""), ColdstartConfig()),
+    }
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+
+
+def _changed(value: Any, default: Any) -> Any:
+    """Return the keys of a dataclass whose values differ from the defaults, and its kind if that does."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    is_other = type(value) is not type(default)
+    base = type(value)() if is_other else default
+    pairs = {field.name: (getattr(value, field.name), getattr(base, field.name)) for field in fields(value)}
+    keys = {name: _changed(new, old) for name, (new, old) in sorted(pairs.items()) if new != old}
+    return {"kind": pairs["kind"][0], **keys} if is_other else keys
 
 
 # --------------------------------------------------------------------------------- reading
@@ -215,15 +226,3 @@ def _check_new_entries(
             raise ConfigError(
                 f"{full}: no such entry; {suggest(name, known, mapping)}, or set {full}.{defining} to add it"
             )
-
-
-# --------------------------------------------------------------------------------- digest
-
-
-def _select(tree: Any, path: Sequence[str], prefix: str) -> Iterator[tuple[str, Any]]:
-    if not path:
-        yield prefix, tree
-        return
-    names = sorted(tree) if path[0] == "*" else [path[0]]
-    for name in names:
-        yield from _select(tree[name], path[1:], f"{prefix}.{name}")

@@ -39,26 +39,13 @@ class BlockConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-    """One trained policy: where it starts, how it samples and how it learns."""
+class LearnerConfig:
+    """How a policy learns: its ranks, and AdamW."""
 
-    kind: Literal["token", "denoising"] = "token"
-    """How it writes: tokens (vLLM) or denoising steps (diffusers)."""
-    family: str = ""
-    """Model family: a name of ``actors.policies.family``, or ``package.module:RECORD`` of your own; empty is the kind's
-    own."""
-    source: str = "coldstart"
-    """Checkpoint directory in the Hugging Face / diffusers layout, or ``coldstart``."""
-    num_rollout_workers: int = 1
-    """Rollout actors that serve it."""
     num_ranks: int = 1
     """Learner ranks (data parallel)."""
-    num_threads: int = 1
-    """CPU threads of each of its processes."""
-    num_gpus: float = 0.0
-    """GPUs of each of its processes; 0 runs on the CPU."""
     zero_stage: Literal[1, 2, 3] = 2
-    """DeepSpeed ZeRO stage of the learner: 1 shards optimizer states, 2 gradients, 3 weights."""
+    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights."""
     micro_batch_size: int = 16
     """Most chains (or pictures) in one forward pass of a rank. Larger is faster, until memory ends."""
     learning_rate: float = 1e-5
@@ -69,6 +56,62 @@ class PolicyConfig:
     """AdamW weight decay."""
     max_grad_norm: float = 1.0
     """Gradient norm above which gradients are scaled down."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
+    The first steps count for more: the decay rises to it (``actors.learner.ema``)."""
+    lora: Lora = field(default_factory=FullWeights)
+    """Train low-rank adapters instead of the weights: a name or a mapping. The reference of ``loss.kl_weight`` is
+    then the policy without them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """What the rollout workers of every kind of policy share.
+
+    The learner scores under the same settings: what decides how an action was drawn stands here, what is made of
+    its log-prob in ``loss``.
+    """
+
+    num_workers: int = 1
+    """Rollout actors that serve the policy."""
+    transport: Literal["object_store", "gloo", "nccl", "ipc"] = "object_store"
+    """How new weights reach them: through Ray's object store, by broadcast (gloo on CPUs, NCCL between GPUs), or as
+    shared memory of one GPU (``docs/weights.md``)."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
+    canary_tolerance_nats: float = 1e-4
+    """Largest log-prob difference between rollout worker and learner after a weight update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRollout(RolloutConfig):
+    """How tokens are sampled."""
+
+    temperature: float = 1.0
+    """Sampling temperature, applied in scoring too. Larger explores more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingRollout(RolloutConfig):
+    """How denoising steps are sampled: the random step, its log-prob, and which steps are random."""
+
+    sampler: Literal["flow_grpo", "dance", "cps", "ddim"] = "flow_grpo"
+    """The random step."""
+    noise_level: float = 0.7
+    """The sampler's noise (Flow-GRPO and CPS a, DanceGRPO and DDIM eta). Larger explores more; 0 would be the ODE."""
+    logprob_reduction: Literal["mean", "sum"] = "mean"
+    """A step's log-prob is the mean or the sum over latent elements. A sum is thousands of times larger: so must be
+    ``loss.surrogate.clip_*`` (0.2 as for tokens) and ``canary_tolerance_nats``."""
+    trained_steps: TrainedSteps = field(default_factory=AllSteps)
+    """Which steps are random and trained, a name or a mapping."""
+    shared_noise: bool = False
+    """The pictures of a group start from the same noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the losses of every kind of policy share."""
+
     surrogate: Surrogate = field(default_factory=PPO)
     """Importance ratio and what is made of it: a name or a mapping (``configs.methods``)."""
     aggregation: Literal["action_mean", "sequence_mean", "constant"] = "action_mean"
@@ -76,43 +119,72 @@ class PolicyConfig:
     each the mean of its actions; or sums over a sequence's most actions, a constant."""
     correction: Correction = field(default_factory=NoCorrection)
     """What is done about the mismatch between rollout worker and learner: a name or a mapping."""
-    ema_decay: float = 0.0
-    """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
-    The first steps count for more: the decay rises to it (``actors.learner.ema``)."""
-    lora: Lora = field(default_factory=FullWeights)
-    """Train low-rank adapters instead of the weights: a name or a mapping. The reference of ``kl_weight`` is then the
-    policy without them."""
-    transport: Literal["object_store", "gloo", "nccl", "ipc"] = "object_store"
-    """How new weights reach the rollout workers: through Ray's object store, by broadcast (gloo on CPUs, NCCL between
-    GPUs), or as shared memory of one GPU (``docs/weights.md``)."""
-    guidance_scale: float = 1.0
-    """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
     kl_weight: float = 0.0
     """Weight of the KL to the frozen starting policy; 0 does not load one."""
     kl_estimator: Literal["k1", "k2", "k3", "step_mean"] = "k3"
     """How the KL is estimated from a sampled action; ``step_mean`` is exact for denoising steps, and theirs only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLoss(LossConfig):
+    """The loss of a token policy."""
+
     entropy_weight: float = 0.0
-    """Token policies: weight of the entropy bonus. Larger explores more."""
-    temperature: float = 1.0
-    """Token policies: sampling temperature, applied in scoring too. Larger explores more."""
-    sampler: Literal["flow_grpo", "dance", "cps", "ddim"] = "flow_grpo"
-    """Denoising policies: the random step."""
-    noise_level: float = 0.7
-    """Denoising policies: the sampler's noise (Flow-GRPO and CPS a, DanceGRPO and DDIM eta). Larger explores
-    more; 0 would be the ODE."""
-    logprob_reduction: Literal["mean", "sum"] = "mean"
-    """Denoising policies: a step's log-prob is the mean or the sum over latent elements. A sum is thousands of times
-    larger: so must be ``surrogate.clip_*`` (0.2 as for tokens) and ``canary_tolerance_nats``."""
-    trained_steps: TrainedSteps = field(default_factory=AllSteps)
-    """Denoising policies: which steps are random and trained, a name or a mapping."""
+    """Weight of the entropy bonus. Larger explores more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingLoss(LossConfig):
+    """The loss of a denoising policy, whose entropy is fixed by its noise."""
+
     step_weighting: Literal["uniform", "noise"] = "uniform"
-    """Denoising policies: every trained step counts alike, or in proportion to its noise (TempFlow-GRPO)."""
-    shared_noise: bool = False
-    """Denoising policies: the pictures of a group start from the same noise."""
+    """Every trained step counts alike, or in proportion to its noise (TempFlow-GRPO)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Policy:
+    """What trained policies of every kind share: where they start, and what their processes get."""
+
+    family: str = ""
+    """Model family: a name of ``actors.policies.family``, or ``package.module:RECORD`` of your own; empty is the kind's
+    own."""
+    source: str = "coldstart"
+    """Checkpoint directory in the Hugging Face / diffusers layout, or ``coldstart``."""
+    num_threads: int = 1
+    """CPU threads of each of its processes."""
+    num_gpus: float = 0.0
+    """GPUs of each of its processes; 0 runs on the CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number type of the rollout engine and the learner's forward pass."""
-    canary_tolerance_nats: float = 1e-4
-    """Largest log-prob difference between rollout worker and learner after a weight update."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """How it learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPolicyConfig(_Policy):
+    """A policy that writes tokens (vLLM)."""
+
+    kind: Literal["token"] = "token"
+    """Name."""
+    rollout: TokenRollout = field(default_factory=TokenRollout)
+    """How it samples."""
+    loss: TokenLoss = field(default_factory=TokenLoss)
+    """What is minimised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingPolicyConfig(_Policy):
+    """A policy that paints by denoising steps (diffusers)."""
+
+    kind: Literal["denoising"] = "denoising"
+    """Name."""
+    rollout: DenoisingRollout = field(default_factory=DenoisingRollout)
+    """How it samples."""
+    loss: DenoisingLoss = field(default_factory=DenoisingLoss)
+    """What is minimised."""
+
+
+PolicyConfig = TokenPolicyConfig | DenoisingPolicyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +250,11 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class Photographs:
     """Photographs and how they are degraded."""
 
+    kind: Literal["photographs"] = "photographs"
+    """Name."""
     images: str = "builtin"
     """Folder of photographs (nested; PNG, JPEG, WebP, TIFF), or ``builtin`` for scikit-image's."""
     pairs: str = ""
@@ -193,6 +267,21 @@ class DataConfig:
     """Share of every other photograph kept out of training for held-out crops, 0..1."""
     zoom: list[float] = field(default_factory=lambda: [1.0, 3.0])
     """Crops cover ``zoom`` x the output size of the photograph and are scaled down to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """A data source of the user's own; ``data.target`` alone means it."""
+
+    kind: Literal["own"] = "own"
+    """Name."""
+    target: str = ""
+    """``package.module:Class``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of its constructor."""
+
+
+DataConfig = Photographs | OwnData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,8 +404,8 @@ class Config:
     """Policies by name."""
     rewards: dict[str, RewardConfig] = field(default_factory=dict)
     """Rewards by name."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """Photographs."""
+    data: DataConfig = field(default_factory=Photographs)
+    """What is asked: photographs and how they are degraded, or a source of your own."""
     coldstart: ColdstartConfig = field(default_factory=ColdstartConfig)
     """Supervised start."""
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -53,28 +53,28 @@ class LearnerModel:
         self.policy = load_policy(spec).to(device).eval()
         self._reference: TrainablePolicy | None = None
         if spec.lora is not None:
-            key = f"policies.{spec.policy_name}.lora"
+            key = f"policies.{spec.policy_name}.learner.lora"
             lora.add_adapter(self.policy.trained_net, spec.lora, key=key, seed=spec.seed)
             self.policy.to(device).eval()
-        elif config.kl_weight > 0:
+        elif config.loss.kl_weight > 0:
             self._reference = load_policy(spec).to(device).eval().requires_grad_(False)
         self.engine: Any = ds.make_engine(
             _Scorer(self.policy),
-            zero_stage=config.zero_stage,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
+            zero_stage=config.learner.zero_stage,
+            learning_rate=config.learner.learning_rate,
+            weight_decay=config.learner.weight_decay,
+            max_grad_norm=config.learner.max_grad_norm,
             dtype=config.dtype,
         )
         self.average = self._make_average()
 
     def _make_average(self) -> WeightAverage | None:
         config = self._spec.config
-        if not config.ema_decay:
+        if not config.learner.ema_decay:
             return None
-        masters = ds.master_shards(self.engine, zero_stage=config.zero_stage)
-        refresh = partial(ds.refresh_weights, self.engine, zero_stage=config.zero_stage)
-        return WeightAverage(masters, config.ema_decay, refresh)
+        masters = ds.master_shards(self.engine, zero_stage=config.learner.zero_stage)
+        refresh = partial(ds.refresh_weights, self.engine, zero_stage=config.learner.zero_stage)
+        return WeightAverage(masters, config.learner.ema_decay, refresh)
 
     def scores(self, inputs: Mapping[str, Tensor]) -> ActionScores:
         """Run the policy under DeepSpeed; collective in ZeRO stage 3."""
@@ -84,7 +84,7 @@ class LearnerModel:
     @torch.no_grad()
     def reference_scores(self, inputs: Mapping[str, Tensor]) -> ActionScores | None:
         """Score under the starting weights: a frozen copy, or with adapters the policy without them."""
-        if self._spec.config.kl_weight == 0:
+        if self._spec.config.loss.kl_weight == 0:
             return None
         if self._reference is not None:
             scores: ActionScores = self._reference(inputs)
@@ -97,7 +97,9 @@ class LearnerModel:
         if not averaged:
             return nullcontext()
         if self.average is None:
-            raise LearnerError(f"policies.{self._spec.policy_name}.ema_decay is 0: no average is kept")
+            raise LearnerError(
+                f"policies.{self._spec.policy_name}.learner.ema_decay is 0: no average is kept"
+            )
         return self.average.in_place()
 
     def trained_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -107,12 +109,12 @@ class LearnerModel:
 
     def _whole(self, named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
         spec = self._spec
-        return ds.stream_whole(named, zero_stage=spec.config.zero_stage, max_bytes=spec.bucket_bytes)
+        return ds.stream_whole(named, zero_stage=spec.config.learner.zero_stage, max_bytes=spec.bucket_bytes)
 
     def move(self, *, is_asleep: bool) -> None:
         """Move everything to the host, or back to the rank's device."""
         device = CPU if is_asleep else self.device
-        (ds.offload if is_asleep else ds.reload)(self.engine, zero_stage=self._spec.config.zero_stage)
+        (ds.offload if is_asleep else ds.reload)(self.engine, zero_stage=self._spec.config.learner.zero_stage)
         if self._reference is not None:
             self._reference.to(device)
         if self.average is not None:
@@ -157,7 +159,7 @@ class LearnerModel:
             weights = lora.export_adapter(folder, spec.lora, weights, prefix=self.policy.net_prefix)
         published = {id(parameter) for _, parameter in self.policy.published()}
         others = [parameter for parameter in self.policy.parameters() if id(parameter) not in published]
-        with ds.whole(others, zero_stage=spec.config.zero_stage):
+        with ds.whole(others, zero_stage=spec.config.learner.zero_stage):
             if is_first:
                 self.policy.export(directory, weights)
         torch.distributed.barrier()
@@ -171,10 +173,10 @@ def load_policy(spec: LearnerSpec) -> TrainablePolicy:
     """
     policy_type: type[TrainablePolicy] = spec.family.load("learner")
     policy = policy_type.load(spec.directory, spec.config, block_names=spec.block_names)
-    if spec.config.zero_stage == 3 and any(True for _ in policy.parameters(recurse=False)):
+    if spec.config.learner.zero_stage == 3 and any(True for _ in policy.parameters(recurse=False)):
         raise LearnerError(
             f"policy {spec.policy_name}: {policy_type.__name__} owns parameters directly, which ZeRO "
             "stage 3 cannot gather; move them into a submodule, or set "
-            f"policies.{spec.policy_name}.zero_stage=2"
+            f"policies.{spec.policy_name}.learner.zero_stage=2"
         )
     return policy

@@ -148,7 +148,7 @@ class LearnerRank:
         self, batch: TrainBatch, proximal: Sequence[ActionScores | None], *, is_first: bool
     ) -> UpdateStats:
         name, engine = self.spec.policy_name, self.model.engine
-        scale = self.spec.world_size / divisor(self.spec.config.aggregation, batch)
+        scale = self.spec.world_size / divisor(self.spec.config.loss.aggregation, batch)
         stats: list[UpdateStats] = []
         is_finite = True
         micros = self.parts.loader.collated(batch.micro_batches[self.spec.rank])
@@ -179,7 +179,7 @@ class LearnerRank:
         inputs = inputs_on(self._device, batch)
         reference = self.model.reference_scores(inputs)
         return policy_loss(
-            self.spec.config,
+            self.spec.config.loss,
             self.model.scores(inputs),
             make_actions(micro, batch, self._device),
             max_actions=max_actions,
@@ -197,7 +197,7 @@ class LearnerRank:
         """
         shares = [batch.micro_batches[self.spec.rank] for batch in batches]
         proximal: list[list[ActionScores | None]] = [[None] * len(micros) for micros in shares]
-        if isinstance(self.spec.config.correction, NoCorrection):
+        if isinstance(self.spec.config.loss.correction, NoCorrection):
             return proximal
         for index, micros in enumerate(shares[1:], start=1):
             proximal[index] = [
@@ -209,12 +209,14 @@ class LearnerRank:
     def _learning_rate(self) -> float:
         """Rise linearly over ``warmup_steps``, then stay."""
         config = self.spec.config
-        return config.learning_rate * min(1.0, (self._num_steps + 1) / max(1, config.warmup_steps))
+        return config.learner.learning_rate * min(
+            1.0, (self._num_steps + 1) / max(1, config.learner.warmup_steps)
+        )
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
             f"policy {self.spec.policy_name}: {what} is not finite in optimizer step {self._num_steps} at "
-            f"weight version {self.version}; lower policies.{self.spec.policy_name}.learning_rate and resume "
+            f"weight version {self.version}; lower policies.{self.spec.policy_name}.learner.learning_rate and resume "
             "from the last checkpoint"
         )
 

@@ -34,7 +34,7 @@ class WeightSender:
 
     def publish(self, version: int, *, averaged: bool) -> Iterator[list[Bytes] | Manifest]:
         """Stream the weights; on ranks other than 0 the stream is empty, and must be exhausted all the same."""
-        is_gathered = self._spec.config.zero_stage == 3
+        is_gathered = self._spec.config.learner.zero_stage == 3
         pool = self._buffers if is_gathered or self._model.device.type != "cpu" else None
         parts = self._parts(partial(stream_buckets, pool=pool), version, averaged=averaged)
         # Gathering is collective and stays in this thread; where nothing is gathered, the next bucket is digested while
@@ -43,7 +43,7 @@ class WeightSender:
 
     def broadcast(self, version: int, *, averaged: bool) -> Manifest | None:
         """Send the weights through the process group; return the manifest on rank 0."""
-        device = self._model.device if self._spec.config.transport == "nccl" else CPU
+        device = self._model.device if self._spec.config.rollout.transport == "nccl" else CPU
         parts = self._packed(device, version, averaged=averaged)
         if self._spec.rank == 0:
             return self.outbox.broadcast(parts)

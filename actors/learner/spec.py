@@ -35,5 +35,5 @@ class LearnerSpec:
     @property
     def lora(self) -> Adapter | None:
         """What is adapted, with the family's layers where the configuration names none; None trains all weights."""
-        lora = self.config.lora
+        lora = self.config.learner.lora
         return with_targets(lora, self.family.lora_targets) if isinstance(lora, Adapter) else None

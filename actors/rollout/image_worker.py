@@ -44,7 +44,7 @@ class ImageRolloutWorker(RolloutWorker):
 
     def __init__(self, spec: RolloutSpec) -> None:
         super().__init__(spec)
-        self._batch_size = spec.config.micro_batch_size
+        self._batch_size = spec.config.learner.micro_batch_size
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="image-rollout")
         self._started: Future[Painter] = Future()
         self._waiting: deque[_Waiting] = deque()

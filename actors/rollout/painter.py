@@ -15,6 +15,7 @@ from actors.rollout.worker import RolloutSpec
 from actors.shared.lora import adapted_names, merged, scale_of
 from actors.weights.buckets import Received, unpack
 from actors.weights.inbox import LoadTimes
+from configs.derive import denoising_policy
 from configs.methods import Adapter, Guard
 from rl.denoising.step_selection import sampler_spec
 from rl.errors import WeightSyncError
@@ -40,7 +41,7 @@ class Painter:
 
     def __init__(self, spec: RolloutSpec) -> None:
         self._spec = spec
-        self._keep_step_means = isinstance(spec.config.surrogate, Guard)
+        self._keep_step_means = isinstance(spec.config.loss.surrogate, Guard)
         self._pipeline = load_pipeline(spec.directory, getattr(torch, spec.config.dtype), spec.device)
         self._start: dict[str, Tensor] = {}
         """The starting weights that adapters change, kept once they do."""
@@ -63,7 +64,7 @@ class Painter:
         new = dict(unpack(manifest, buckets))
         checked = time.perf_counter()
         own = {f"{NET}.{name}": parameter for name, parameter in self._pipeline.unet.named_parameters()}
-        lora = self._spec.config.lora
+        lora = self._spec.config.learner.lora
         if isinstance(lora, Adapter):
             new = self._merged(own, new, scale_of(lora))
             own = {name: parameter for name, parameter in own.items() if name in new}
@@ -96,7 +97,7 @@ class Painter:
             block=self._spec.block_names[-1],
             size_px=large,
             num_steps=CANARY_NUM_STEPS,
-            sampler=sampler_spec(self._spec.config),
+            sampler=sampler_spec(denoising_policy(self._spec.config).rollout),
             pictures={name: index for index, name in enumerate(pictures)},
             text="canary",
             seed=self._spec.seed,

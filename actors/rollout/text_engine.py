@@ -49,7 +49,7 @@ class TextEngine:
 
     def __init__(self, spec: RolloutSpec, *, max_pictures: int) -> None:
         directory, config = spec.directory, spec.config
-        is_guided = config.guidance_scale != 1
+        is_guided = config.rollout.guidance_scale != 1
         prepare(directory, GUIDED_ENVIRONMENT if is_guided else None)
         from vllm import EngineArgs, LLMEngine
 
@@ -110,7 +110,7 @@ class TextEngine:
         """
         if (self._pairs is not None) != (request.sampling.guidance != 1):
             raise ValueError(
-                f"{request.request_id}: guidance must be the engine's (policies.*.guidance_scale)"
+                f"{request.request_id}: guidance must be the engine's (policies.*.rollout.guidance_scale)"
             )
         if self._pairs is None:
             prompt = _prompt(request, pictures)
@@ -202,7 +202,7 @@ class TextEngine:
 
 def _base_of(spec: RolloutSpec) -> Any:
     """Describe what published adapters are added to; None where whole weights are published."""
-    lora = spec.config.lora
+    lora = spec.config.learner.lora
     if not isinstance(lora, Adapter):
         return None
     from actors.rollout.vllm_extension import Base

@@ -22,6 +22,7 @@ from actors.rollout.text_engine import TextEngine, make_reply
 from actors.rollout.worker import RolloutSpec
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
+from configs.derive import token_policy
 from rl.errors import RolloutError, VlcotError
 from rl.restoration.names import REQUEST
 from rl.spans import PoolMeter, span
@@ -223,6 +224,7 @@ def _canary_request(spec: RolloutSpec) -> tuple[TextRequest, tuple[Pixels, ...]]
     Raises:
         ConfigError: If a tag of the chain is not one token of the checkpoint's.
     """
+    rollout = token_policy(spec.config).rollout
     vocabulary = spec.family.load("vocabulary")(spec.directory, spec.block_names)
     prompt = vocabulary.encode((REQUEST,))
     rng = np.random.default_rng(spec.seed)
@@ -234,9 +236,9 @@ def _canary_request(spec: RolloutSpec) -> tuple[TextRequest, tuple[Pixels, ...]]
         max_tokens=CANARY_TOKENS,
         stop_ids=(),
         sampling=TextSampling(
-            temperature=spec.config.temperature,
+            temperature=rollout.temperature,
             forbidden_ids=vocabulary.forbidden_ids,
-            guidance=spec.config.guidance_scale,
+            guidance=rollout.guidance_scale,
         ),
         seed=spec.seed,
     )

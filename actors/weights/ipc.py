@@ -57,7 +57,7 @@ def open_shared(shared: Sequence[SharedWeights], device: torch.device) -> tuple[
     held = ", ".join(publication.gpu for publication in shared)
     raise WeightSyncError(
         f"ipc: this worker's GPU is {gpu}, learner ranks are on {held}; place a rank on every rollout worker's "
-        "GPU, or set policies.*.transport to nccl"
+        "GPU, or set policies.*.rollout.transport to nccl"
     )
 
 

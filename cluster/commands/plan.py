@@ -114,7 +114,7 @@ def step_table(config: Config, made: Plan) -> Table:
     table.add_row("denoising steps", f"{work.num_denoising_steps:,}")
     table.add_row("latents and pictures in the object store", size(work.latent_bytes))
     for name, num_bytes in made.published_bytes.items():
-        workers = config.policies[name].num_rollout_workers
+        workers = config.policies[name].rollout.num_workers
         table.add_row(f"weights published, policy {name}", f"{size(num_bytes)} to {workers} workers")
     table.add_row("object store", size(made.store_bytes))
     return table

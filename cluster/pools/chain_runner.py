@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.runtime.calls import SegmentHandle, Worker, answer, put
-from configs.schema import Config, PolicyConfig
+from configs.derive import denoising_policy, token_policy
+from configs.schema import Config, DenoisingRollout
 from rl.advantage.scores import join
 from rl.chain.grammar import ChainGrammar
 from rl.chain.painting import PaintCall, picture_text
@@ -205,9 +206,9 @@ class ChainRunner:
     ) -> None:
         call = PaintCall[Any](self._config.chain)
         for writing, step in steps:
-            policy, seed = self._policy(step.block), self._seed(group, writing, step.block)
+            rollout, seed = self._rollout(step.block), self._seed(group, writing, step.block)
             draws = picture_draws(
-                policy,
+                rollout,
                 step.num_steps,
                 picture_seed=seed,
                 group_seed=self._group_seed(group, step.block),
@@ -218,7 +219,7 @@ class ChainRunner:
                 step.block,
                 pictures=_seen(writing, step),
                 text=picture_text(writing.state.text(self._context.decode), step.block),
-                sampler=sampler_spec(policy, group.noise_level),
+                sampler=sampler_spec(rollout, group.noise_level),
                 seed=seed,
                 draws=draws,
             )
@@ -244,16 +245,16 @@ class ChainRunner:
             writing.state.image_painted(step.block, reply.version)
 
     def _sampling(self, group: GroupRequest, block: str) -> TextSampling:
-        policy = self._policy(block)
-        temperature = policy.temperature if group.temperature is None else group.temperature
+        rollout = token_policy(self._config.policies[self._config.chain[block].policy]).rollout
+        temperature = rollout.temperature if group.temperature is None else group.temperature
         return TextSampling(
             temperature=temperature,
             forbidden_ids=self._context.forbidden_ids,
-            guidance=policy.guidance_scale,
+            guidance=rollout.guidance_scale,
         )
 
-    def _policy(self, block: str) -> PolicyConfig:
-        return self._config.policies[self._config.chain[block].policy]
+    def _rollout(self, block: str) -> DenoisingRollout:
+        return denoising_policy(self._config.policies[self._config.chain[block].policy]).rollout
 
     def _seed(self, group: GroupRequest, writing: _Writing, block: str) -> int:
         return derive_seed(self._config.seed, group.prompt.prompt_id, group.draw, writing.index, block)

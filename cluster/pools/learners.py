@@ -64,7 +64,7 @@ class WeightPublisher:
         """
         metrics: Metrics = {}
         for policy, group in self.learners.items():
-            wanted = (group.version, averaged and self.config.policies[policy].ema_decay > 0)
+            wanted = (group.version, averaged and self.config.policies[policy].learner.ema_decay > 0)
             if self.published.get(policy) != wanted:
                 metrics |= self._publish(policy, group, averaged=wanted[1])
                 self.published[policy] = wanted
@@ -73,7 +73,7 @@ class WeightPublisher:
 
     def _transport(self, policy: str, group: LearnerGroup) -> Transport:
         if policy not in self.transports:
-            self.transports[policy] = make_transport(self.config.policies[policy].transport, group)
+            self.transports[policy] = make_transport(self.config.policies[policy].rollout.transport, group)
         return self.transports[policy]
 
     def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
@@ -87,14 +87,14 @@ class WeightPublisher:
         self.gpu_sharing.wake(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]
         self.gpu_sharing.wake(policy, "rollout")
-        tolerance = self.config.policies[policy].canary_tolerance_nats
+        tolerance = self.config.policies[policy].rollout.canary_tolerance_nats
         gaps: Metrics = {}
         for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):
             gap = canary_gap(example.segment, logprobs)
             if not gap <= tolerance:
                 raise WeightSyncError(
                     f"{worker.name}: after weight version {publication.manifest.version} its log-probs differ from the "
-                    f"learner's by {gap:.2e} nats (policies.{policy}.canary_tolerance_nats={tolerance:g})"
+                    f"learner's by {gap:.2e} nats (policies.{policy}.rollout.canary_tolerance_nats={tolerance:g})"
                 )
             gaps[f"weights/{policy}/canary_nats/{index}"] = gap
         return {

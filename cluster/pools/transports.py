@@ -170,7 +170,7 @@ class SharedMemory(Transport):
 
 
 def make_transport(kind: str, group: LearnerGroup) -> Transport:
-    """Return the transport of ``policies.*.transport`` for a policy's learners."""
+    """Return the transport of ``policies.*.rollout.transport`` for a policy's learners."""
     if kind in ("gloo", "nccl"):
         return Broadcast(group, backend=kind)
     return SharedMemory(group) if kind == "ipc" else ObjectStore(group)

@@ -65,7 +65,7 @@ _HEALTH = (
         endings=("canary_nats/max",),
         note="largest log-prob gap with the new weights, nats; dashed: tolerance",
         is_log=True,
-        limit_key="policies.{}.canary_tolerance_nats",
+        limit_key="policies.{}.rollout.canary_tolerance_nats",
     ),
     Quantity(title="Entropy", endings=("entropy_nats/mean",), note="of the sampling distribution, nats"),
     Quantity(

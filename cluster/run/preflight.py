@@ -76,9 +76,9 @@ def check_methods(config: Config) -> None:
     """
     find_baseline(config.advantage.baseline)
     for name, policy in config.policies.items():
-        find_surrogate(policy.surrogate, key=f"policies.{name}.surrogate")
+        find_surrogate(policy.loss.surrogate, key=f"policies.{name}.loss.surrogate")
         if policy.kind == "denoising":
-            find_sampler(policy.sampler, f"policies.{name}.sampler")
+            find_sampler(policy.rollout.sampler, f"policies.{name}.rollout.sampler")
 
 
 def _names(prompt: Prompt) -> set[str]:

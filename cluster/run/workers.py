@@ -97,7 +97,7 @@ def spawn_workers(
         switch([r for g in learners.values() for r in g.ranks], "sleep", deadline_s=config.deadline_s)
     rollouts = {
         name: [
-            spawn_rollout(name, i, config, sources[name], reserved) for i in range(policy.num_rollout_workers)
+            spawn_rollout(name, i, config, sources[name], reserved) for i in range(policy.rollout.num_workers)
         ]
         for name, policy in config.policies.items()
     }
@@ -182,7 +182,7 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
         directory=source,
         block_names=tuple(config.chain),
         bucket_bytes=config.bucket_mib << 20,
-        world_size=policy.num_ranks,
+        world_size=policy.learner.num_ranks,
         seed=config.seed,
         deterministic=config.deterministic,
         deadline_s=config.deadline_s,
@@ -197,6 +197,6 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
             where=reserved.where(f"learner-{name}-{rank}"),
             kwargs={"spec": replace(spec, rank=rank)},
         )
-        for rank in range(policy.num_ranks)
+        for rank in range(policy.learner.num_ranks)
     ]
     return LearnerGroup(policy=name, ranks=ranks, deadline_s=config.deadline_s)

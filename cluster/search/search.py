@@ -189,7 +189,7 @@ def check_room(base: Config, plan: SearchPlan) -> None:
         if amount > there.get(kind, 0.0):
             raise ConfigError(
                 f"a trial reserves {amount:g} {kind}, the cluster has {there.get(kind, 0.0):g}; lower "
-                "policies.*.num_ranks, num_rollout_workers or rewards.*.num_workers"
+                "policies.*.learner.num_ranks, rollout.num_workers or rewards.*.num_workers"
             )
 
 

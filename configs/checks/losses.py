@@ -20,24 +20,20 @@ def check_losses(config: Config) -> None:
 
 def _check_kind(key: str, policy: PolicyConfig) -> None:
     if policy.kind == "token":
-        if isinstance(policy.surrogate, Guard):
+        if isinstance(policy.loss.surrogate, Guard):
             raise ConfigError(
-                f"{key}.surrogate: guard normalises denoising steps, and this policy writes tokens; use ppo"
+                f"{key}.loss.surrogate: guard normalises denoising steps, and this policy writes tokens; use ppo"
             )
-        if policy.kl_estimator == "step_mean":
+        if policy.loss.kl_estimator == "step_mean":
             raise ConfigError(
-                f"{key}.kl_estimator: step_mean is for denoising steps, and this policy writes tokens; use k3"
+                f"{key}.loss.kl_estimator: step_mean is for denoising steps, and this policy writes tokens; use k3"
             )
-    elif policy.entropy_weight > 0:
-        raise ConfigError(
-            f"{key}.entropy_weight: the entropy of denoising steps is fixed by noise_level; set it to 0"
-        )
 
 
 def _check_constants(key: str, policy: PolicyConfig) -> None:
-    method = policy.surrogate
+    method = policy.loss.surrogate
     if isinstance(method, DualClip) and method.bound <= 1:
         raise ConfigError(
-            f"{key}.surrogate.bound: want above 1, or the first update has no gradient where advantages are "
+            f"{key}.loss.surrogate.bound: want above 1, or the first update has no gradient where advantages are "
             f"negative; got {method.bound:g}, the paper has 3"
         )

@@ -49,10 +49,10 @@ def _check_colocation(config: Config) -> None:
                 f"colocate: {key} runs on the CPU, where nothing is freed by taking turns; "
                 f"set {key}.num_gpus above 0 or colocate=false"
             )
-        if policy.num_ranks != policy.num_rollout_workers:
+        if policy.learner.num_ranks != policy.rollout.num_workers:
             raise ConfigError(
                 f"colocate: {key} pairs each learner rank with a rollout worker; set num_ranks "
-                f"({policy.num_ranks}) equal to num_rollout_workers ({policy.num_rollout_workers})"
+                f"({policy.learner.num_ranks}) equal to num_rollout_workers ({policy.rollout.num_workers})"
             )
 
 

@@ -35,7 +35,7 @@ def check_search(plan: SearchPlan) -> Config:
     if not plan.space:
         raise ConfigError(
             "search.space: is empty; say what is searched, "
-            "e.g. policies.text.learning_rate: {log_uniform: [1e-6, 1e-4]}"
+            "e.g. policies.text.learner.learning_rate: {log_uniform: [1e-6, 1e-4]}"
         )
     for key, domain in plan.space.items():
         _check_key(key)

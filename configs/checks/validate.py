@@ -25,7 +25,7 @@ from configs.checks.weights import check_weights
 from configs.derive import COLDSTART, coldstart_directory
 from configs.derive import derived as derived
 from configs.errors import ConfigError
-from configs.schema import BlockConfig, Config, DataConfig, PolicyConfig
+from configs.schema import BlockConfig, Config, Photographs, PolicyConfig
 
 PIXEL_STEP = 16
 """Edges of pictures are multiples of this: what autoencoders and vision towers divide by."""
@@ -165,10 +165,10 @@ def _check_batches(config: Config) -> None:
         )
     chains = config.prompts_per_step // config.updates_per_batch * config.group_size
     for name, policy in config.policies.items():
-        if chains < policy.num_ranks:
+        if chains < policy.learner.num_ranks:
             raise ConfigError(
-                f"policies.{name}.num_ranks: {policy.num_ranks} ranks for {chains} chains an optimizer step "
-                "leave some idle; lower it, or raise prompts_per_step"
+                f"policies.{name}.learner.num_ranks: {policy.learner.num_ranks} ranks for {chains} chains an "
+                "optimizer step leave some idle; lower it, or raise prompts_per_step"
             )
 
 
@@ -199,12 +199,17 @@ def _check_rewards(config: Config) -> None:
 
 
 def _check_data(config: Config) -> None:
-    zoom = config.data.zoom
+    data = config.data
+    if not isinstance(data, Photographs):
+        if not _TARGET.fullmatch(data.target):
+            raise ConfigError(f"data.target: want package.module:Class, got {data.target!r}")
+        return
+    zoom = data.zoom
     if len(zoom) != 2 or not all(isinstance(edge, int | float) for edge in zoom):
         raise ConfigError(f"data.zoom: want two numbers [low, high], got {zoom}")
     if not (0 < zoom[0] <= zoom[1] < math.inf):
         raise ConfigError(f"data.zoom: want 0 < low <= high, got {zoom}")
-    if not config.data.images:
+    if not data.images:
         raise ConfigError("data.images: is empty; give a folder of photographs or 'builtin'")
 
 
@@ -230,7 +235,8 @@ def _check_eval(config: Config) -> None:
 def _check_paths(config: Config) -> None:
     for name, policy in config.policies.items():
         _check_source(name, policy)
-    _check_photographs(config.data)
+    if isinstance(config.data, Photographs):
+        _check_photographs(config.data)
     _check_expert(config)
     for key, folder in (
         ("output_dir", Path(config.output_dir) / config.name),
@@ -271,7 +277,7 @@ def _mentions(value: object, word: str) -> bool:
     return any(_mentions(v, word) for v in value.values()) if isinstance(value, Mapping) else value == word
 
 
-def _check_photographs(data: DataConfig) -> None:
+def _check_photographs(data: Photographs) -> None:
     images = Path(data.images).expanduser()
     if data.images != "builtin" and not images.is_dir():
         raise ConfigError(f"data.images: no folder {data.images}; give a folder of photographs or 'builtin'")

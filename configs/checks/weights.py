@@ -18,25 +18,27 @@ def check_weights(config: Config) -> None:
     """
     for name, policy in config.policies.items():
         _check_transport(f"policies.{name}", policy)
-        if config.colocate and policy.transport in ("gloo", "nccl"):
+        transport = policy.rollout.transport
+        if config.colocate and transport in ("gloo", "nccl"):
             raise ConfigError(
-                f"policies.{name}.transport: a {policy.transport} group needs learners and rollout workers awake at "
-                "once, and with colocate they take turns; use ipc or object_store"
+                f"policies.{name}.rollout.transport: a {transport} group needs learners and rollout workers "
+                "awake at once, and with colocate they take turns; use ipc or object_store"
             )
-        if isinstance(policy.lora, Adapter):
-            _check_targets(f"policies.{name}.lora", policy.lora)
+        if isinstance(policy.learner.lora, Adapter):
+            _check_targets(f"policies.{name}.learner.lora", policy.learner.lora)
 
 
 def _check_transport(key: str, policy: PolicyConfig) -> None:
-    if policy.transport in NEEDS_GPU and not policy.num_gpus:
+    transport = policy.rollout.transport
+    if transport in NEEDS_GPU and not policy.num_gpus:
         raise ConfigError(
-            f"{key}.transport: {policy.transport} moves GPU memory, and {key}.num_gpus is 0; use object_store "
+            f"{key}.rollout.transport: {transport} moves GPU memory, and {key}.num_gpus is 0; use object_store "
             "or gloo, or give it GPUs"
         )
-    if policy.transport == "nccl" and policy.num_gpus % 1:
+    if transport == "nccl" and policy.num_gpus % 1:
         raise ConfigError(
-            f"{key}.transport: two members of an NCCL group cannot share a GPU, and {key}.num_gpus is "
-            f"{policy.num_gpus:g}; use ipc or object_store"
+            f"{key}.rollout.transport: two members of an NCCL group cannot share a GPU, and {key}.num_gpus "
+            f"is {policy.num_gpus:g}; use ipc or object_store"
         )
 
 

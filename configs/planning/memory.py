@@ -72,20 +72,20 @@ def learner_memory(config: Config, policy: str, model: Model) -> Memory:
         ``MAX_BUCKET_ELEMENTS``.
     """
     spec = config.policies[policy]
-    size, ranks, trained = DTYPE_BYTES[spec.dtype], spec.num_ranks, model.num_trained
-    held = trained // ranks if spec.zero_stage == 3 else trained
+    size, ranks, trained = DTYPE_BYTES[spec.dtype], spec.learner.num_ranks, model.num_trained
+    held = trained // ranks if spec.learner.zero_stage == 3 else trained
     weights = size * (held + model.num_frozen)
-    if spec.kl_weight > 0:
+    if spec.loss.kl_weight > 0:
         # A picture policy is read in float32 and only the trained copy is cast.
         weights += (size if spec.kind == "token" else 4) * (trained + model.num_frozen)
-    is_cut = spec.zero_stage > 1
+    is_cut = spec.learner.zero_stage > 1
     # A bucket is filled from gradients that autograd still holds.
     buckets = 2 * min(MAX_BUCKET_ELEMENTS, trained)
-    gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.zero_stage == 3 else 0
+    gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.learner.zero_stage == 3 else 0
     return Memory(
         weights=weights,
         gradients=size * (trained // ranks if is_cut else trained),
-        optimizer=(16 if spec.ema_decay else 12) * trained // ranks,
+        optimizer=(16 if spec.learner.ema_decay else 12) * trained // ranks,
         activations=_learning_bytes(config, policy, model),
         # The optimizer is given its gradients as one float32 copy.
         buffers=size * (buckets + gathered) + 4 * trained // ranks,
@@ -149,7 +149,7 @@ def _image_rollout(config: Config, policy: str, model: Model) -> Memory:
     size, shape = DTYPE_BYTES[spec.dtype], picture_shape(config, policy, model, learn=False)
     blocks = [block for block in config.chain.values() if block.policy == policy]
     largest = max(blocks, key=lambda block: block.size_px)
-    states = spec.micro_batch_size * (largest.num_steps + 1)
+    states = spec.learner.micro_batch_size * (largest.num_steps + 1)
     return Memory(
         weights=size * (model.num_trained + model.num_frozen),
         activations=size * painting_elements(model.fields, shape),

@@ -164,8 +164,8 @@ def _policy_units(config: Config, name: str, *, learn: bool) -> list[tuple[Proce
             for index in range(count)
         ]
 
-    rollouts = made("rollout", policy.num_rollout_workers)
-    learners = made("learner", policy.num_ranks if learn else 0)
+    rollouts = made("rollout", policy.rollout.num_workers)
+    learners = made("learner", policy.learner.num_ranks if learn else 0)
     if is_shared:
         return list(zip(rollouts, learners, strict=True))
     return [(process,) for process in (*rollouts, *learners)]

@@ -154,13 +154,13 @@ def _remedy(config: Config, process: Process, plan: Plan) -> str:
     if memory is None or process.role not in ("learner", "rollout"):
         return "give it a GPU of its own"
     if process.role == "rollout":
-        return f"raise {key}.num_gpus, or lower {key}.micro_batch_size"
+        return f"raise {key}.num_gpus, or lower {key}.learner.micro_batch_size"
     policy = config.policies[process.key]
-    if memory.activations > memory.optimizer + memory.weights and policy.micro_batch_size > 1:
-        return f"lower {key}.micro_batch_size (now {policy.micro_batch_size})"
-    if policy.zero_stage < 3:
-        return f"raise {key}.zero_stage to 3, or {key}.num_ranks (now {policy.num_ranks})"
-    return f"raise {key}.num_ranks (now {policy.num_ranks})"
+    if memory.activations > memory.optimizer + memory.weights and policy.learner.micro_batch_size > 1:
+        return f"lower {key}.learner.micro_batch_size (now {policy.learner.micro_batch_size})"
+    if policy.learner.zero_stage < 3:
+        return f"raise {key}.learner.zero_stage to 3, or {key}.learner.num_ranks (now {policy.learner.num_ranks})"
+    return f"raise {key}.learner.num_ranks (now {policy.learner.num_ranks})"
 
 
 def _cache_findings(
@@ -171,7 +171,7 @@ def _cache_findings(
         if policy.kind != "token" or model is None or held is None:
             continue
         chain = text_shape(config, name, model).tokens * cache_bytes_a_token(model.fields, policy.dtype)
-        wanted = -(-config.prompts_per_step * config.group_size // policy.num_rollout_workers)
+        wanted = -(-config.prompts_per_step * config.group_size // policy.rollout.num_workers)
         room = held.cache // chain
         if room < 1:
             yield Finding(
@@ -181,7 +181,7 @@ def _cache_findings(
         elif room < wanted:
             yield Finding(
                 what=f"rollout {name}: its cache holds {room} chains of the {wanted} it is given a step; others wait",
-                remedy=f"raise policies.{name}.num_rollout_workers for speed",
+                remedy=f"raise policies.{name}.rollout.num_workers for speed",
                 is_fatal=False,
             )
 
@@ -194,5 +194,6 @@ def _host_findings(plan: Plan, host_bytes: int | None) -> Iterator[Finding]:
     if taken > host_bytes:
         yield Finding(
             what=f"the processes need {taken / GIB:.1f} GiB, this machine has {host_bytes / GIB:.1f}",
-            remedy="lower policies.*.micro_batch_size, num_ranks or num_rollout_workers, or set ray_address",
+            remedy="lower learner.micro_batch_size, learner.num_ranks or rollout.num_workers of policies, or set "
+            "ray_address",
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.derive import degraded_px
+from configs.derive import degraded_px, denoising_policy
 from configs.planning.activations import PictureShape, TextShape
 from configs.planning.model_files import Model
 from configs.planning.model_shapes import head_size
@@ -53,9 +53,9 @@ def text_shape(config: Config, policy: str, model: Model) -> TextShape:
     spec = config.policies[policy]
     pictures = [_picture_patches(edge, model) for edge in _context_pictures(config)]
     merge = model.fields["vision_config"]["spatial_merge_size"] ** 2
-    rows = min(spec.micro_batch_size, _chains_a_rank(config, policy))
+    rows = min(spec.learner.micro_batch_size, _chains_a_rank(config, policy))
     return TextShape(
-        rows=rows * _branches(spec.guidance_scale),
+        rows=rows * _branches(spec.rollout.guidance_scale),
         tokens=PROMPT_TOKENS + _sampled_tokens(config) + sum(p // merge for p in pictures)
         + TAG_TOKENS * len(pictures),
         patches=sum(pictures),
@@ -65,13 +65,13 @@ def text_shape(config: Config, policy: str, model: Model) -> TextShape:
 
 def picture_shape(config: Config, policy: str, model: Model, *, learn: bool) -> PictureShape:
     """Return the largest batch of a denoising policy: all trained steps of its pictures, or one step of each."""
-    spec = config.policies[policy]
+    spec = denoising_policy(config.policies[policy])
     blocks = [block for block in _images(config) if block.policy == policy]
     largest = max(blocks, key=lambda block: block.size_px)
-    pictures = min(spec.micro_batch_size, _chains_a_rank(config, policy))
-    steps = spec.trained_steps.num_trained(largest.num_steps - 1) if learn else 1
+    pictures = min(spec.learner.micro_batch_size, _chains_a_rank(config, policy))
+    steps = spec.rollout.trained_steps.num_trained(largest.num_steps - 1) if learn else 1
     return PictureShape(
-        rows=pictures * steps * _branches(spec.guidance_scale),
+        rows=pictures * steps * _branches(spec.rollout.guidance_scale),
         cells=(largest.size_px // model.patch) ** 2,
     )
 
@@ -93,7 +93,7 @@ def _branches(guidance_scale: float) -> int:
 
 
 def _chains_a_rank(config: Config, policy: str) -> int:
-    ranks = config.policies[policy].num_ranks * config.updates_per_batch
+    ranks = config.policies[policy].learner.num_ranks * config.updates_per_batch
     return max(1, math.ceil(config.prompts_per_step * config.group_size / ranks))
 
 

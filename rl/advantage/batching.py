@@ -47,8 +47,8 @@ def build_train_batches(
                 batch = lay_out(
                     policy,
                     items,
-                    settings.num_ranks,
-                    settings.micro_batch_size,
+                    settings.learner.num_ranks,
+                    settings.learner.micro_batch_size,
                     max_actions=max_actions(policy, config),
                 )
                 batches.setdefault(policy, []).append(batch)

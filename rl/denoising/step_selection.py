@@ -9,18 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from configs.methods import AllSteps, RandomShare, RandomSteps, SlidingWindow, TrainedSteps
-from configs.schema import PolicyConfig
+from configs.schema import DenoisingRollout
 from rl.seeding import derive_seed
 from rl.types import SamplerSpec, StepPlan
 
 
-def sampler_spec(policy: PolicyConfig, noise_level: float | None = None) -> SamplerSpec:
-    """Say how a policy samples its pictures; ``noise_level`` overrides its own (0: deterministic)."""
+def sampler_spec(rollout: DenoisingRollout, noise_level: float | None = None) -> SamplerSpec:
+    """Say how pictures are sampled; ``noise_level`` overrides the policy's own (0: deterministic)."""
     return SamplerSpec(
-        kind=policy.sampler,
-        noise_level=policy.noise_level if noise_level is None else noise_level,
-        guidance_scale=policy.guidance_scale,
-        reduction=policy.logprob_reduction,
+        kind=rollout.sampler,
+        noise_level=rollout.noise_level if noise_level is None else noise_level,
+        guidance_scale=rollout.guidance_scale,
+        reduction=rollout.logprob_reduction,
     )
 
 
@@ -66,12 +66,12 @@ def select_steps(
 
 
 def picture_draws(
-    policy: PolicyConfig, num_steps: int, *, picture_seed: int, group_seed: int, grpo_step: int | None
+    rollout: DenoisingRollout, num_steps: int, *, picture_seed: int, group_seed: int, grpo_step: int | None
 ) -> tuple[int | None, StepPlan | None]:
     """Return what of a picture is drawn besides its own noise.
 
     Args:
-        policy: Its ``shared_noise`` and ``trained_steps``.
+        rollout: Its ``shared_noise`` and ``trained_steps`` count.
         num_steps: Denoising steps K.
         picture_seed: Of the picture.
         group_seed: The same for all pictures of a group and block, and no other.
@@ -83,11 +83,11 @@ def picture_draws(
     Source:
         Shared initial noise: Xue et al. 2025 (DanceGRPO); He et al. 2025 (TempFlow-GRPO), seed groups.
     """
-    source_seed = derive_seed(group_seed, "source") if policy.shared_noise else None
+    source_seed = derive_seed(group_seed, "source") if rollout.shared_noise else None
     if grpo_step is None:
         return source_seed, None
     plan = select_steps(
-        policy.trained_steps,
+        rollout.trained_steps,
         num_steps,
         picture_seed=derive_seed(picture_seed, "steps"),
         group_seed=derive_seed(group_seed, "steps"),

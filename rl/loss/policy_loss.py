@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.methods import NoCorrection
-from configs.schema import PolicyConfig
+from configs.schema import LossConfig, TokenLoss
 from rl.loss.actions import MAX_LOG_RATIO, Actions, ActionScores, masked
 from rl.loss.aggregation import aggregation_weights, divisor_share
 from rl.loss.correction import correction_factors
@@ -66,7 +66,7 @@ class LossSums:
 
 
 def policy_loss(
-    config: PolicyConfig,
+    config: LossConfig,
     scores: ActionScores,
     actions: Actions,
     *,
@@ -77,7 +77,7 @@ def policy_loss(
     """Sum a policy's loss over a micro-batch: surrogate, KL to the reference, entropy bonus.
 
     Args:
-        config: Its ``surrogate``, ``aggregation``, ``correction``, ``kl_*`` and ``entropy_weight``.
+        config: Of the policy; a token policy's has an ``entropy_weight``.
         scores: Of the policy now. Gradient flows.
         actions: Mask, advantages and what the rollout worker said.
         max_actions: Most actions a sequence can have.
@@ -116,7 +116,7 @@ def policy_loss(
     if scores.entropy is not None:
         entropy = masked(scores.entropy, mask)
         sums["entropy_nats/mean"] = entropy.sum()
-    if config.entropy_weight > 0:
+    if isinstance(config, TokenLoss) and config.entropy_weight > 0:
         if scores.entropy is None:
             raise ValueError("entropy_weight is above 0, but the policy gives no entropy")
         parts["entropy"] = -config.entropy_weight * (shares * entropy).sum()

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from configs.derive import final_px
-from configs.schema import Config, DataConfig
+from configs.schema import Config, Photographs
 from rl.data.images import resize
 from rl.data.source import PromptSource
-from rl.errors import DataError
+from rl.errors import ConfigError, DataError
 from rl.restoration import sidecar as sidecars
 from rl.restoration.degradation import degrade
 from rl.restoration.labels import all_degradation_texts, label
@@ -78,7 +78,7 @@ class PhotographSource(PromptSource):
         DataError: If photographs, sidecars or sizes cannot work; checked here, before anything starts.
     """
 
-    def __init__(self, data: DataConfig, *, output_px: int, scale: int, seed: int) -> None:
+    def __init__(self, data: Photographs, *, output_px: int, scale: int, seed: int) -> None:
         _check(data, output_px=output_px, scale=scale)
         self._data = data
         self._output_px = output_px
@@ -261,12 +261,14 @@ def crop_rect(region: Rect, *, output_px: int, zoom: list[float], rng: np.random
 
 def photograph_source(config: Config) -> PhotographSource:
     """Return the source of a run on photographs."""
+    if not isinstance(config.data, Photographs):
+        raise ConfigError(f"data.target: {config.data.target} is no source of photographs")
     return PhotographSource(
         config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed
     )
 
 
-def _check(data: DataConfig, *, output_px: int, scale: int) -> None:
+def _check(data: Photographs, *, output_px: int, scale: int) -> None:
     get_preset(data.degradation)
     if output_px < scale or output_px % scale:
         raise DataError(f"output size {output_px} px is not a multiple of scale={scale}; change one of them")

@@ -65,7 +65,7 @@ def test_wrong_usage(argv, expected, capsys):
 @pytest.mark.parametrize("command", ["coldstart", "train", "eval", "check", "search"])
 def test_a_wrong_configuration(command, capsys):
     assert main([command, "demo", "policies.image.lerning_rate=1"]) == 2
-    assert "policies.image.learning_rate" in one_line(capsys)
+    assert "policies.image.learner.learning_rate" in one_line(capsys)
     assert main([command, "demo", "group_size=1"]) == 2
     assert "group_size" in one_line(capsys)
 

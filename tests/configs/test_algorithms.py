@@ -147,11 +147,11 @@ def test_the_loss_of_sequences_of_unequal_length_is_the_papers(name, case):
     actions = case.actions
     proximal = ActionScores(logprobs=(case.scores.logprobs + actions.behaviour.logprobs) / 2)
     sums = policy_loss(
-        policy,
+        policy.loss,
         case.scores,
         actions,
         max_actions=7,
-        reference=case.reference if policy.kl_weight else None,
+        reference=case.reference if policy.loss.kl_weight else None,
         proximal=proximal,
     )
     if not actions.mask.any():
@@ -179,7 +179,7 @@ def test_the_loss_of_sequences_of_unequal_length_is_the_papers(name, case):
             for row in zip(new, frozen, strict=True)
         ]
         want += weight * reference.aggregated(paper.aggregation, terms, mask, 7)
-    assert policy.kl_weight == (paper.kl[0] if paper.kl else 0.0)
+    assert policy.loss.kl_weight == (paper.kl[0] if paper.kl else 0.0)
     got = (sums.loss / sums.divisor_share).item()
     assert got == pytest.approx(want, rel=1e-5, abs=1e-6)
 
@@ -194,7 +194,7 @@ def corrected(method, values, near, behaviour, mask):
 
 
 def test_the_baseline_form_of_reinforce_pp_has_the_k2_kl():
-    assert named("reinforce_pp_baseline", "token").policies["text"].kl_estimator == "k2"
+    assert named("reinforce_pp_baseline", "token").policies["text"].loss.kl_estimator == "k2"
 
 
 # ------------------------------------------------------------------------------- pictures
@@ -204,13 +204,13 @@ def test_the_baseline_form_of_reinforce_pp_has_the_k2_kl():
 def test_pictures_are_sampled_and_trained_as_in_the_paper(name):
     paper, policy = DENOISING[name], named(name, "denoising").policies["image"]
     if paper.sampler:
-        assert (policy.sampler, policy.noise_level) == (paper.sampler, paper.noise_level)
+        assert (policy.rollout.sampler, policy.rollout.noise_level) == (paper.sampler, paper.noise_level)
     if paper.kl:
-        assert (policy.kl_weight, policy.kl_estimator) == paper.kl
-    assert policy.step_weighting == paper.step_weighting
+        assert (policy.loss.kl_weight, policy.loss.kl_estimator) == paper.kl
+    assert policy.loss.step_weighting == paper.step_weighting
     draws = {
         group: [
-            picture_draws(policy, NUM_STEPS, picture_seed=picture, group_seed=group, grpo_step=0)
+            picture_draws(policy.rollout, NUM_STEPS, picture_seed=picture, group_seed=group, grpo_step=0)
             for picture in range(4)
         ]
         for group in range(60)
@@ -237,11 +237,13 @@ def test_bounds_of_mean_log_probs_are_small_enough_to_hold_anything(name):
     old = ActionScores(logprobs=torch.tensor([[-1.0, -1.0]]), step_mean=means, step_std=std)
     now = ActionScores(logprobs=torch.tensor([[-0.999, -1.001]]), step_mean=means, step_std=std)
     actions = Actions(mask=torch.ones(1, 2).bool(), advantages=torch.tensor([[1.0, -1.0]]), behaviour=old)
-    sums = policy_loss(policy, now, actions, max_actions=9, reference=now if policy.kl_weight else None).sums
+    sums = policy_loss(
+        policy.loss, now, actions, max_actions=9, reference=now if policy.loss.kl_weight else None
+    ).sums
     held = (sums["clip_frac_low"].item(), sums["clip_frac_high"].item())
     assert held == ((0, 0) if paper.clip is None else (1, 1))
     if paper.clip is not None:
-        assert (policy.surrogate.clip_low, policy.surrogate.clip_high) == (paper.clip, paper.clip)
+        assert (policy.loss.surrogate.clip_low, policy.loss.surrogate.clip_high) == (paper.clip, paper.clip)
 
 
 def test_flow_grpos_kl_at_ten_even_steps_is_the_released_one():
@@ -253,10 +255,10 @@ def test_flow_grpos_kl_at_ten_even_steps_is_the_released_one():
     step_std = sigma_t * (1 / NUM_STEPS) ** 0.5
     blank = torch.zeros(3, NUM_STEPS - 1)
     terms = kl_terms(
-        policy.kl_estimator,
+        policy.loss.kl_estimator,
         ActionScores(logprobs=blank, step_mean=own, step_std=step_std),
         ActionScores(logprobs=blank, step_mean=other, step_std=step_std),
         blank == 0,
     )
     released = ((own - other) ** 2).mean(dim=2) / (2 * sigma_t**2)
-    torch.testing.assert_close(policy.kl_weight * terms, 0.04 * released)
+    torch.testing.assert_close(policy.loss.kl_weight * terms, 0.04 * released)

@@ -77,7 +77,7 @@ def nothing(folder: Path) -> None:
         (nothing, ["num_steps=many"], "num_steps"),
         (nothing, ["group_size=1"], "group_size"),
         (nothing, ["chain.final_image.size_px=66"], "size_px"),
-        (nothing, ["policies.image.num_ranks=99"], "policies.image.num_ranks"),
+        (nothing, ["policies.image.learner.num_ranks=99"], "policies.image.learner.num_ranks"),
         (nothing, ["eval.judges=[psnr,sim]"], "did you mean ssim?"),
         (nothing, ["eval.samplers=[]"], "eval.samplers"),
         (nothing, ["rewards.generation.options.experts={musik: {}}"], "did you mean musiq?"),

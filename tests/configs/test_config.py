@@ -16,8 +16,9 @@ from configs.derive import coldstart_directory, degraded_px, derived, num_gpus
 from configs.errors import ConfigError, VlcotError
 from configs.load import digest, find_config, load_config, shipped_names, to_yaml
 from configs.methods import GSPO, PPO, DualClip, OnPolicy
-from configs.schema import BlockConfig, Config, PolicyConfig, RewardConfig
+from configs.schema import BlockConfig, Config, RewardConfig
 from tests.reference.command import ROOT
+from tests.reference.policy_configs import policy_config
 
 SHIPPED = shipped_names()
 ERRORS = sorted(
@@ -80,7 +81,7 @@ def test_writing_and_reading_again_changes_nothing(name, tmp_path):
 
 
 def test_there_are_few_keys():
-    assert 50 < len(schema_keys()) < 110
+    assert 50 < len(schema_keys()) < 120
 
 
 def test_every_key_has_a_docstring():
@@ -115,11 +116,17 @@ def test_a_run_directory_stands_for_its_resolved_file(tmp_path):
 def test_overrides_are_typed_and_the_last_wins():
     config = load_config(
         "demo",
-        ["num_steps=3", "num_steps=5", "policies.image.learning_rate=1e-4", "data.zoom=[1,2]", "name=12"],
+        [
+            "num_steps=3",
+            "num_steps=5",
+            "policies.image.learner.learning_rate=1e-4",
+            "data.zoom=[1,2]",
+            "name=12",
+        ],
     )
     assert config.num_steps == 5
-    assert config.policies["image"].learning_rate == 1e-4
-    assert config.policies["image"].surrogate == PPO(clip_low=1e-4, clip_high=1e-4)
+    assert config.policies["image"].learner.learning_rate == 1e-4
+    assert config.policies["image"].loss.surrogate == PPO(clip_low=1e-4, clip_high=1e-4)
     assert config.data.zoom == [1.0, 2.0]
     assert config.name == "12"
 
@@ -143,13 +150,13 @@ def test_what_was_overridden_survives_writing(tmp_path_factory, steps, rate, det
         "tiny",
         [
             f"num_steps={steps}",
-            f"policies.text.learning_rate={rate!r}",
+            f"policies.text.learner.learning_rate={rate!r}",
             f"deterministic={str(deterministic).lower()}",
             f"advantage.credit={credit}",
             f"data.zoom={zoom}",
         ],
     )
-    assert (config.num_steps, config.policies["text"].learning_rate) == (steps, rate)
+    assert (config.num_steps, config.policies["text"].learner.learning_rate) == (steps, rate)
     assert (config.deterministic, config.advantage.credit, config.data.zoom) == (deterministic, credit, zoom)
     path = tmp_path_factory.getbasetemp() / "again.yaml"
     path.write_text(to_yaml(config))
@@ -160,23 +167,29 @@ def test_what_was_overridden_survives_writing(tmp_path_factory, steps, rate, det
 
 
 def test_a_method_is_named_or_spelt_out():
-    config = load_config("demo", ["policies.text.surrogate=gspo"])
-    assert config.policies["text"].surrogate == GSPO()
-    config = load_config("demo", ["policies.text.surrogate={kind: dual_clip, bound: 4}"])
-    assert config.policies["text"].surrogate == DualClip(bound=4.0)
+    config = load_config("demo", ["policies.text.loss.surrogate=gspo"])
+    assert config.policies["text"].loss.surrogate == GSPO()
+    config = load_config("demo", ["policies.text.loss.surrogate={kind: dual_clip, bound: 4}"])
+    assert config.policies["text"].loss.surrogate == DualClip(bound=4.0)
 
 
 def test_a_methods_constants_leave_with_it_and_stay_with_it():
-    before = ["policies.text.surrogate={kind: dual_clip, bound: 4}", "policies.text.surrogate.clip_low=0.1"]
-    assert load_config("demo", before).policies["text"].surrogate == DualClip(bound=4.0, clip_low=0.1)
-    assert load_config("demo", [*before, "policies.text.surrogate=ppo"]).policies["text"].surrogate == PPO()
-    same = [*before, "policies.text.surrogate=dual_clip"]
-    assert load_config("demo", same).policies["text"].surrogate == DualClip(bound=4.0, clip_low=0.1)
+    before = [
+        "policies.text.loss.surrogate={kind: dual_clip, bound: 4}",
+        "policies.text.loss.surrogate.clip_low=0.1",
+    ]
+    assert load_config("demo", before).policies["text"].loss.surrogate == DualClip(bound=4.0, clip_low=0.1)
+    assert (
+        load_config("demo", [*before, "policies.text.loss.surrogate=ppo"]).policies["text"].loss.surrogate
+        == PPO()
+    )
+    same = [*before, "policies.text.loss.surrogate=dual_clip"]
+    assert load_config("demo", same).policies["text"].loss.surrogate == DualClip(bound=4.0, clip_low=0.1)
 
 
 def test_a_files_constant_and_an_override_of_another_come_together():
-    config = load_config("demo", ["policies.image.surrogate.clip_low=1e-3"])
-    assert config.policies["image"].surrogate == PPO(clip_low=1e-3, clip_high=1e-4)
+    config = load_config("demo", ["policies.image.loss.surrogate.clip_low=1e-3"])
+    assert config.policies["image"].loss.surrogate == PPO(clip_low=1e-3, clip_high=1e-4)
 
 
 # ------------------------------------------------------------------------------- algorithms
@@ -185,7 +198,7 @@ def test_a_files_constant_and_an_override_of_another_come_together():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_makes_a_valid_configuration_and_survives_writing(name, tmp_path):
     # The demo's pictures have three random steps.
-    overrides = ["policies.image.trained_steps.size=2"] if name == "mix_grpo" else []
+    overrides = ["policies.image.rollout.trained_steps.size=2"] if name == "mix_grpo" else []
     config = checked("demo", [f"algorithm={name}", *overrides])
     assert config.algorithm == name
     assert ALGORITHMS[name].paper
@@ -195,17 +208,17 @@ def test_every_algorithm_makes_a_valid_configuration_and_survives_writing(name, 
 def test_an_algorithm_lies_under_the_file_that_names_it_and_over_one_that_does_not(tmp_path):
     text = find_config("demo").read_text() + "\nalgorithm: flow_grpo_fast\n"
     small = PPO(clip_low=1e-4, clip_high=1e-4)
-    assert load_config(file(tmp_path, text)).policies["image"].surrogate == small
+    assert load_config(file(tmp_path, text)).policies["image"].loss.surrogate == small
     tiny = PPO(clip_low=1e-5, clip_high=1e-5)
-    assert load_config("demo", ["algorithm=flow_grpo_fast"]).policies["image"].surrogate == tiny
-    single = ["algorithm=flow_grpo_fast", "policies.image.surrogate.clip_low=2e-5"]
-    assert load_config("demo", single).policies["image"].surrogate == PPO(clip_low=2e-5, clip_high=1e-5)
+    assert load_config("demo", ["algorithm=flow_grpo_fast"]).policies["image"].loss.surrogate == tiny
+    single = ["algorithm=flow_grpo_fast", "policies.image.loss.surrogate.clip_low=2e-5"]
+    assert load_config("demo", single).policies["image"].loss.surrogate == PPO(clip_low=2e-5, clip_high=1e-5)
 
 
 def test_algorithms_join_and_the_later_name_wins():
     config = load_config("demo", ["algorithm=dapo+flow_grpo"])
-    assert config.policies["text"].surrogate == PPO(clip_low=0.2, clip_high=0.28)
-    assert config.policies["image"].kl_estimator == "step_mean"
+    assert config.policies["text"].loss.surrogate == PPO(clip_low=0.2, clip_high=0.28)
+    assert config.policies["image"].loss.kl_estimator == "step_mean"
     assert config.advantage.scale == "batch_std"
     assert load_config("demo", ["algorithm=flow_grpo+dapo"]).advantage.scale == "group_std"
 
@@ -216,31 +229,31 @@ def test_the_whole_run_methods_set_the_rewards_that_are_there():
         "format": 1.0, "degradation": 0.0, "understanding": 1.0, "generation": 1.0, "fidelity": 0.0,
     }  # fmt: skip
     assert (config.advantage.credit, config.advantage.combine) == ("chain", "sum")
-    assert config.policies["text"].surrogate == OnPolicy()
+    assert config.policies["text"].loss.surrogate == OnPolicy()
 
 
 def test_an_unknown_algorithm_names_the_nearest():
     assert "algorithm: no 'gsp'; did you mean 'gspo'?" in message("demo", "algorithm=gsp")
 
 
+SURROGATES = "ppo, dual_clip, gspo, cispo, gmpo, guard, on_policy, own"
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("policies.text.surrogate=gsp", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, gmpo, "
-         "guard, on_policy, own, got 'gsp'; did you mean gspo?"),
-        ("policies.text.surrogate={kind: x}", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, "
-         "gmpo, guard, on_policy, own, got 'x'"),
-        ("policies.text.surrogate={clip_lo: 1}", "policies.text.surrogate.clip_lo: no such key; did you mean "
-         "policies.text.surrogate.clip_low?"),
-        ("policies.text.surrogate.bound=2", "policies.text.surrogate.bound: no such key of ppo; dual_clip has it: "
-         "set policies.text.surrogate.kind=dual_clip"),
-        ("policies.text.surrogate=null", "policies.text.surrogate: want one of ppo, dual_clip, gspo, cispo, gmpo, "
-         "guard, on_policy, own, got nothing"),
-        ("policies.text.surrogate.clip_low=x", "policies.text.surrogate.clip_low: want a number, got 'x'"),
+        ("=gsp", f": want one of {SURROGATES}, got 'gsp'; did you mean gspo?"),
+        ("={kind: x}", f": want one of {SURROGATES}, got 'x'"),
+        ("={clip_lo: 1}", ".clip_lo: no such key; did you mean policies.text.loss.surrogate.clip_low?"),
+        (".bound=2", ".bound: no such key of ppo; dual_clip has it: "
+         "set policies.text.loss.surrogate.kind=dual_clip"),
+        ("=null", f": want one of {SURROGATES}, got nothing"),
+        (".clip_low=x", ".clip_low: want a number, got 'x'"),
     ],
 )  # fmt: skip
 def test_a_wrong_method_costs_one_line(override, expected):
-    assert message("demo", override) == expected
+    key = "policies.text.loss.surrogate"
+    assert message("demo", key + override) == key + expected
 
 
 # ------------------------------------------------------------------------------- misspelt, mistyped
@@ -249,13 +262,29 @@ def test_a_wrong_method_costs_one_line(override, expected):
 @pytest.mark.parametrize(
     ("override", "key", "near"),
     [
-        ("policies.image.lerning_rate=1", "policies.image.lerning_rate", "policies.image.learning_rate"),
+        (
+            "policies.image.lerning_rate=1",
+            "policies.image.lerning_rate",
+            "policies.image.learner.learning_rate",
+        ),
         ("rewards.generation.wieght=1", "rewards.generation.wieght", "rewards.generation.weight"),
         ("rewards.generaton.weight=1", "rewards.generaton", "rewards.generation"),
         ("chain.rough_imag.num_steps=3", "chain.rough_imag", "chain.rough_image"),
         ("num_step=1", "num_step", "num_steps"),
         ("Group-Size=4", "Group-Size", "group_size"),
-        ("learning_rate=1", "learning_rate", "policies.<name>.learning_rate"),
+        (
+            "policies.text.learning_rate=1",
+            "policies.text.learning_rate",
+            "policies.text.learner.learning_rate",
+        ),
+        (
+            "policies.text.num_rollout_workers=2",
+            "policies.text.num_rollout_workers",
+            "policies.text.rollout.num_workers",
+        ),
+        ("policies.image.surrogate=gspo", "policies.image.surrogate", "policies.image.loss.surrogate"),
+        ("policies.image.sampler=cps", "policies.image.sampler", "policies.image.rollout.sampler"),
+        ("learning_rate=1", "learning_rate", "policies.<name>.learner.learning_rate"),
         ("dta.zoom=[1,2]", "dta", "data"),
         ("coldstart.text_step=3", "coldstart.text_step", "coldstart.text_steps"),
     ],
@@ -279,7 +308,10 @@ def test_nothing_behind_the_equals_sign_is_empty_text():
         ("num_steps=null", "num_steps: want a whole number, got nothing"),
         ("resume=maybe", "resume: want true or false, got 'maybe'"),
         ("advantage.credit=blok", "advantage.credit: want one of block, chain, got 'blok'"),
-        ("policies.text.zero_stage=4", "policies.text.zero_stage: want one of 1, 2, 3, got 4"),
+        (
+            "policies.text.learner.zero_stage=4",
+            "policies.text.learner.zero_stage: want one of 1, 2, 3, got 4",
+        ),
         ("rewards.format.weight=heavy", "rewards.format.weight: want a number, got 'heavy'"),
         ("data.zoom=3", "data.zoom: want a list, got 3"),
         ("data.zoom=[1,x]", "data.zoom[1]: want a number, got 'x'"),
@@ -328,11 +360,13 @@ FAULTS = {
     "num_steps=0": "num_steps: want at least 1, got 0",
     "max_invalid_frac=1.5": "max_invalid_frac: want at least 0 and at most 1, got 1.5",
     "deadline_s=.inf": "deadline_s: want above 0, got inf",
-    "policies.text.learning_rate=.nan": "policies.text.learning_rate: want above 0 and at most 1, got nan",
-    "policies.text.temperature=0": "policies.text.temperature: want above 0 and at most 10, got 0.0",
-    "policies.image.noise_level=0": "policies.image.noise_level: want above 0",
-    "policies.text.surrogate.clip_low=1.5": "policies.text.surrogate.clip_low: want above 0 and at most 1, got 1.5",
-    "policies.image.kl_weight=-1": "policies.image.kl_weight: want at least 0",
+    "policies.text.learner.learning_rate=.nan": "policies.text.learner.learning_rate: want above 0 and at most 1, "
+                                                "got nan",
+    "policies.text.rollout.temperature=0": "policies.text.rollout.temperature: want above 0 and at most 10, got 0.0",
+    "policies.image.rollout.noise_level=0": "policies.image.rollout.noise_level: want above 0",
+    "policies.text.loss.surrogate.clip_low=1.5": "policies.text.loss.surrogate.clip_low: want above 0 and at most 1, "
+                                                 "got 1.5",
+    "policies.image.loss.kl_weight=-1": "policies.image.loss.kl_weight: want at least 0",
     "policies.text.num_threads=0": "policies.text.num_threads: want at least 1",
     "policies.text.num_gpus=1.5": "policies.text.num_gpus: above 1 want a whole number",
     "policies.text.source=./nowhere": "policies.text.source: no folder ./nowhere",
@@ -349,7 +383,7 @@ FAULTS = {
     "policies.text.kind=denoising": "chain.degradation.policy: text is written by a token policy",
     "scale=3": "scale: want a divisor of chain.final_image.size_px 64, got 3",
     "updates_per_batch=5": "updates_per_batch: a batch is split by group, so at most prompts_per_step (4)",
-    "policies.text.num_ranks=33": "policies.text.num_ranks: 33 ranks for 32 chains",
+    "policies.text.learner.num_ranks=33": "policies.text.learner.num_ranks: 33 ranks for 32 chains",
     "rewards.format.blocks=[rough]": "rewards.format.blocks: the chain has no block 'rough'",
     "rewards.format.target=nothing": "rewards.format.target: want package.module:Class, got 'nothing'",
     "rewards.format.weight=-1": "rewards.format.weight: want at least 0",
@@ -423,14 +457,14 @@ def test_a_system_that_cannot_be(config, expected):
 def test_a_chain_of_one_block_is_a_chain():
     text = edit(
         chain={"answer": BlockConfig(max_tokens=64)},
-        policies={"text": PolicyConfig()},
+        policies={"text": policy_config()},
     )
     validate(text)
     assert degraded_px(text) == 0
     assert "output" not in derived(text)
     image = edit(
         chain={"picture": BlockConfig(kind="image", policy="image", size_px=64, num_steps=10)},
-        policies={"image": PolicyConfig(kind="denoising")},
+        policies={"image": policy_config(kind="denoising")},
     )
     validate(image)
     assert derived(image)["trained denoising steps a chain"] == "9"
@@ -457,7 +491,7 @@ def test_what_follows_from_the_demo():
 
 @pytest.mark.parametrize(
     "override",
-    ["name=other", "num_steps=3", "policies.text.learning_rate=1e-3", "coldstart.directory=x", "data.pairs=x",
+    ["name=other", "num_steps=3", "policies.text.learner.learning_rate=1e-3", "coldstart.directory=x", "data.pairs=x",
      "rewards.format.weight=0", "eval.num_prompts=3", "group_size=4"],
 )  # fmt: skip
 def test_the_cold_start_does_not_depend_on(override):
@@ -480,11 +514,6 @@ def test_the_order_of_blocks_counts_and_that_of_policies_does_not():
     assert digest(turned) == digest(config)
     turned = dataclasses.replace(config, chain=dict(reversed(config.chain.items())))
     assert digest(turned) != digest(config)
-
-
-def test_a_digest_of_unknown_keys_fails():
-    with pytest.raises(KeyError):
-        digest(load_config("demo"), ["policies.*.lerning_rate"])
 
 
 # ------------------------------------------------------------------------------- errors

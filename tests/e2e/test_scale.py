@@ -24,7 +24,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 def test_two_sharded_ranks_learn_what_one_learns(runs: Path) -> None:
     """ZeRO stage 3 for text and 2 for pictures, two ranks each, from the same cold start."""
     (start,) = runs.glob("coldstart-*")
-    ranks = ["policies.text.num_ranks=2", "policies.text.zero_stage=3", "policies.image.num_ranks=2"]
+    ranks = [
+        "policies.text.learner.num_ranks=2",
+        "policies.text.learner.zero_stage=3",
+        "policies.image.learner.num_ranks=2",
+    ]
     settings = [f"output_dir={runs}", "name=ranks", f"coldstart.directory={start}", "eval.num_prompts=2"]
     vlcot("train", "tiny", *settings, *ranks, f"num_steps={NUM_STEPS}")
     one, two = (read_metrics(runs / name / "metrics.jsonl") for name in ("whole", "ranks"))
@@ -39,7 +43,7 @@ def test_two_sharded_ranks_learn_what_one_learns(runs: Path) -> None:
 def test_a_search_goes_on_after_sigkill_and_its_trials_are_plain_runs(runs: Path) -> None:
     """Trial 0 tries the configuration's own values: it is ``whole`` over again, to the last bit."""
     (start,) = runs.glob("coldstart-*")
-    key = "policies.text.learning_rate"
+    key = "policies.text.learner.learning_rate"
     words = ["tiny", f"output_dir={runs}", "name=searched", f"coldstart.directory={start}"]
     words += [f"num_steps={NUM_STEPS}", "search.num_trials=2", f"search.space.{key}={{choice: [1e-5, 1e-3]}}"]
     book = TrialBook(runs / "searched" / "trials")
@@ -132,8 +136,8 @@ def test_adapters_are_trained_and_sent_by_broadcast(runs: Path) -> None:
     """Adapters of both policies, gloo, a reference, and a resumed run, on the same cold start."""
     words = [f"output_dir={runs}", "name=adapters", "save_every=1"]
     for policy in ("text", "image"):
-        words += [f"policies.{policy}.lora=adapter", f"policies.{policy}.transport=gloo"]
-    vlcot("train", "tiny", *words, "policies.text.kl_weight=0.01", "num_steps=1")
+        words += [f"policies.{policy}.learner.lora=adapter", f"policies.{policy}.rollout.transport=gloo"]
+    vlcot("train", "tiny", *words, "policies.text.loss.kl_weight=0.01", "num_steps=1")
     vlcot("train", str(runs / "adapters"), "num_steps=2", "resume=true")
     records = read_metrics(runs / "adapters" / "metrics.jsonl")
     assert [record["weights/text/version"] for record in records] == [1, 2]

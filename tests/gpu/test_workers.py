@@ -22,6 +22,7 @@ from configs.schema import PolicyConfig
 from rl.types import Example
 from tests.reference.gpu import in_processes, needs_gpus
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received
+from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 from tests.reference.tiny_policy import write_start
 from tests.reference.tiny_text import BLOCKS, build
@@ -58,8 +59,8 @@ def directory(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(kind: str) -> PolicyConfig:
     if kind == "text":
-        return PolicyConfig(kind="token", temperature=0.9, dtype="bfloat16", num_gpus=SHARE)
-    return PolicyConfig(kind="denoising", micro_batch_size=4, dtype="bfloat16", num_gpus=SHARE)
+        return policy_config(kind="token", temperature=0.9, dtype="bfloat16", num_gpus=SHARE)
+    return policy_config(kind="denoising", micro_batch_size=4, dtype="bfloat16", num_gpus=SHARE)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_a_worker_that_slept_gave_memory_back_and_goes_on_as_before(kind: str, w
 
 
 def _learner_that_sleeps(queues: Any, index: int, *, start: Path, naps: bool, stage: int) -> dict[str, Any]:
-    config = PolicyConfig(zero_stage=stage, num_gpus=SHARE, ema_decay=0.3, **LIFE)
+    config = policy_config(zero_stage=stage, num_gpus=SHARE, ema_decay=0.3, **LIFE)
     learner, examples = make_learner(start, config, 0, 1, 0)
     freed = 0
     for step in STEPS:

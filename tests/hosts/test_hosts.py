@@ -24,8 +24,8 @@ TINY = [
     "num_steps=2",
     "eval.num_prompts=2",
     "deadline_s=900",
-    *[f"policies.{name}.num_ranks=2" for name in ("text", "image")],
-    *[f"policies.{name}.num_rollout_workers=2" for name in ("text", "image")],
+    *[f"policies.{name}.learner.num_ranks=2" for name in ("text", "image")],
+    *[f"policies.{name}.rollout.num_workers=2" for name in ("text", "image")],
 ]
 """The small system with two of everything that can be spread."""
 DEADLINE_S = 900
@@ -50,7 +50,7 @@ def pictures(runs: Path) -> list[str]:
     """The smallest system, and a folder ``one`` with its run on one machine."""
     (start,) = runs.glob("coldstart-*")
     words = [str(ROOT / "tests" / "reference" / "pictures.yaml"), f"policies.image.source={start}/image"]
-    words += ["policies.image.num_ranks=2", "policies.image.num_rollout_workers=2"]
+    words += ["policies.image.learner.num_ranks=2", "policies.image.rollout.num_workers=2"]
     words.append("num_steps=20")  # a step takes half a second: the cable is pulled before the last
     vlcot("train", *words, f"output_dir={runs}", "name=one")
     return words

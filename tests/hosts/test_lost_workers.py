@@ -17,7 +17,11 @@ from tests.reference.command import DEADLINE_S, ROOT, numbers, vlcot
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
-SETTINGS = [str(ROOT / "tests" / "reference" / "pictures.yaml"), "num_steps=3", "policies.image.num_ranks=2"]
+SETTINGS = [
+    str(ROOT / "tests" / "reference" / "pictures.yaml"),
+    "num_steps=3",
+    "policies.image.learner.num_ranks=2",
+]
 """The smallest system; the two ranks meet in collectives, in which one must not wait for a lost one."""
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from actors.learner.rank import LearnerRank
 from actors.shared import deepspeed_engine
-from configs.schema import PolicyConfig
 from rl.types import Example
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received
+from tests.reference.policy_configs import policy_config
 
 DECAY = 0.3
 """Below what the warm-up reaches in these steps, so that both of its halves are used."""
@@ -29,7 +29,7 @@ def averaged_lives(rank: int, world_size: int, port: int, root: Path, lives: Seq
 def averaged_life(rank: int, world_size: int, port: int, root: Path, life: EmaLife) -> dict[str, Any]:
     """Train, show the average, save, train on; then load and train on again."""
     stage, dtype, deepspeed_engine.PERSISTENCE_ELEMENTS = life
-    config = PolicyConfig(zero_stage=stage, dtype=dtype, ema_decay=DECAY, **LIFE)
+    config = policy_config(zero_stage=stage, dtype=dtype, ema_decay=DECAY, **LIFE)
     folder = root / "-".join(map(str, (world_size, *life)))
     learner, examples = make_learner(root / "start", config, rank, world_size, port)
     history, masters = [received(learner)], [_masters(learner)]
@@ -65,6 +65,6 @@ def _one_more(learner: LearnerRank, examples: Sequence[Example]) -> list[Any]:
 def _masters(learner: LearnerRank, *, averaged: bool = False) -> list[Any]:
     with learner.model.shown(averaged=averaged):
         shards = deepspeed_engine.master_shards(
-            learner.model.engine, zero_stage=learner.spec.config.zero_stage
+            learner.model.engine, zero_stage=learner.spec.config.learner.zero_stage
         )
         return [shard.detach().clone() for shard in shards]

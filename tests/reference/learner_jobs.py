@@ -21,6 +21,7 @@ from rl.advantage.batching import lay_out
 from rl.errors import LearnerError
 from rl.types import Example, Manifest, TokenStream, TrainBatch, TrainItem
 from tests.reference.plain_losses import PlainSequence, step_loss
+from tests.reference.policy_configs import policy_config
 from tests.reference.tiny_policy import BLOCKS, TINY, TinyPolicy, make_examples
 
 MAX_ACTIONS = 20
@@ -40,7 +41,7 @@ class ListStore:
 
 def start_examples(start: Path, config: PolicyConfig, num: int = 21) -> list[Example]:
     policy = TinyPolicy.load(start, config, block_names=BLOCKS)
-    return make_examples(policy, num, seed=5, mismatch=0.0 if config.correction.kind == "none" else 0.3)
+    return make_examples(policy, num, seed=5, mismatch=0.0 if config.loss.correction.kind == "none" else 0.3)
 
 
 def make_batch(
@@ -75,10 +76,12 @@ def plain_training(
     policy = TinyPolicy.load(start, config, block_names=BLOCKS)
     frozen = TinyPolicy.load(start, config, block_names=BLOCKS)
     examples = start_examples(start, config)
-    if isinstance(config.lora, Adapter):
-        add_adapter(policy, config.lora, key="", seed=SEED)
+    if isinstance(config.learner.lora, Adapter):
+        add_adapter(policy, config.learner.lora, key="", seed=SEED)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learner.learning_rate, weight_decay=config.learner.weight_decay
+    )
     losses = []
     proximal = [plain_scores(policy, example) for example in examples]
     for step, indexes in enumerate(steps):
@@ -108,8 +111,10 @@ def plain_training(
         loss = step_loss(config, sequences, MAX_ACTIONS)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-        optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps)
+        torch.nn.utils.clip_grad_norm_(trained, config.learner.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = config.learner.learning_rate * min(
+            1.0, (step + 1) / config.learner.warmup_steps
+        )
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, {name: p.detach().clone() for name, p in policy.named_parameters()}
@@ -177,7 +182,7 @@ def all_stages(
     deepspeed_engine.PERSISTENCE_ELEMENTS = 0  # so that ZeRO-3 shards even the tiny policy
     found: dict[str, Any] = {}
     for stage, micro in lives:
-        config = PolicyConfig(zero_stage=stage, micro_batch_size=micro, **LIFE)
+        config = policy_config(zero_stage=stage, micro_batch_size=micro, **LIFE)
         found[f"{stage}/{micro}"] = one_life(rank, world_size, port, root, config, whole=micro == 4)
     return found
 
@@ -188,12 +193,14 @@ def one_life(
     learner, examples = make_learner(root / "start", config, rank, world_size, port)
     found: dict[str, Any] = {"before": received(learner), "scores": learner.score(examples[:2])}
     found["behaviour"] = [(e.segment.behaviour_logprobs, e.segment.action_mask) for e in examples[:2]]
-    batches = [make_batch(examples, step, world_size, config.micro_batch_size) for step in STEPS]
+    batches = [make_batch(examples, step, world_size, config.learner.micro_batch_size) for step in STEPS]
     found["stats"] = [_plain(stats) for stats in learner.update(batches)]
     found["after"] = received(learner)
     found["version"] = learner.version
     if whole:
-        found |= _resume_and_diverge(learner, examples, root / f"{world_size}-{config.zero_stage}", port)
+        found |= _resume_and_diverge(
+            learner, examples, root / f"{world_size}-{config.learner.zero_stage}", port
+        )
     return found
 
 
@@ -229,9 +236,9 @@ def all_methods(rank: int, world_size: int, port: int, root: Path) -> dict[str, 
     deepspeed_engine.PERSISTENCE_ELEMENTS = 0
     found = {}
     for name, method in METHODS.items():
-        config = PolicyConfig(**LIFE, **method)
+        config = policy_config(**LIFE, **method)
         learner, examples = make_learner(root / "start", config, rank, world_size, port)
-        batches = [make_batch(examples, step, world_size, config.micro_batch_size) for step in STEPS]
+        batches = [make_batch(examples, step, world_size, config.learner.micro_batch_size) for step in STEPS]
         found[name] = {
             "stats": [_plain(stats) for stats in learner.update(batches)],
             "after": received(learner),
@@ -252,7 +259,7 @@ def _resume_and_diverge(
     learner.export(folder / "export")
     exported = load_file(folder / "export" / "model.safetensors")
     found["exported"] = dict(exported.items())
-    batch = make_batch(examples, STEPS[0], spec.world_size, spec.config.micro_batch_size)
+    batch = make_batch(examples, STEPS[0], spec.world_size, spec.config.learner.micro_batch_size)
     found["uninterrupted"] = [_plain(learner.update([batch])[0]), received(learner)]
 
     again, _ = make_learner(spec.directory, spec.config, spec.rank, spec.world_size, port)

@@ -12,13 +12,14 @@ from actors.shared import deepspeed_engine
 from configs.methods import Adapter
 from configs.schema import PolicyConfig
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received
+from tests.reference.policy_configs import policy_config
 
 LORA = Adapter(rank=2, alpha=3.0, targets=["mixer", "head"])
 DECAY = 0.3
 
 
 def adapter_config(stage: int) -> PolicyConfig:
-    return PolicyConfig(zero_stage=stage, micro_batch_size=4, lora=LORA, ema_decay=DECAY, **LIFE)
+    return policy_config(zero_stage=stage, micro_batch_size=4, lora=LORA, ema_decay=DECAY, **LIFE)
 
 
 def adapted_lives(rank: int, world_size: int, port: int, root: Path, stages: Sequence[int]) -> list[Any]:

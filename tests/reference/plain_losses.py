@@ -27,26 +27,26 @@ class PlainSequence:
 def step_loss(config: PolicyConfig, sequences: Sequence[PlainSequence], max_actions: int) -> Tensor:
     """Mean over the step, as the aggregation has it."""
     terms = [_terms(config, sequence) for sequence in sequences]
-    if config.aggregation == "action_mean":
+    if config.loss.aggregation == "action_mean":
         return torch.cat(terms).mean()
-    if config.aggregation == "sequence_mean":
+    if config.loss.aggregation == "sequence_mean":
         return torch.stack([term.mean() for term in terms]).mean()
     return torch.cat(terms).sum() / (len(terms) * max_actions)
 
 
 def _terms(config: PolicyConfig, one: PlainSequence) -> Tensor:
-    is_corrected = config.correction.kind == "truncate"
+    is_corrected = config.loss.correction.kind == "truncate"
     old = one.proximal if is_corrected else one.behaviour
     gain = _surrogate(config, one, old)
     if is_corrected:
-        gain = gain * torch.clamp((one.proximal - one.behaviour).exp(), max=config.correction.cap)
+        gain = gain * torch.clamp((one.proximal - one.behaviour).exp(), max=config.loss.correction.cap)
     gap = one.logprobs - one.reference
-    kl = {"k2": gap**2 / 2, "k3": (-gap).exp() - 1 + gap}[config.kl_estimator]
-    return -gain + config.kl_weight * kl - config.entropy_weight * one.entropy
+    kl = {"k2": gap**2 / 2, "k3": (-gap).exp() - 1 + gap}[config.loss.kl_estimator]
+    return -gain + config.loss.kl_weight * kl - config.loss.entropy_weight * one.entropy
 
 
 def _surrogate(config: PolicyConfig, one: PlainSequence, old: Tensor) -> Tensor:
-    method, advantages = config.surrogate, one.advantages
+    method, advantages = config.loss.surrogate, one.advantages
     if isinstance(method, CISPO):
         weight = (one.logprobs - old).exp().clamp(1 - method.clip_low, 1 + method.clip_high)
         return weight.detach() * advantages * one.logprobs

@@ -46,8 +46,8 @@ class TinyPolicy(TrainablePolicy):
     @classmethod
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
         assert tuple(block_names) == BLOCKS
-        policy = cls(config.temperature)
-        policy.entropy_gradient = config.entropy_weight > 0
+        policy = cls(config.rollout.temperature)
+        policy.entropy_gradient = config.loss.entropy_weight > 0
         policy.load_state_dict(load_file(directory / "model.safetensors"), strict=False)
         return policy
 
@@ -145,6 +145,6 @@ def _example(policy: TinyPolicy, length: int, generator: np.random.Generator, mi
         action_mask=action_mask,
         behaviour_logprobs=np.where(action_mask, scores, 0).astype(np.float32),
         block_of=block_of,
-        sampling=TextSampling(temperature=policy.temperature),
+        sampling=TextSampling(temperature=policy.rollout.temperature),
     )
     return Example(segment=stream, pictures=())

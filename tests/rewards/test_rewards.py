@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import DataConfig
+from configs.schema import Photographs
 from rewards.base import Failure, Missing, Need, Reward, evaluate
 from rewards.contract import example_blocks
 from rewards.degradation import DegradationReward
@@ -322,7 +322,7 @@ def test_a_reward_may_say_missing_or_failure_itself():
 
 def test_the_truth_of_every_prompt_earns_everything():
     """Labels, captions and tags as our own photographs have them, not as a test would write them."""
-    source = PhotographSource(DataConfig(degradation="mild"), output_px=64, scale=4, seed=0)
+    source = PhotographSource(Photographs(degradation="mild"), output_px=64, scale=4, seed=0)
     prompts = [*source.held_out(20), *(source.train(i) for i in range(20))]
     for prompt in prompts:
         reference = prompt.reference

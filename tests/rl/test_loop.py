@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 
-from configs.schema import BlockConfig, Config, PolicyConfig, RewardConfig
+from configs.schema import BlockConfig, Config, RewardConfig
 from rl.advantage.combine import RewardTerm
 from rl.loop import train
 from rl.measure.metrics import check_name
 from rl.ports import Ports
 from rl.types import Chain, Finish, ScoredGroup, Scores, SegmentInfo
+from tests.reference.policy_configs import policy_config
 
 CONFIG = Config(
     num_steps=3,
     prompts_per_step=2,
     group_size=2,
     chain={"answer": BlockConfig(kind="text", policy="text", max_tokens=8)},
-    policies={"text": PolicyConfig()},
+    policies={"text": policy_config()},
     rewards={"length": RewardConfig(target="somewhere:Length")},
 )
 

@@ -26,7 +26,7 @@ from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import load_tokenizer, load_vocabulary
 from configs.derive import degraded_px
-from configs.schema import PolicyConfig
+from configs.schema import TokenPolicyConfig
 from rl.chain.grammar import ChainGrammar
 from rl.data.source import prompt_source
 from rl.restoration.labels import VOCABULARY
@@ -111,7 +111,7 @@ class SupervisedTextModel(nn.Module):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self.tokenizer = load_tokenizer(directory)
-        self.policy = TokenPolicy.load(directory, PolicyConfig(kind="token", dtype="float32"), block_names=())
+        self.policy = TokenPolicy.load(directory, TokenPolicyConfig(), block_names=())
         config = self.policy.model.config
         text = config.get_text_config()
         self._num_slot_words = [len(words) for words in VOCABULARY]

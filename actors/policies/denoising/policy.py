@@ -26,8 +26,9 @@ from actors.policies.denoising.image_model import (
     with_empty_text,
 )
 from actors.policies.denoising.sampler import load_pipeline
+from configs.derive import denoising_policy
 from configs.methods import Guard
-from configs.schema import PolicyConfig
+from configs.schema import DenoisingPolicyConfig, LossConfig, PolicyConfig
 from rl.denoising.samplers import Source, step_mean_std, unit_stds
 from rl.denoising.step_selection import sampler_spec
 from rl.denoising.steps import gaussian_logprob
@@ -53,11 +54,11 @@ class DenoisingPolicy(TrainablePolicy):
     net_prefix = f"{NET}."
 
     def __init__(
-        self, directory: Path, pipeline: Any, config: PolicyConfig, block_names: Sequence[str]
+        self, directory: Path, pipeline: Any, config: DenoisingPolicyConfig, block_names: Sequence[str]
     ) -> None:
         super().__init__()
         self._config = config
-        self._sampler = sampler_spec(config)
+        self._sampler = sampler_spec(config.rollout)
         self._no_text = tokenize(pipeline.tokenizer, "")
         self._directory = directory
         self._block_names = tuple(block_names)
@@ -69,8 +70,12 @@ class DenoisingPolicy(TrainablePolicy):
     @classmethod
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
         """Read the diffusers layout, in float32 whatever ``config.dtype`` is: the engine casts."""
+        if not isinstance(config, DenoisingPolicyConfig):
+            raise TypeError(
+                f"want the configuration of a denoising policy, got that of a {config.kind} policy"
+            )
         pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
-        return cls(directory, pipeline, config, block_names)
+        return cls(directory, pipeline, denoising_policy(config), block_names)
 
     def collate(self, examples: Sequence[Example]) -> PolicyBatch:
         """Stack picture segments of one size and number of steps.
@@ -126,9 +131,9 @@ class DenoisingPolicy(TrainablePolicy):
     def _action_weights(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         """Return the factors on each step's share of the loss, ``[B, K]``; None where all are 1."""
         factors = []
-        if isinstance(self._config.surrogate, Guard):
+        if isinstance(self._config.loss.surrogate, Guard):
             factors.append(guard_step_weights(inputs["sigmas"]))
-        if self._config.step_weighting == "noise":
+        if self._config.loss.step_weighting == "noise":
             factors.append(self._noise_weights(inputs))
         return functools.reduce(torch.mul, factors) if factors else None
 
@@ -145,7 +150,7 @@ class DenoisingPolicy(TrainablePolicy):
 
     def _behaviour_step_mean(self, segments: Sequence[DenoisingSegment]) -> Tensor | None:
         """Spread the recorded means of trained steps over all steps, ``[B, K, n]``; 0 elsewhere."""
-        if not isinstance(self._config.surrogate, Guard):
+        if not isinstance(self._config.loss.surrogate, Guard):
             return None
         spread = np.zeros(
             (len(segments), len(segments[0].action_mask), segments[0].latents[0].size), np.float32
@@ -191,7 +196,7 @@ class DenoisingPolicy(TrainablePolicy):
         scores = gaussian_logprob(latents[row, step + 1], mean, std, self._sampler.reduction)
         empty = torch.zeros(action_mask.shape, dtype=torch.float32, device=scores.device)
         logprobs = empty.index_put((row, step), scores)
-        if not needs_step_means(self._config):
+        if not needs_step_means(self._config.loss):
             return ActionScores(logprobs=logprobs)
         means = mean.flatten(1)
         std = torch.where(std > 0, std, 1.0).flatten()
@@ -223,10 +228,10 @@ class DenoisingPolicy(TrainablePolicy):
         net.save_pretrained(directory / NET)
 
 
-def needs_step_means(config: PolicyConfig) -> bool:
-    """Whether the loss of a policy compares means of steps, not log-probs alone."""
-    has_exact_kl = config.kl_weight > 0 and config.kl_estimator == "step_mean"
-    return has_exact_kl or isinstance(config.surrogate, Guard)
+def needs_step_means(loss: LossConfig) -> bool:
+    """Whether a loss compares means of steps, not log-probs alone."""
+    has_exact_kl = loss.kl_weight > 0 and loss.kl_estimator == "step_mean"
+    return has_exact_kl or isinstance(loss.surrogate, Guard)
 
 
 def _denoising(example: Example) -> DenoisingSegment:

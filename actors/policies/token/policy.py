@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from actors.policies.base import PolicyBatch, TrainablePolicy
 from actors.policies.token.guidance import guided, without_content
 from actors.policies.token.tokenizer import load_tokenizer, tag_vocabulary
-from configs.schema import PolicyConfig
+from configs.schema import PolicyConfig, TokenLoss
 from rl.compat.torchvision import ensure_torchvision
 from rl.loss.actions import ActionScores
 from rl.types import Example, Pixels, TextSampling, TokenStream
@@ -77,8 +77,8 @@ class TokenPolicy(TrainablePolicy):
 
         Args:
             directory: Hugging Face layout, with processor and tokenizer.
-            config: The policy's configuration: its ``dtype``, its ``guidance_scale``, and whether there is an
-                ``entropy_weight``.
+            config: The policy's configuration: its ``dtype``, its ``rollout.guidance_scale``, and whether there is a
+                ``loss.entropy_weight``.
             block_names: The chain's blocks; every tag must be one token.
 
         Raises:
@@ -96,8 +96,8 @@ class TokenPolicy(TrainablePolicy):
             model,
             processor,
             Path(directory),
-            entropy_gradient=config.entropy_weight > 0,
-            is_guided=config.guidance_scale != 1,
+            entropy_gradient=isinstance(config.loss, TokenLoss) and config.loss.entropy_weight > 0,
+            is_guided=config.rollout.guidance_scale != 1,
         )
 
     # ------------------------------------------------------------------ batches

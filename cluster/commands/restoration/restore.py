@@ -19,7 +19,7 @@ from cluster.run.session import Session, open_session
 from cluster.run.workers import RunWorkers
 from cluster.runtime.calls import fetch, gather
 from cluster.runtime.console import CONSOLE
-from configs.derive import degraded_px
+from configs.derive import degraded_px, denoising_policy
 from configs.schema import Config
 from rl.chain.painting import PaintCall, picture_text
 from rl.data.images import load_picture, name_pictures, resize, save_picture
@@ -147,7 +147,9 @@ def paint_tiles(
                 block,
                 pictures={DEGRADED: cut} | ({PREVIOUS: painted[index]} if painted else {}),
                 text=texts[block],
-                sampler=sampler_spec(config.policies[settings.policy], noise_level=0.0),
+                sampler=sampler_spec(
+                    denoising_policy(config.policies[settings.policy]).rollout, noise_level=0.0
+                ),
                 # One seed for all tiles: their sources of noise agree, and so do the seams.
                 seed=derive_seed(config.seed, name, block),
             )

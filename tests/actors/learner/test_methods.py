@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.schema import PolicyConfig
 from rl.measure.metrics import merge, to_metrics
 from rl.types import UpdateStats
 from tests.reference.learner_jobs import LIFE, METHODS, STEPS, all_methods, plain_training
+from tests.reference.policy_configs import policy_config
 from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import write_start
 
@@ -34,7 +34,7 @@ def metrics(ranks, method, step):
 
 @by_method
 def test_losses_and_weights_are_those_of_plain_torch(ranks, root, method):
-    losses, weights = plain_training(root / "start", PolicyConfig(**LIFE, **METHODS[method]), STEPS)
+    losses, weights = plain_training(root / "start", policy_config(**LIFE, **METHODS[method]), STEPS)
     got = [metrics(ranks, method, step)["loss/tiny/total"] for step in range(len(STEPS))]
     np.testing.assert_allclose(got, losses, atol=1e-5)
     after = ranks[0][method]["after"]

@@ -15,9 +15,9 @@ from actors.learner.model import load_policy
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import PolicyBatch
 from actors.shared.deepspeed_engine import start_process_group
-from configs.schema import PolicyConfig
 from rl.errors import LearnerError
 from rl.types import MicroBatch, TrainItem
+from tests.reference.policy_configs import policy_config
 from tests.reference.tiny_policy import BLOCKS, TINY, write_start
 
 rows = st.lists(
@@ -69,12 +69,12 @@ def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):
     spec = LearnerSpec(
         policy_name="tiny",
         family=replace(TINY, learner="tests.reference.tiny_policy:BareParameterPolicy"),
-        config=PolicyConfig(zero_stage=3),
+        config=policy_config(zero_stage=3),
         directory=tmp_path,
         block_names=BLOCKS,
         bucket_bytes=100,
     )
-    with pytest.raises(LearnerError, match=r"policies\.tiny\.zero_stage=2"):
+    with pytest.raises(LearnerError, match=r"policies\.tiny\.learner\.zero_stage=2"):
         load_policy(spec)
 
 

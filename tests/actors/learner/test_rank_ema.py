@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import PolicyConfig
 from tests.reference.ema import moving_average, moving_averages
 from tests.reference.ema_jobs import DECAY, averaged_lives
 from tests.reference.learner_jobs import start_examples
+from tests.reference.policy_configs import policy_config
 from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, write_start
 
@@ -88,8 +88,8 @@ def test_shown_and_hidden_again_the_training_weights_are_the_same_to_the_last_bi
 
 @pytest.mark.parametrize("life", FULL)
 def test_the_average_is_scored_under_itself(lives, life, root):
-    examples = start_examples(root / "start", PolicyConfig())[:2]
-    policy = TinyPolicy.load(root / "start", PolicyConfig(), block_names=BLOCKS)
+    examples = start_examples(root / "start", policy_config())[:2]
+    policy = TinyPolicy.load(root / "start", policy_config(), block_names=BLOCKS)
     for which, scores in (("average", "scores"), ("after", "plain_scores")):
         weights = lives[life][0][which]
         policy.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from actors.shared.lora import merged, scale_of
-from configs.schema import PolicyConfig
 from rl.compat.torchvision import ensure_torchvision
 from tests.reference.ema import moving_averages
 from tests.reference.learner_jobs import STEPS, plain_training, start_examples
 from tests.reference.lora_jobs import DECAY, LORA, adapted_lives, adapter_config
+from tests.reference.policy_configs import policy_config
 from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import BLOCKS, TinyPolicy, write_start
 
@@ -101,9 +101,9 @@ def test_the_merged_export_and_the_adapter_give_the_same_logprobs(lives, life, r
     average = {name: torch.from_numpy(array) for name, array in lives[life][0]["average"].items()}
     wanted = dict(merged(start.items(), average, scale_of(LORA)))
     assert bits(lives[life][0]["merged"]) == bits({name: tensor.numpy() for name, tensor in wanted.items()})
-    examples = start_examples(root / "start", PolicyConfig())[:2]
-    whole = TinyPolicy.load(folder / "model", PolicyConfig(), block_names=BLOCKS)
-    base = TinyPolicy.load(root / "start", PolicyConfig(), block_names=BLOCKS)
+    examples = start_examples(root / "start", policy_config())[:2]
+    whole = TinyPolicy.load(folder / "model", policy_config(), block_names=BLOCKS)
+    base = TinyPolicy.load(root / "start", policy_config(), block_names=BLOCKS)
     adapter = PeftModel.from_pretrained(base, folder / "adapter")
     for index, example in enumerate(examples):
         inputs = whole.collate([example]).inputs

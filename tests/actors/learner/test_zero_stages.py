@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.schema import PolicyConfig
 from tests.reference.learner_jobs import LIFE, STEPS, all_stages, plain_training
+from tests.reference.policy_configs import policy_config
 from tests.reference.ranks import run_ranks
 from tests.reference.tiny_policy import write_start
 
@@ -42,7 +42,7 @@ def lives(root):
 
 @pytest.fixture(scope="module")
 def plain(root):
-    return plain_training(root / "start", PolicyConfig(**LIFE), STEPS)
+    return plain_training(root / "start", policy_config(**LIFE), STEPS)
 
 
 def summed(ranks, step, name):
@@ -117,7 +117,7 @@ def test_resumed_update_is_the_same_to_the_last_bit(lives, life):
 @pytest.mark.parametrize("life", WHOLE)
 def test_without_a_decay_there_is_no_average_to_show(lives, life):
     for rank in lives[life]:
-        assert rank["no average"] == "policies.tiny.ema_decay is 0: no average is kept"
+        assert rank["no average"] == "policies.tiny.learner.ema_decay is 0: no average is kept"
 
 
 @pytest.mark.parametrize("life", WHOLE)

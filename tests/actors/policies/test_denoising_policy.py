@@ -18,10 +18,10 @@ from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.denoising.sampler import Painted, PaintJob, load_pipeline, paint
 from actors.policies.denoising.small import build_image_policy
 from configs.methods import Guard
-from configs.schema import PolicyConfig
 from rl.denoising.samplers import SAMPLERS
 from rl.denoising.step_selection import all_steps
 from rl.types import Example, ImageRequest, Pixels, SamplerSpec, StepPlan
+from tests.reference.policy_configs import policy_config
 
 OURS = {"actors", "cluster", "configs", "rewards", "rl"}
 BLOCKS = ("degradation", "rough_image", "final_image")
@@ -84,7 +84,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(directory: Path) -> DenoisingPolicy:
-    return DenoisingPolicy.load(directory, PolicyConfig(kind="denoising"), block_names=BLOCKS).eval()
+    return DenoisingPolicy.load(directory, policy_config(kind="denoising"), block_names=BLOCKS).eval()
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_deterministic_pictures_have_no_actions_but_a_gradient_path(
 
 
 def of_config(directory: Path, **settings: Any) -> DenoisingPolicy:
-    config = PolicyConfig(kind="denoising", **settings)
+    config = policy_config(kind="denoising", **settings)
     return DenoisingPolicy.load(directory, config, block_names=BLOCKS).eval()
 
 

@@ -15,9 +15,10 @@ from actors.policies.family import FAMILIES, check_checkpoint, family_of
 from actors.policies.token.family import QWEN2_5_VL
 from actors.rollout.worker import RolloutWorker
 from configs.load import load_config
-from configs.schema import ColdstartConfig, PolicyConfig
+from configs.schema import ColdstartConfig
 from rl.errors import ConfigError
 from rl.targets import load_target
+from tests.reference.policy_configs import policy_config
 from tests.reference.tiny_policy import BLOCKS, write_start
 
 RECORDS = [load_target(target, key=name) for name, target in FAMILIES.items()]
@@ -36,8 +37,8 @@ def test_what_a_record_names_is_there(family):
 
 
 def test_a_policy_without_a_family_has_that_of_its_kind():
-    assert family_of("text", PolicyConfig(kind="token")) is QWEN2_5_VL
-    assert family_of("image", PolicyConfig(kind="denoising")) is RESTORATION
+    assert family_of("text", policy_config(kind="token")) is QWEN2_5_VL
+    assert family_of("image", policy_config(kind="denoising")) is RESTORATION
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from actors.policies.token.guidance import guided, without_content
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.tokenizer import load_vocabulary
-from configs.schema import PolicyConfig
 from rl.types import TextReply, TextSampling
 from tests.reference.guidance import guided_logprobs
+from tests.reference.policy_configs import policy_config
 from tests.reference.tiny_text import BLOCKS, as_example, build, make_request, photo
 
-CONFIG = PolicyConfig(kind="token", guidance_scale=1.5)
+CONFIG = policy_config(kind="token", guidance_scale=1.5)
 floats = st.floats(-10, 10)
 cases = st.integers(2, 6).flatmap(
     lambda n: st.tuples(
@@ -127,7 +127,7 @@ def raw_logits(plain, example, picture):
 
 @torch.no_grad()
 def test_scores_agree_with_two_passes_of_transformers(policy, directory):
-    plain = TokenPolicy.load(directory, PolicyConfig(kind="token"), block_names=BLOCKS).eval()
+    plain = TokenPolicy.load(directory, policy_config(kind="token"), block_names=BLOCKS).eval()
     examples = [example_of(directory, seed, scale=scale) for seed, scale in enumerate((1.5, 1.0, 3.0))]
     scores = policy(policy.collate(examples).inputs)
     for row, example in enumerate(examples):
@@ -183,6 +183,6 @@ def test_gradient_flows_through_both_contexts(policy, directory):
 
 
 def test_guidance_that_is_not_configured_is_refused(directory):
-    plain = TokenPolicy.load(directory, PolicyConfig(kind="token"), block_names=BLOCKS)
+    plain = TokenPolicy.load(directory, policy_config(kind="token"), block_names=BLOCKS)
     with pytest.raises(ValueError, match="guidance_scale is 1"):
         plain.collate([example_of(directory, 0, scale=1.5)])

@@ -20,8 +20,8 @@ from actors.policies.token.policy import TokenPolicy
 from actors.shared.lora import adapters_only, add_adapter, export_adapter, with_targets
 from actors.weights.buckets import Bucket, pack
 from configs.methods import Adapter
-from configs.schema import PolicyConfig
 from rl.types import Example, Manifest
+from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 from tests.reference.tiny_text import BLOCKS, build
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.engine
 LORA = Adapter(rank=4, alpha=8.0)
 FAMILIES = {"text": QWEN2_5_VL, "image": RESTORATION}
 CONFIGS = {
-    "text": PolicyConfig(kind="token", temperature=0.9, lora=LORA),
-    "image": PolicyConfig(kind="denoising", micro_batch_size=4, lora=LORA),
+    "text": policy_config(kind="token", temperature=0.9, lora=LORA),
+    "image": policy_config(kind="denoising", micro_batch_size=4, lora=LORA),
 }
 CLASSES: dict[str, type[TrainablePolicy]] = {"text": TokenPolicy, "image": DenoisingPolicy}
 
@@ -127,7 +127,7 @@ def test_the_merged_export_and_the_adapter_give_the_same_logprobs(
     publish(policy, worker, 9)
     example = asyncio.run(worker.canary())
     weights = {name: parameter.detach() for name, parameter in policy.published()}
-    plain = PolicyConfig(kind=CONFIGS[kind].kind)
+    plain = policy_config(kind=CONFIGS[kind].kind)
     policy.export(
         tmp_path / "model",
         export_adapter(tmp_path / "adapter", adapter(kind), weights, prefix=policy.net_prefix),

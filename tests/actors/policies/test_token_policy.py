@@ -15,12 +15,12 @@ from torch import Tensor
 
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.tokenizer import load_vocabulary, vocabulary_size
-from configs.schema import PolicyConfig
 from rl.compat.torchvision import ensure_torchvision
 from rl.types import DenoisingSegment, Example, Pixels, SamplerSpec, TextSampling, TokenStream
+from tests.reference.policy_configs import policy_config
 from tests.reference.tiny_text import BLOCKS, build
 
-CONFIG = PolicyConfig(kind="token")
+CONFIG = policy_config(kind="token")
 TOLERANCE_NATS = 1e-5
 
 
@@ -270,7 +270,7 @@ def test_gradient_reaches_every_weight(policy: TokenPolicy) -> None:
 
 def test_an_entropy_bonus_reaches_every_weight(directory: Path) -> None:
     """Through the checkpointed chunks, and past ids that could not be sampled."""
-    config = PolicyConfig(kind="token", entropy_weight=0.01)
+    config = policy_config(kind="token", entropy_weight=0.01)
     policy = TokenPolicy.load(directory, config, block_names=BLOCKS)
     forbidden = load_vocabulary(directory, BLOCKS).forbidden_ids
     sampling = TextSampling(temperature=0.8, forbidden_ids=forbidden)
@@ -328,7 +328,7 @@ def test_export_is_what_transformers_loads(directory: Path, policy: TokenPolicy,
 
 
 def test_loads_in_bfloat16(directory: Path) -> None:
-    small = TokenPolicy.load(directory, PolicyConfig(kind="token", dtype="bfloat16"), block_names=BLOCKS)
+    small = TokenPolicy.load(directory, policy_config(kind="token", dtype="bfloat16"), block_names=BLOCKS)
     scores = small(small.collate([make_example(small, 0, num_pictures=1)]).inputs)
     assert scores.logprobs.dtype == torch.float32
     assert scores.logprobs.isfinite().all()

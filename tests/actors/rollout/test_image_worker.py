@@ -21,10 +21,11 @@ from configs.schema import PolicyConfig
 from rl.denoising.samplers import SAMPLERS
 from rl.errors import RolloutError, WeightSyncError
 from rl.types import ImageRequest, Manifest, Pixels, SamplerSpec, StepPlan
+from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import rollout_spec
 
 BLOCKS = ("rough_image", "final_image")
-CONFIG = PolicyConfig(kind="denoising", micro_batch_size=4)
+CONFIG = policy_config(kind="denoising", micro_batch_size=4)
 
 
 def pixels(size: int, seed: int) -> Pixels:
@@ -134,7 +135,7 @@ def test_pictures_with_other_random_steps_or_samplers_are_other_batches(worker: 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_the_canary_paints_by_the_configured_sampler(directory: Path, kind: str, scale: float) -> None:
-    config = PolicyConfig(
+    config = policy_config(
         kind="denoising", sampler=kind, guidance_scale=scale, noise_level=0.5, surrogate=Guard()
     )
     worker = make_worker(directory, config=config)

@@ -24,6 +24,7 @@ from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
 from rl.restoration.names import REQUEST
 from rl.types import Example, Ints, Manifest, TextRequest, TextSampling, TokenStream
+from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 from tests.reference.tiny_text import BLOCKS, as_example, build, make_request, photo
 
@@ -38,7 +39,7 @@ Learner = Callable[..., TokenPolicy]
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory, config: PolicyConfig) -> Path:
     path = tmp_path_factory.mktemp("text")
-    build(path, is_tied=config.guidance_scale != 1)
+    build(path, is_tied=config.rollout.guidance_scale != 1)
     return path
 
 
@@ -49,7 +50,7 @@ def vocabulary(directory: Path) -> TextVocabulary:
 
 @pytest.fixture(scope="module", params=[1.0, 1.5], ids=["plain", "guided and tied"])
 def config(request: pytest.FixtureRequest) -> PolicyConfig:
-    return PolicyConfig(kind="token", temperature=0.9, guidance_scale=request.param)
+    return policy_config(kind="token", temperature=0.9, guidance_scale=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def worst_gap(policy: TokenPolicy, examples: list[Example]) -> float:
 def request_to(
     worker: TextRolloutWorker, vocabulary: TextVocabulary, name: str, *, seed: int, max_tokens: int = 12
 ) -> TextRequest:
-    guidance = worker.spec.config.guidance_scale
+    guidance = worker.spec.config.rollout.guidance_scale
     return make_request(vocabulary, name, seed=seed, guidance=guidance, max_tokens=max_tokens)
 
 
@@ -232,7 +233,7 @@ def test_guidance_changes_what_is_sampled(
     asyncio.run(worker.load_weights(*flat(publication(policy, 6))))
     examples = sample(worker, vocabulary, [0, 1, 2])
     assert worst_gap(policy, examples) < TOLERANCE_NATS
-    other = 2.5 - config.guidance_scale
+    other = 2.5 - config.rollout.guidance_scale
     swapped = [replace(e, segment=replace(stream_of(e), sampling=guided_by(e, other))) for e in examples]
     assert worst_gap(make_policy(directory, replace(config, guidance_scale=other)), swapped) > 0.01
 
@@ -252,7 +253,9 @@ def guided_by(example: Example, scale: float) -> TextSampling:
 
 
 def test_guidance_must_be_the_engines(worker: TextRolloutWorker, vocabulary: TextVocabulary) -> None:
-    request = make_request(vocabulary, "other", seed=0, guidance=2.5 - worker.spec.config.guidance_scale)
+    request = make_request(
+        vocabulary, "other", seed=0, guidance=2.5 - worker.spec.config.rollout.guidance_scale
+    )
     with pytest.raises(RolloutError, match="other: guidance must be the engine's"):
         asyncio.run(worker.generate([request], photo(0)))
 

@@ -22,7 +22,7 @@ from configs.methods import Adapter
 from rl.errors import ConfigError, WeightSyncError
 
 LORA = Adapter(rank=2, alpha=6.0, targets=["first", "last"])
-KEY = "policies.text.lora"
+KEY = "policies.text.learner.lora"
 
 
 class Net(nn.Module):
@@ -131,11 +131,11 @@ def test_peft_loads_what_is_written(tmp_path):
     [
         (
             "frist",
-            r"policies\.text\.lora\.targets: the net has no layer 'frist'; linear layers end in first, last",
+            r"policies\.text\.learner\.lora\.targets: the net has no layer 'frist'; linear layers end in first, last",
         ),
         (
             "embed",
-            r"policies\.text\.lora\.targets: 'embed' is a Embedding, and only linear layers are adapted",
+            r"policies\.text\.learner\.lora\.targets: 'embed' is a Embedding, and only linear layers are adapted",
         ),
     ],
 )

@@ -42,6 +42,7 @@ from rl.types import (
     TokenStream,
 )
 from tests.reference.chain import PLACEHOLDER, VISION_END, VISION_START, WORDS, decode, vocabulary
+from tests.reference.policy_configs import policy_config
 
 pytestmark = pytest.mark.ray
 
@@ -242,8 +243,8 @@ def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data
     crew: dict[str, Worker],
 ) -> None:
     long = {n: replace(b, num_steps=4) if b.kind == "image" else b for n, b in CONFIG.chain.items()}
-    image = replace(
-        CONFIG.policies["image"],
+    image = policy_config(
+        "denoising",
         shared_noise=True,
         guidance_scale=1.5,
         trained_steps=SlidingWindow(size=1, every=1, stride=1),
@@ -400,7 +401,7 @@ def test_a_failing_worker_is_named(crew: dict[str, Worker]) -> None:
 
 
 def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
-    guided = load_config("tiny", ["policies.text.guidance_scale=1.5"])
+    guided = load_config("tiny", ["policies.text.rollout.guidance_scale=1.5"])
     context = TextContext(
         grammar=ChainGrammar(guided.chain, TAGS), encode=lambda _: PROMPT, forbidden_ids=(3,), decode=decode
     )

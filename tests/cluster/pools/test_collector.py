@@ -8,19 +8,20 @@ from hypothesis import strategies as st
 
 from cluster.pools import collector as module
 from cluster.pools.collector import PATIENCE, GroupCollector
-from configs.schema import AdvantageConfig, BlockConfig, Config, PolicyConfig, RewardConfig
+from configs.schema import AdvantageConfig, BlockConfig, Config, RewardConfig
 from rl.advantage.combine import RewardTerm
 from rl.advantage.overlong import overlong_terms
 from rl.errors import RewardError, RolloutError, WorkerLostError
 from rl.measure.metrics import check_name
 from rl.types import Prompt
 from tests.reference.groups import make_group, make_scores, text_segment
+from tests.reference.policy_configs import policy_config
 
 CONFIG = Config(
     group_size=2,
     max_refills=1,
     chain={"words": BlockConfig(max_tokens=10)},
-    policies={"text": PolicyConfig()},
+    policies={"text": policy_config()},
     rewards={"a": RewardConfig(), "form": RewardConfig(weight=0.0)},
 )
 GOOD, FLAT, FAILED, OLD, GATED, LONG = "good", "flat", "failed", "old", "gated", "long"

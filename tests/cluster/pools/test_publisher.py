@@ -24,7 +24,7 @@ from rl.types import Example, Floats, Manifest, TextSampling, TokenStream
 pytestmark = pytest.mark.ray
 
 CONFIG = load_config("tiny")
-AVERAGED = load_config("tiny", ["policies.text.ema_decay=0.9"])
+AVERAGED = load_config("tiny", ["policies.text.learner.ema_decay=0.9"])
 
 
 class Rank:

@@ -16,9 +16,9 @@ from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.transports import Transport, make_transport
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.spawn import kill, spawn
-from configs.schema import PolicyConfig
 from rl.errors import WorkerLostError
 from rl.types import Manifest
+from tests.reference.policy_configs import policy_config
 
 pytestmark = pytest.mark.ray
 
@@ -62,7 +62,7 @@ class Rollout(WeightInbox):
     """Keeps digests of what it loaded."""
 
     def __init__(self) -> None:
-        self._config = PolicyConfig()
+        self._config = policy_config()
         self._loaded: dict[str, str] = {}
 
     async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:

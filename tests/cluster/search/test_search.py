@@ -20,7 +20,7 @@ from configs.errors import ConfigError
 from configs.load import load_config, to_yaml
 from configs.search import PLAN, Domain, SearchPlan, load_plan, with_place
 
-TEXT, IMAGE = "policies.text.learning_rate", "policies.image.learning_rate"
+TEXT, IMAGE = "policies.text.learner.learning_rate", "policies.image.learner.learning_rate"
 
 
 def plan_of(*overrides: str) -> SearchPlan:
@@ -63,7 +63,7 @@ def test_the_demo_has_a_search():
     plan = plan_of()
     check_search(plan)
     assert plan.space[TEXT] == Domain(kind="log_uniform", values=(1e-5, 1e-3))
-    assert plan.config({TEXT: 3.7e-5}).policies["text"].learning_rate == 3.7e-5
+    assert plan.config({TEXT: 3.7e-5}).policies["text"].learner.learning_rate == 3.7e-5
 
 
 def test_overrides_reach_run_and_search():
@@ -103,12 +103,12 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     [
         (
             "search.space.policies.text.lerning_rate={uniform: [0, 1]}",
-            "did you mean policies.text.learning_rate",
+            "did you mean policies.text.learner.learning_rate",
         ),
-        ("search.space.policies.txt.learning_rate={uniform: [0.1, 1]}", "did you mean policies.text"),
+        ("search.space.policies.txt.learner.learning_rate={uniform: [0.1, 1]}", "did you mean policies.text"),
         (
             f"search.space.{TEXT}={{uniform: [0.1, 2]}}",
-            "policies.text.learning_rate: want above 0 and at most 1, got 2",
+            "policies.text.learner.learning_rate: want above 0 and at most 1, got 2",
         ),
         (f"search.space.{TEXT}={{log_unifrom: [0.1, 1]}}", "did you mean log_uniform"),
         (f"search.space.{TEXT}={{uniform: [0.1]}}", "want two numbers"),
@@ -150,12 +150,12 @@ def test_a_key_of_the_cold_start_makes_one_for_each_value():
 
 
 def test_choices_may_be_mappings_and_methods(tmp_path):
-    plan = plan_of("search.space.policies.text.surrogate={choice: [cispo, {kind: ppo, clip_low: 0.1}]}")
+    plan = plan_of("search.space.policies.text.loss.surrogate={choice: [cispo, {kind: ppo, clip_low: 0.1}]}")
     check_search(plan)
     searcher, book, _ = started(plan, tmp_path)
     for index in range(6):
         searcher.suggest(str(index))
-    kinds = {plan.config(trial.values).policies["text"].surrogate.kind for trial in book.all()}
+    kinds = {plan.config(trial.values).policies["text"].loss.surrogate.kind for trial in book.all()}
     assert kinds == {"cispo", "ppo"}
 
 
@@ -260,7 +260,7 @@ def test_a_trial_is_a_run_of_its_own_with_the_shared_start(tmp_path):
     config = trial_config(plan, SearchDir(tmp_path / "s").book, Trial(number=2, values={TEXT: 2e-5}))
     assert (config.output_dir, config.name) == (str(tmp_path / "s" / "trials"), "trial-002")
     assert Path(config.coldstart.directory).parent == tmp_path
-    assert config.policies["text"].learning_rate == 2e-5
+    assert config.policies["text"].learner.learning_rate == 2e-5
 
 
 def test_a_trial_reserves_what_it_spawns():
@@ -348,7 +348,7 @@ def test_the_benchmark_asks_for_what_can_be_searched():
     base = check_search(plan)
     assert own_values(plan, base) == {TEXT: 1e-5, IMAGE: 4e-6}
     good = load_config("demo").policies
-    assert all(good[key.split(".")[1]].learning_rate in plan.space[key] for key in (TEXT, IMAGE))
+    assert all(good[key.split(".")[1]].learner.learning_rate in plan.space[key] for key in (TEXT, IMAGE))
 
 
 def test_recovery_is_a_ratio_of_paired_gains():

@@ -20,7 +20,7 @@ from configs.search import load_plan
 from rl.errors import LearnerError
 
 pytestmark = pytest.mark.ray
-KEY = "policies.text.learning_rate"
+KEY = "policies.text.learner.learning_rate"
 FINE, WORSE, FAILS, DIES = 1e-4, 1e-5, 2e-5, 3e-5
 
 
@@ -75,7 +75,7 @@ def test_trials_end_as_they_deserve_and_stay_in_their_groups(tmp_path: Path) -> 
     values = [FINE, WORSE, FAILS, DIES]
     space = [
         f"search.space.{KEY}={{grid: {values}}}",
-        "search.space.policies.image.learning_rate={grid: [1e-5]}",
+        "search.space.policies.image.learner.learning_rate={grid: [1e-5]}",
     ]
     plan = load_plan("demo", [f"output_dir={tmp_path}", "num_steps=2", "eval.every=1", *space])
     folder = SearchDir(tmp_path / "s")

@@ -10,6 +10,7 @@ from configs.errors import ConfigError
 from configs.load import load_config
 from configs.methods import CISPO, GMPO, GSPO, PPO, DualClip, Guard, OnPolicy
 from configs.schema import Config, PolicyConfig
+from tests.reference.policy_configs import policy_config
 
 
 def fault(policy: PolicyConfig) -> str:
@@ -20,47 +21,52 @@ def fault(policy: PolicyConfig) -> str:
 
 
 def test_guard_is_for_denoising_steps():
-    message = fault(PolicyConfig(surrogate=Guard()))
-    assert message.startswith("policies.p.surrogate: guard")
+    message = fault(policy_config(surrogate=Guard()))
+    assert message.startswith("policies.p.loss.surrogate: guard")
     assert "use ppo" in message
-    check_losses(Config(policies={"p": PolicyConfig(kind="denoising", surrogate=Guard())}))
+    check_losses(Config(policies={"p": policy_config(kind="denoising", surrogate=Guard())}))
 
 
 def test_step_mean_is_for_denoising_steps():
-    message = fault(PolicyConfig(kl_estimator="step_mean"))
-    assert message.startswith("policies.p.kl_estimator: step_mean")
+    message = fault(policy_config(kl_estimator="step_mean"))
+    assert message.startswith("policies.p.loss.kl_estimator: step_mean")
     assert "use k3" in message
-    check_losses(Config(policies={"p": PolicyConfig(kind="denoising", kl_estimator="step_mean")}))
+    check_losses(Config(policies={"p": policy_config(kind="denoising", kl_estimator="step_mean")}))
 
 
 def test_entropy_bonus_is_for_tokens():
-    message = fault(PolicyConfig(kind="denoising", entropy_weight=0.01))
-    assert message.startswith("policies.p.entropy_weight: ")
-    assert "set it to 0" in message
-    check_losses(Config(policies={"p": PolicyConfig(entropy_weight=0.01)}))
+    with pytest.raises(ConfigError) as caught:
+        load_config("tiny", ["policies.image.loss.entropy_weight=0.01"])
+    assert str(caught.value) == (
+        "policies.image.loss.entropy_weight: has no meaning for a denoising policy; take it out"
+    )
+    check_losses(load_config("tiny", ["policies.text.loss.entropy_weight=0.01"]))
 
 
 def test_dual_clip_wants_a_bound_above_1():
-    message = fault(PolicyConfig(surrogate=DualClip(bound=1.0)))
-    assert message.startswith("policies.p.surrogate.bound: want above 1")
+    message = fault(policy_config(surrogate=DualClip(bound=1.0)))
+    assert message.startswith("policies.p.loss.surrogate.bound: want above 1")
 
 
 @pytest.mark.parametrize("kind", ["token", "denoising"])
 @pytest.mark.parametrize("surrogate", [PPO(), DualClip(), GSPO(), CISPO(), GMPO(), OnPolicy()])
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_all_else_is_for_both(kind, surrogate, estimator):
-    policy = PolicyConfig(kind=kind, surrogate=surrogate, kl_estimator=estimator, kl_weight=0.1)
+    policy = policy_config(kind=kind, surrogate=surrogate, kl_estimator=estimator, kl_weight=0.1)
     check_losses(Config(policies={"p": policy}))
 
 
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ("policies.text.surrogate=guard", "policies.text.surrogate"),
-        ("policies.text.correction={kind: token_mask, low: 2}", "policies.text.correction.low"),
-        ("policies.text.correction={kind: token_mask, high: 0.5}", "policies.text.correction.high"),
-        ("policies.text.correction={kind: sequence_mask, low: 1.5}", "policies.text.correction.low"),
-        ("policies.text.correction={kind: truncate, cap: 0.5}", "policies.text.correction.cap"),
+        ("policies.text.loss.surrogate=guard", "policies.text.loss.surrogate"),
+        ("policies.text.loss.correction={kind: token_mask, low: 2}", "policies.text.loss.correction.low"),
+        ("policies.text.loss.correction={kind: token_mask, high: 0.5}", "policies.text.loss.correction.high"),
+        (
+            "policies.text.loss.correction={kind: sequence_mask, low: 1.5}",
+            "policies.text.loss.correction.low",
+        ),
+        ("policies.text.loss.correction={kind: truncate, cap: 0.5}", "policies.text.loss.correction.cap"),
     ],
 )
 def test_validation_of_a_run_says_so(setting, named):

@@ -74,7 +74,7 @@ def test_colocated_processes_share_a_bundle_and_halve_its_gpu():
 
 
 def test_machines_are_filled_in_order():
-    config = load_config("demo", [*ON_GPU, "policies.text.num_rollout_workers=9", "gpus_per_node=4"])
+    config = load_config("demo", [*ON_GPU, "policies.text.rollout.num_workers=9", "gpus_per_node=4"])
     placement = place(config)
     assert [node.num_gpus for node in placement.nodes] == [4, 4, 4]
     assert [p.name for p in placement.nodes[1].bundles[1].processes] == ["rollout-text-5"]
@@ -83,7 +83,7 @@ def test_machines_are_filled_in_order():
 
 @pytest.mark.parametrize(("num_nodes", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5])])
 def test_without_gpus_a_group_holds_workers_of_one_kind_and_no_more_than_there_are_machines(num_nodes, sizes):
-    placement = place(load_config("demo", ["policies.text.num_rollout_workers=5"]))
+    placement = place(load_config("demo", ["policies.text.rollout.num_workers=5"]))
     (node,) = placement.nodes
     groups = placement.groups(node, num_nodes)
     assert [bundle for group in groups for bundle in group] == list(node.bundles)
@@ -106,8 +106,8 @@ def test_every_process_is_placed_once_and_nothing_is_overfull(workers, ranks, re
         "demo",
         [
             *ON_GPU,
-            f"policies.text.num_rollout_workers={workers}",
-            f"policies.text.num_ranks={ranks}",
+            f"policies.text.rollout.num_workers={workers}",
+            f"policies.text.learner.num_ranks={ranks}",
             f"rewards.generation.num_workers={rewards}",
             f"rewards.generation.num_gpus={part}",
             f"gpus_per_node={per_node}",
@@ -139,7 +139,7 @@ def test_shipped_configurations_use_the_gpus_they_are_named_for(name):
         (["colocate=true"], "colocate: policies.text runs on the CPU"),
         ([*ON_GPU, "colocate=true", "max_staleness=1"], "set max_staleness=0 or colocate=false"),
         (
-            [*ON_GPU, "colocate=true", "policies.text.num_ranks=2"],
+            [*ON_GPU, "colocate=true", "policies.text.learner.num_ranks=2"],
             "set num_ranks (2) equal to num_rollout_workers (1)",
         ),
         (["policies.text.num_gpus=16"], "raise gpus_per_node"),

@@ -106,7 +106,7 @@ def test_zero_stages_divide_what_they_shard():
     for stage, bytes_a_parameter in expected.items():
         config = load_config(
             "qwen2_5_vl_64gpu",
-            [f"policies.text.zero_stage={stage}", "policies.text.num_ranks=64"],
+            [f"policies.text.learner.zero_stage={stage}", "policies.text.learner.num_ranks=64"],
         )
         model = find_model(config, "text")
         memory = learner_memory(config, "text", model)
@@ -119,10 +119,10 @@ def test_what_adds_memory_and_what_saves_it():
     model = find_model(config, "text")
     plain = learner_memory(config, "text", model)
     for override, part in (
-        ("policies.text.kl_weight=0.1", "weights"),
-        ("policies.text.ema_decay=0.9", "optimizer"),
-        ("policies.text.micro_batch_size=8", "activations"),
-        ("policies.text.guidance_scale=2", "activations"),
+        ("policies.text.loss.kl_weight=0.1", "weights"),
+        ("policies.text.learner.ema_decay=0.9", "optimizer"),
+        ("policies.text.learner.micro_batch_size=8", "activations"),
+        ("policies.text.rollout.guidance_scale=2", "activations"),
     ):
         more = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
         assert getattr(more, part) > getattr(plain, part), override
@@ -163,12 +163,17 @@ def test_every_shipped_configuration_fits(name, capsys, tmp_path):
     [
         (
             "qwen2_5_vl_8gpu",
-            ["policies.text.zero_stage=1", "gpu_gib=50"],
+            ["policies.text.learner.zero_stage=1", "gpu_gib=50"],
             "learner text",
             "zero_stage to 3",
         ),
-        ("qwen2_5_vl_8gpu", ["gpu_gib=24"], "learner text", "policies.text.num_ranks"),
-        ("qwen2_5_vl_8gpu", ["policies.text.micro_batch_size=64"], "learner text", "micro_batch_size"),
+        ("qwen2_5_vl_8gpu", ["gpu_gib=24"], "learner text", "policies.text.learner.num_ranks"),
+        (
+            "qwen2_5_vl_8gpu",
+            ["policies.text.learner.micro_batch_size=64"],
+            "learner text",
+            "micro_batch_size",
+        ),
         ("qwen2_5_vl_8gpu", ["policies.text.num_gpus=0.1"], "cache", "policies.text.num_gpus"),
     ],
 )

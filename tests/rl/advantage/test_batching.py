@@ -5,10 +5,11 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import BlockConfig, Config, PolicyConfig
+from configs.schema import BlockConfig, Config
 from rl.advantage.batching import build_train_batches, lay_out, max_actions, split_evenly
 from rl.types import TrainItem
 from tests.reference.groups import image_segment, make_group, make_scores, text_segment
+from tests.reference.policy_configs import policy_config
 
 quick = settings(deadline=None)
 
@@ -93,9 +94,9 @@ def make_config(**kwargs):
             "picture": BlockConfig(kind="image", policy="image"),
         },
         policies={
-            "text": PolicyConfig(micro_batch_size=3, num_ranks=2),
-            "image": PolicyConfig(kind="denoising", micro_batch_size=2),
-            "idle": PolicyConfig(),
+            "text": policy_config(micro_batch_size=3, num_ranks=2),
+            "image": policy_config(kind="denoising", micro_batch_size=2),
+            "idle": policy_config(),
         },
         **kwargs,
     )
@@ -154,7 +155,7 @@ def test_most_actions_come_from_the_configuration():
             "more_words": BlockConfig(policy="text", max_tokens=30),
             "picture": BlockConfig(kind="image", policy="image", num_steps=9),
         },
-        policies={"text": PolicyConfig(), "image": PolicyConfig(kind="denoising")},
+        policies={"text": policy_config(), "image": policy_config(kind="denoising")},
     )
     assert max_actions("text", config) == 50
     assert max_actions("image", config) == 8

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import AdvantageConfig, BlockConfig, Config, PolicyConfig, RewardConfig
+from configs.schema import AdvantageConfig, BlockConfig, Config, RewardConfig
 from rl.advantage.assign import assign_advantages
 from rl.advantage.batching import build_train_batches, items_of
 from rl.advantage.filters import FilterResult, filter_group
@@ -15,6 +15,7 @@ from rl.advantage.overlong import masked_blocks, overlong_terms, soft_penalty, w
 from rl.types import Finish
 from tests.reference import advantage as reference
 from tests.reference.groups import image_segment, make_chain, make_group, make_scores, text_segment
+from tests.reference.policy_configs import policy_config
 
 quick = settings(deadline=None)
 PUNISH = Config(
@@ -26,7 +27,7 @@ PUNISH = Config(
         "picture": BlockConfig(kind="image", policy="image", size_px=16, num_steps=4),
         "end": BlockConfig(max_tokens=10),
     },
-    policies={"text": PolicyConfig(), "image": PolicyConfig(kind="denoising")},
+    policies={"text": policy_config(), "image": policy_config(kind="denoising")},
 )
 MASK = replace(PUNISH, overlong="mask")
 TRAIN = replace(PUNISH, overlong="train")

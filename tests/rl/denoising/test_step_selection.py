@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.methods import AllSteps, RandomShare, RandomSteps, SlidingWindow
-from configs.schema import PolicyConfig
+from configs.schema import DenoisingRollout
 from rl.denoising.step_selection import all_steps, picture_draws, sampler_spec, select_steps, window_start
 from rl.types import StepPlan
 
@@ -101,22 +101,22 @@ def test_untrained_noise_is_possible_but_not_the_reverse():
 
 
 def test_a_spec_is_the_policys_but_for_its_noise():
-    policy = PolicyConfig(kind="denoising", sampler="cps", noise_level=0.4, guidance_scale=1.5)
-    spec = sampler_spec(policy)
+    rollout = DenoisingRollout(sampler="cps", noise_level=0.4, guidance_scale=1.5)
+    spec = sampler_spec(rollout)
     assert (spec.kind, spec.noise_level, spec.guidance_scale) == ("cps", 0.4, 1.5)
-    assert sampler_spec(policy, noise_level=0.0).noise_level == 0
+    assert sampler_spec(rollout, noise_level=0.0).noise_level == 0
 
 
 @given(seeds, seeds)
 def test_a_group_shares_its_source_and_its_random_steps(first, second):
-    policy = PolicyConfig(kind="denoising", shared_noise=True, trained_steps=RandomSteps(count=2))
-    draws = [picture_draws(policy, 20, picture_seed=p, group_seed=7, grpo_step=3) for p in (first, second)]
+    rollout = DenoisingRollout(shared_noise=True, trained_steps=RandomSteps(count=2))
+    draws = [picture_draws(rollout, 20, picture_seed=p, group_seed=7, grpo_step=3) for p in (first, second)]
     assert draws[0] == draws[1]
     assert draws[0][0] is not None
     assert draws[0][1] is not None
-    assert picture_draws(policy, 20, picture_seed=first, group_seed=8, grpo_step=3)[0] != draws[0][0]
+    assert picture_draws(rollout, 20, picture_seed=first, group_seed=8, grpo_step=3)[0] != draws[0][0]
 
 
 def test_outside_of_training_all_steps_are_random_and_sources_differ_by_default():
-    policy = PolicyConfig(kind="denoising", trained_steps=SlidingWindow())
-    assert picture_draws(policy, 9, picture_seed=1, group_seed=2, grpo_step=None) == (None, None)
+    rollout = DenoisingRollout(trained_steps=SlidingWindow())
+    assert picture_draws(rollout, 9, picture_seed=1, group_seed=2, grpo_step=None) == (None, None)

@@ -384,6 +384,6 @@ def test_a_sampler_of_ones_own_takes_its_own_step():
 )
 def test_a_sampler_that_cannot_be_used_costs_one_line(target, message):
     with pytest.raises(ConfigError) as caught:
-        find_sampler(target, "policies.image.sampler")
-    assert str(caught.value).startswith("policies.image.sampler: ")
+        find_sampler(target, "policies.image.rollout.sampler")
+    assert str(caught.value).startswith("policies.image.rollout.sampler: ")
     assert message in str(caught.value)

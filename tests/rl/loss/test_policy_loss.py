@@ -20,7 +20,7 @@ from configs.methods import (
     TokenMask,
     TruncatedImportance,
 )
-from configs.schema import PolicyConfig
+from configs.schema import DenoisingLoss, TokenLoss
 from rl.loss.actions import ActionScores
 from rl.loss.policy_loss import policy_loss
 from rl.measure.metrics import merge, to_metrics
@@ -39,9 +39,9 @@ from tests.reference.actions import (
 quick = settings(deadline=None, max_examples=40)
 MAX_ACTIONS = 8
 CONFIGS = (
-    PolicyConfig(surrogate=PPO(clip_low=0.2, clip_high=0.28), kl_weight=0.1),
-    PolicyConfig(surrogate=GSPO(clip_low=0.05, clip_high=0.08), aggregation="sequence_mean", kl_weight=0.0),
-    PolicyConfig(
+    TokenLoss(surrogate=PPO(clip_low=0.2, clip_high=0.28), kl_weight=0.1),
+    TokenLoss(surrogate=GSPO(clip_low=0.05, clip_high=0.08), aggregation="sequence_mean", kl_weight=0.0),
+    TokenLoss(
         surrogate=CISPO(clip_low=0.3),
         aggregation="constant",
         kl_weight=0.2,
@@ -49,15 +49,15 @@ CONFIGS = (
         correction=TruncatedImportance(cap=1.2),
         entropy_weight=0.3,
     ),
-    PolicyConfig(
+    TokenLoss(
         surrogate=GMPO(clip_low=0.1, clip_high=0.2),
         aggregation="sequence_mean",
         kl_weight=0.3,
         kl_estimator="k1",
         correction=TokenMask(low=0.8, high=1.3),
     ),
-    PolicyConfig(surrogate=OnPolicy(), correction=SequenceMask(low=0.9, high=1.1), entropy_weight=0.1),
-    PolicyConfig(kind="denoising", surrogate=GUARD, kl_weight=0.2, kl_estimator="step_mean"),
+    TokenLoss(surrogate=OnPolicy(), correction=SequenceMask(low=0.9, high=1.1), entropy_weight=0.1),
+    DenoisingLoss(surrogate=GUARD, kl_weight=0.2, kl_estimator="step_mean"),
 )
 by_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.surrogate.kind)
 
@@ -105,7 +105,9 @@ def plain_loss(config, case, old):
         gaps = [float(old.logprobs[b, i] - actions.behaviour.logprobs[b, i]) for i in row]
         factor = reference.correction_factor(config.correction, gaps, row.index(t))
         factor *= 1.0 if actions.weights is None else float(actions.weights[b, t])
-        terms[b, t] = -factor * values[b][t] - config.entropy_weight * float(case.scores.entropy[b, t])
+        terms[b, t] = -factor * values[b][t] - getattr(config, "entropy_weight", 0.0) * float(
+            case.scores.entropy[b, t]
+        )
         gradients[b, t] = -factor * slopes[b][t]
         if config.kl_weight:
             pair = float(own[b, t]), float(other[b, t])
@@ -124,7 +126,7 @@ def plain_loss(config, case, old):
 @quick
 @given(cases())
 def test_the_entropy_bonus_has_a_gradient(case):
-    config = PolicyConfig(aggregation="sequence_mean", entropy_weight=0.3)
+    config = TokenLoss(aggregation="sequence_mean", entropy_weight=0.3)
     leaf = case.scores.entropy.clone().requires_grad_()
     sums = loss_of(config, replace(case.scores, entropy=leaf), case)
     (grad,) = torch.autograd.grad(sums.loss, leaf)
@@ -137,7 +139,7 @@ def test_an_entropy_bonus_needs_entropy():
     scores = ActionScores(logprobs=torch.zeros(1, 1))
     actions = trained_actions(scores)
     with pytest.raises(ValueError, match="gives no entropy"):
-        policy_loss(PolicyConfig(entropy_weight=1.0), scores, actions, max_actions=1)
+        policy_loss(TokenLoss(entropy_weight=1.0), scores, actions, max_actions=1)
 
 
 # ------------------------------------------------------------------------------- correction
@@ -146,7 +148,7 @@ def test_an_entropy_bonus_needs_entropy():
 @quick
 @given(cases())
 def test_before_the_first_update_the_corrected_ratio_is_1_and_the_factor_is_the_mismatch(case):
-    config = PolicyConfig(correction=TruncatedImportance(cap=1.2))
+    config = TokenLoss(correction=TruncatedImportance(cap=1.2))
     _, grad = loss_and_grad(config, case)
     actions = case.actions
     mismatch = (case.scores.logprobs - actions.behaviour.logprobs).exp().clamp(max=1.2)
@@ -157,7 +159,7 @@ def test_before_the_first_update_the_corrected_ratio_is_1_and_the_factor_is_the_
 @given(cases())
 def test_the_measured_ratio_is_policy_over_behaviour_whatever_the_method(case):
     seen = []
-    for config in (*CONFIGS, *(PolicyConfig(surrogate=method) for method in METHODS)):
+    for config in (*CONFIGS, *(TokenLoss(surrogate=method) for method in METHODS)):
         stats = loss_of(config, case.scores, case).stats("p", is_first=True)
         seen.append(
             {
@@ -178,11 +180,11 @@ def test_shares_of_truncated_and_masked_actions_are_measured():
         (TokenMask(), 0.0, 0.5),
         (SequenceMask(), 0.5, 0.0),
     ):
-        sums = policy_loss(PolicyConfig(correction=correction), scores, actions, max_actions=4)
+        sums = policy_loss(TokenLoss(correction=correction), scores, actions, max_actions=4)
         metrics = to_metrics(sums.stats("p", is_first=False))
         assert metrics["policy/p/mismatch_truncated_frac"] == truncated
         assert metrics["policy/p/mismatch_masked_frac"] == left_out
-    plain = policy_loss(PolicyConfig(), scores, actions, max_actions=4).stats("p", is_first=True)
+    plain = policy_loss(TokenLoss(), scores, actions, max_actions=4).stats("p", is_first=True)
     assert not any("_frac" in name and "mismatch" in name for name in plain.sums)
 
 
@@ -270,7 +272,7 @@ def test_stats_are_named_and_count_actions():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     scores = ActionScores(logprobs=logprobs, entropy=torch.ones(2, 3))
     actions = replace(trained_actions(scores), mask=mask, behaviour=ActionScores(logprobs=logprobs - 0.1))
-    config = PolicyConfig(aggregation="sequence_mean", surrogate=OnPolicy(), kl_weight=0.5)
+    config = TokenLoss(aggregation="sequence_mean", surrogate=OnPolicy(), kl_weight=0.5)
     sums = policy_loss(config, scores, actions, max_actions=3, reference=actions.behaviour)
     stats = sums.stats("text", is_first=True)
     metrics = to_metrics(stats)

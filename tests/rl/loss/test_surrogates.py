@@ -288,8 +288,8 @@ def test_a_bare_tensor_is_the_value_and_the_mask_is_kept(case):
 )
 def test_a_surrogate_that_cannot_be_used_costs_one_line(target, options, message):
     with pytest.raises(ConfigError) as caught:
-        find_surrogate(Own(target=target, options=options), key="policies.text.surrogate")
-    assert str(caught.value).startswith("policies.text.surrogate: ")
+        find_surrogate(Own(target=target, options=options), key="policies.text.loss.surrogate")
+    assert str(caught.value).startswith("policies.text.loss.surrogate: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

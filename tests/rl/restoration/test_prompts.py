@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import DataConfig
+from configs.schema import Photographs
 from rl.data.images import save_picture
 from rl.errors import ConfigError, DataError
 from rl.restoration import photos as ph
 from rl.restoration import prompts as pr
 from rl.restoration.labels import VOCABULARY
 
-MILD = DataConfig(degradation="mild")
+MILD = Photographs(degradation="mild")
 
 
 def source(
-    data: DataConfig = MILD, *, output_px: int = 64, scale: int = 4, seed: int = 3
+    data: Photographs = MILD, *, output_px: int = 64, scale: int = 4, seed: int = 3
 ) -> pr.PhotographSource:
     return pr.PhotographSource(data, output_px=output_px, scale=scale, seed=seed)
 
@@ -134,7 +134,7 @@ def test_pixels_of_prompts_come_from_their_own_region(tmp_path):
         pixels[:, 120:] = (255, 0, 0)
         save_picture(tmp_path / f"{name}.png", pixels)
         (tmp_path / f"{name}.json").write_text('{"scene": "paint", "tags": [{"name": "color"}]}')
-    data = DataConfig(images=str(tmp_path), degradation="mild", holdout_photos=0, holdout_frac=0.4)
+    data = Photographs(images=str(tmp_path), degradation="mild", holdout_photos=0, holdout_frac=0.4)
     made = source(data, output_px=32)
     assert all(np.all(made.train(i).pictures.get("truth") == (0, 0, 255)) for i in range(50))
     held = made.held_out(20)
@@ -156,7 +156,7 @@ def test_folder_of_photographs(tmp_path):
     folder_of(tmp_path, "x", "sub/y", "z")
     names = [photo.name for photo in ph.folder_photos(tmp_path)]
     assert sorted(names) == ["sub/y", "x", "z"]
-    made = source(DataConfig(images=str(tmp_path), holdout_photos=1))
+    made = source(Photographs(images=str(tmp_path), holdout_photos=1))
     assert made.held_out(2)[1].prompt_id.startswith(names[0])
     assert made.train(0).prompt_id.split("/train/")[0] in names[1:]
 
@@ -165,7 +165,7 @@ def test_photograph_without_sidecar_says_what_to_write_where(tmp_path):
     folder_of(tmp_path, "x")
     save_picture(tmp_path / "new.jpg", noise(90, 90))
     with pytest.raises(DataError) as caught:
-        source(DataConfig(images=str(tmp_path)))
+        source(Photographs(images=str(tmp_path)))
     assert f"{tmp_path / 'new.jpg'}: has no sidecar; write what it shows to {tmp_path / 'new.json'}" in str(
         caught.value
     )
