@@ -1,4 +1,4 @@
-"""From ``rewards.<name>`` in the config to a ``Reward``; every mistake is one line that names the key."""
+"""Loader of rewards: from ``rewards.<name>`` in the config to a ``Reward``; a mistake costs one line with its key."""
 
 from __future__ import annotations
 

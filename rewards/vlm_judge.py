@@ -1,4 +1,4 @@
-"""A judge model: a vision-language model, served by vLLM, answers a question about every chain."""
+"""Judge model: a vision-language model, served by vLLM, answers a question about every chain."""
 
 from __future__ import annotations
 

@@ -45,8 +45,6 @@ class Finish(StrEnum):
     """A block ran out of tokens."""
     MALFORMED = "malformed"
     """It left the grammar."""
-    ABORTED = "aborted"
-    """It was stopped from outside."""
 
 
 # --------------------------------------------------------------------------------- prompts

@@ -1,4 +1,4 @@
-"""What rewards raised in this process: every distinct error once, with its whole traceback.
+"""Tracebacks of rewards in this process: every distinct error once, with its whole traceback.
 
 A reward that fails fails thousands of times. Its author needs one traceback, and the terminal has room for no more.
 """

@@ -1,4 +1,4 @@
-"""What pyiqa says of its metrics, read from its own files: quick, because neither pyiqa nor torch is imported.
+"""Catalogue of pyiqa's metrics, read from its own files: quick, because neither pyiqa nor torch is imported.
 
 Nothing is copied from pyiqa. Names, direction, range and options come from its table of default configurations (one
 direction is corrected, and a test asks the metrics themselves); whether a metric has weights is read off the source of

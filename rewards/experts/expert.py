@@ -1,4 +1,4 @@
-"""A visual expert: one of pyiqa's metrics by name, from weights on disk only, and the smallest picture it can judge.
+"""Visual expert: one of pyiqa's metrics by name, from weights on disk only, and the smallest picture it can judge.
 
 torch and pyiqa are imported in ``setup``.
 """

@@ -1,4 +1,4 @@
-"""Makes one metric of pyiqa, never from the network, and says what to do where that does not work.
+"""Loader of one pyiqa metric: never from the network, and with the remedy where that does not work.
 
 torch and pyiqa are imported when the first metric is made. pyiqa itself is under a non-commercial licence.
 """

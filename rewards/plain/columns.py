@@ -5,7 +5,7 @@
 | ``prompts`` | id of the group, ``<prompt>#<step>``: chains of one prompt share it; there is no prompt text |
 | ``completions`` | everything written, tags included, ``<|image|>`` in a picture's place |
 | ``chain_id`` | id of the chain, as in the recorded chains |
-| ``finish`` | how it ended: ``stop`` (whole), ``length``, ``malformed``, ``aborted`` |
+| ``finish`` | how it ended: ``stop`` (whole), ``length``, ``malformed`` |
 | ``block_text`` | body of every closed text block by its name |
 | ``pictures`` | finished pictures by block, ``uint8[H, W, 3]`` |
 | ``final_picture`` | the last picture, ``uint8[H, W, 3]``, or None where the chain ended before it |

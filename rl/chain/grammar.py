@@ -1,4 +1,4 @@
-"""What a chain may look like: its blocks, the token ids of its tags, and the paper's expression over its text.
+"""Grammar of chains: their blocks, the token ids of its tags, and the paper's expression over its text.
 
 Pure: knows token ids and block names, never engines or pictures. ``rl.chain.state`` applies it to one chain.
 """

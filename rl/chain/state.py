@@ -184,11 +184,6 @@ class ChainState:
         else:
             self._open_image()
 
-    def aborted(self, reason: str) -> None:
-        """End the chain from outside; nothing happens to one that has ended."""
-        if self._done is None:
-            self._finish(Finish.ABORTED, reason)
-
     # ------------------------------------------------------------------ what was written
 
     @property

@@ -1,4 +1,4 @@
-"""Reads, writes and scales picture files; whatever a file holds becomes ``uint8[H, W, 3]`` RGB.
+"""Picture files: reading, writing, scaling; whatever a file holds becomes ``uint8[H, W, 3]`` RGB.
 
 Knows nothing of degradation, tags or prompts. Every failure is a one-line ``DataError`` that names the
 file and says what to do.

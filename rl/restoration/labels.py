@@ -1,4 +1,4 @@
-"""Turns what was drawn into the words of the degradation block.
+"""Labels of a degradation: the words of its block, from what was drawn.
 
 Five slots in the order of the paper's example: blur, resize, noise, compression, resize.
 

@@ -1,4 +1,4 @@
-"""Finds photographs: the eight of scikit-image's wheel, a folder with sidecars, or LR/HR pairs.
+"""Photographs on disk: the eight of scikit-image's wheel, a folder with sidecars, or LR/HR pairs.
 
 Knows files and sizes, not crops or degradation. Headers and sidecars of all files are checked when the
 list is made; pixels are decoded when they are first used, and a few photographs are remembered.

@@ -1,4 +1,4 @@
-"""What a photograph shows: scene, tags with boxes, and the captions of a crop that follow from them.
+"""Sidecar of a photograph: scene, tags with boxes, and the captions of a crop that follow from them.
 
 A sidecar is a small JSON file beside the photograph::
 

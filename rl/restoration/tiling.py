@@ -1,4 +1,4 @@
-"""Cut a large photo into tiles a picture policy was trained on, and blend what it painted.
+"""Tiles of a large photo: cut to the size a picture policy was trained on, and blended when painted.
 
 Pure numpy. Tiles lie on the grid of the *degraded* photo; painted tiles may be any whole number of times
 larger, and the blend follows. A photo smaller than a tile is padded by reflection and cropped after.

@@ -65,7 +65,7 @@ def test_format_is_the_whole_grammar_or_nothing(text, expected):
     assert score_one(FormatReward(), make_view(text)) == expected
 
 
-@pytest.mark.parametrize("finish", [Finish.LENGTH, Finish.MALFORMED, Finish.ABORTED])
+@pytest.mark.parametrize("finish", [Finish.LENGTH, Finish.MALFORMED])
 def test_format_wants_a_chain_that_stopped_by_itself(finish):
     assert score_one(FormatReward(), make_view(finish=finish)) == 0.0
 

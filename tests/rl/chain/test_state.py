@@ -176,7 +176,6 @@ def test_a_chain_that_has_ended_takes_nothing_more(case):
     for name in state.grammar.names:
         with pytest.raises(RolloutError, match="due"):
             state.image_painted(name, 1)
-    state.aborted("too late")
     assert state.next_step() == done
     assert state.tokens.tolist() == before
 
@@ -282,12 +281,6 @@ def test_text_stopped_without_its_tag_is_malformed():
     state = ChainState(grammar, PROMPT, pictures=SHOWN)
     state.text_written([grammar.tags.opening["b0"], WORDS[0]], [-1.0, -1.0], stopped=True, version=0)
     assert state.next_step().finish is Finish.MALFORMED
-
-
-def test_abort():
-    state = ChainState(build(["text"]), PROMPT, pictures=SHOWN)
-    state.aborted("shutting down")
-    assert state.next_step() == Done(finish=Finish.ABORTED, error="shutting down")
 
 
 def test_bad_replies_are_refused():
