@@ -254,3 +254,5 @@ Lora = FullWeights | Adapter
 
 BASELINES = ("group", "leave_one_out", "batch")
 """What ``advantage.baseline`` may name, beside ``package.module:function`` (``rl.advantage.baselines``)."""
+SAMPLERS = ("flow_grpo", "dance", "cps", "ddim")
+"""What ``rollout.sampler`` may name, beside ``package.module:SAMPLER`` (``rl.denoising.samplers``)."""

@@ -95,8 +95,9 @@ class TokenRollout(RolloutConfig):
 class DenoisingRollout(RolloutConfig):
     """How denoising steps are sampled: the random step, its log-prob, and which steps are random."""
 
-    sampler: Literal["flow_grpo", "dance", "cps", "ddim"] = "flow_grpo"
-    """The random step."""
+    sampler: str = "flow_grpo"
+    """The random step: ``flow_grpo``, ``dance``, ``cps``, ``ddim``, or ``package.module:SAMPLER``
+    (``rl.denoising.samplers.Sampler``)."""
     noise_level: float = 0.7
     """The sampler's noise (Flow-GRPO and CPS a, DanceGRPO and DDIM eta). Larger explores more; 0 would be the ODE."""
     logprob_reduction: Literal["mean", "sum"] = "mean"

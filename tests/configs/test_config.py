@@ -381,6 +381,11 @@ FAULTS = {
     "chain.degradation.policy=txt": "chain.degradation.policy: no policy 'txt'; policies are text, image",
     "chain.degradation.policy=image": "chain.degradation.policy: text is written by a token policy, but policies",
     "policies.text.kind=denoising": "chain.degradation.policy: text is written by a token policy",
+    "policies.image.rollout.sampler=flow_grop": "policies.image.rollout.sampler: want one of flow_grpo, dance, cps, "
+                                                "ddim, or package.module:SAMPLER, got 'flow_grop'; did you mean "
+                                                "flow_grpo?",
+    "advantage.baseline=gruop": "advantage.baseline: want one of group, leave_one_out, batch, or "
+                                "package.module:function, got 'gruop'; did you mean group?",
     "scale=3": "scale: want a divisor of chain.final_image.size_px 64, got 3",
     "updates_per_batch=5": "updates_per_batch: a batch is split by group, so at most prompts_per_step (4)",
     "policies.text.learner.num_ranks=33": "policies.text.learner.num_ranks: 33 ranks for 32 chains",

@@ -1,14 +1,19 @@
 """What the documentation says is there: every method of the table, its key, its code and its test."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from cluster.run.preflight import check_methods
 from configs.algorithms import ALGORITHMS
+from configs.checks.validate import validate
+from configs.errors import ConfigError
 from configs.load import load_config
 from configs.methods import Own
 from rl.advantage.baselines import find_baseline
@@ -70,3 +75,22 @@ def test_ones_own_methods_of_the_page_are_trained_with(tmp_path, monkeypatch):
     assert terms.value.tolist() == [[1.0, -2.0]]
     _, std = step_mean_std("my_methods:QUIET", torch.zeros(1, 1), torch.zeros(1, 1), 0.5, 0.25, 0.4)
     assert std.item() == pytest.approx(0.1)
+
+    (settings,) = re.findall(r"```yaml\n(policies:\n.*?my_methods.*?)```", page, re.DOTALL)
+    config = load_config(
+        "demo", [f"{key}={json.dumps(value)}" for key, value in leaves(yaml.safe_load(settings))]
+    )
+    validate(config)
+    check_methods(config)
+    assert config.policies["text"].loss.surrogate == own
+    with pytest.raises(ConfigError, match=r"^policies\.text\.loss\.surrogate: .*did you mean soft_ppo"):
+        check_methods(load_config("demo", ["policies.text.loss.surrogate=my_methods:soft_pop"]))
+
+
+def leaves(tree, prefix=""):
+    """Keys of a configuration, as overrides name them; a method with its options is one value."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and "target" not in value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.methods import SAMPLERS as NAMES
 from rl.denoising.samplers import SAMPLERS, Source, ddim_step, find_sampler, step_mean_std, unit_stds
 from rl.denoising.steps import (
     flow_sigmas,
@@ -358,6 +359,10 @@ def test_impossible_schedules_are_refused(num_steps, shift):
 # ------------------------------------------------------------------------------- the user's own
 
 OWN = "tests.reference.own_methods"
+
+
+def test_every_name_has_a_sampler():
+    assert tuple(SAMPLERS) == NAMES
 
 
 def test_a_sampler_of_ones_own_takes_its_own_step():
