@@ -145,6 +145,6 @@ def _example(policy: TinyPolicy, length: int, generator: np.random.Generator, mi
         action_mask=action_mask,
         behaviour_logprobs=np.where(action_mask, scores, 0).astype(np.float32),
         block_of=block_of,
-        sampling=TextSampling(temperature=policy.rollout.temperature),
+        sampling=TextSampling(temperature=policy.temperature),
     )
     return Example(segment=stream, pictures=())
