@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from configs.load import digest
-from configs.schema import BlockConfig, Config, DenoisingPolicyConfig, PolicyConfig, TokenPolicyConfig
+from configs.schema import (
+    BlockConfig,
+    Config,
+    DenoisingPolicyConfig,
+    Photographs,
+    PolicyConfig,
+    TokenPolicyConfig,
+)
 
 COLDSTART = "coldstart"
 """The policy source that stands for what ``vlcot coldstart`` trains."""
@@ -34,7 +41,8 @@ def derived(config: Config) -> dict[str, str]:
     if text:
         said["sampled tokens a chain"] = f"{sum(block.max_tokens for block in text)} at most"
     if images:
-        said["degraded photo"] = f"{degraded_px(config)} px"
+        if isinstance(config.data, Photographs):
+            said["degraded photo"] = f"{degraded_px(config)} px"
         said["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
         said["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
         trained = (

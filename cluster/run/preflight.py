@@ -23,17 +23,17 @@ from rl.data.source import PromptSource, prompt_source
 from rl.denoising.samplers import find_sampler
 from rl.errors import ConfigError
 from rl.loss.surrogates import find_surrogate
-from rl.types import Prompt
+from rl.types import PREVIOUS, Prompt
 
 MANY = 50
-"""Photographs from which on reading them shows a bar."""
+"""Pictures from which on reading them shows a bar."""
 
 
 def preflight(config: Config) -> PromptSource:
     """Refuse what would fail later: before Ray, before a cold start of minutes, before a run directory.
 
     Returns:
-        The source of prompts, every photograph of it decoded once.
+        The source of prompts, every picture file of it decoded once.
 
     Raises:
         ConfigError: With one line that names the key or file and the remedy.
@@ -48,6 +48,8 @@ def preflight(config: Config) -> PromptSource:
             check_checkpoint(source_dir, family)
     source = prompt_source(config)
     known = _names(source.train(0))
+    if clash := sorted(known & {*config.chain, PREVIOUS}):
+        raise ConfigError(f"data: prompts carry {clash[0]!r}, a name of the chain's own; rename it")
     reward_terms(config)
     check_methods(config)
     for name, reward in config.rewards.items():
@@ -63,7 +65,7 @@ def preflight(config: Config) -> PromptSource:
     check_trackers(config.trackers)
     Judges(config.eval.judges).check(final_px(config.chain) or None)
     files = source.files()
-    for path in track(files, description="read the photographs", console=CONSOLE, disable=len(files) < MANY):
+    for path in track(files, description="read the pictures", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)
     return source
 
@@ -106,6 +108,6 @@ def check(config: Config) -> None:
     table = Table(title=f"{config.name}: fine", show_header=False, title_justify="left")
     for key, value in derived(config).items():
         table.add_row(key, value)
-    table.add_row("photographs", str(len(source.files())))
+    table.add_row("pictures of prompts", str(len(source.files())))
     table.add_row("held-out prompts", str(len(source.held_out(config.eval.num_prompts))))
     CONSOLE.print(table)

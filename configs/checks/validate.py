@@ -136,7 +136,7 @@ def _check_sizes(config: Config) -> None:
             raise ConfigError(
                 f"chain.{name}.size_px: want a divisor of chain.{last}'s {final_px}, got {size_px}"
             )
-    if final_px % config.scale:
+    if isinstance(config.data, Photographs) and final_px % config.scale:
         raise ConfigError(f"scale: want a divisor of chain.{last}.size_px {final_px}, got {config.scale}")
 
 

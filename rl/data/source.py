@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.schema import Config
-from rl.targets import load_target
+from configs.schema import Config, OwnData
+from rl.errors import ConfigError
+from rl.targets import check_options, load_target
 from rl.types import Pixels, Prompt
 
-SOURCES = {"photographs": "rl.restoration.prompts:photograph_source"}
-"""What makes the source of a configuration, by ``data.kind``."""
+PHOTOGRAPHS = "rl.restoration.prompts:photograph_source"
+"""Makes the source of ``data.kind=photographs``."""
 
 
 class PromptSource(ABC):
@@ -50,6 +52,19 @@ class PromptSource(ABC):
 
 
 def prompt_source(config: Config) -> PromptSource:
-    """Return the source of a run's training and held-out prompts."""
-    source: PromptSource = load_target(SOURCES["photographs"], key="data.kind")(config)
-    return source
+    """Return the source of a run's training and held-out prompts.
+
+    Raises:
+        ConfigError: If the target of a user's own is not there, no source, or does not take its options.
+    """
+    if not isinstance(config.data, OwnData):
+        source: PromptSource = load_target(PHOTOGRAPHS, key="data.kind")(config)
+        return source
+    own, key = load_target(config.data.target, key="data.target"), "data.target"
+    if not (inspect.isclass(own) and issubclass(own, PromptSource)):
+        raise ConfigError(f"{key}: {config.data.target} is no subclass of rl.data.source.PromptSource")
+    if missing := sorted(getattr(own, "__abstractmethods__", ())):
+        raise ConfigError(f"{key}: {config.data.target} has no {', '.join(missing)}()")
+    options = {**config.data.options, "seed": config.seed}
+    check_options(own, options, key="data.options")
+    return own(**options)

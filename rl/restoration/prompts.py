@@ -270,7 +270,12 @@ def photograph_source(config: Config) -> PhotographSource:
 
 def _check(data: Photographs, *, output_px: int, scale: int) -> None:
     get_preset(data.degradation)
-    if output_px < scale or output_px % scale:
+    if not output_px:
+        raise DataError(
+            "data.kind: photographs are for chains that paint, and this one does not; name a source of your own "
+            "in data.target"
+        )
+    if output_px % scale:
         raise DataError(f"output size {output_px} px is not a multiple of scale={scale}; change one of them")
     if len(data.zoom) != 2 or not 1.0 <= data.zoom[0] <= data.zoom[1]:
         raise DataError(f"data.zoom={data.zoom}: want [lowest, highest] with 1 <= lowest <= highest")

@@ -106,7 +106,7 @@ def test_bad_input_is_refused_before_anything_starts(
 
 def test_good_photographs_pass(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "tiny", f"data.images={photos}", f"output_dir={tmp_path / 'runs'}"]) == 0
-    assert "photographs" in capsys.readouterr().out
+    assert "pictures of prompts" in capsys.readouterr().out
 
 
 def test_too_few_cores_are_named() -> None:
