@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.build import merge, nearest
+from configs.build import merge
 from configs.errors import ConfigError
 from configs.schema import Config
+from configs.suggest import nearest
 
 Layer = Mapping[str, Any]
 
@@ -287,21 +288,28 @@ def algorithm_layer(content: Layer) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for name in filter(None, str(content.get("algorithm") or "").split("+")):
         algorithm = _find(name)
-        kinds = {name: keys.get("kind", "token") for name, keys in content.get("policies", {}).items()}
+        kinds = {name: keys.get("kind", "token") for name, keys in entries(content, "policies").items()}
         policies = {
             name: {"kind": kind, **(algorithm.token if kind == "token" else algorithm.denoising)}
             for name, kind in kinds.items()
         }
         rewards = {
-            name: keys for name, keys in algorithm.rewards.items() if name in content.get("rewards", {})
+            name: keys for name, keys in algorithm.rewards.items() if name in entries(content, "rewards")
         }
         layer = merge(layer, {**algorithm.run, "policies": policies, "rewards": rewards}, Config)
     return layer
 
 
+def entries(content: Layer, mapping: str) -> dict[str, Layer]:
+    """Return the entries of a mapping by name, those that are keys and values."""
+    named = content.get(mapping)
+    pairs = named.items() if isinstance(named, Mapping) else ()
+    return {str(name): keys for name, keys in pairs if isinstance(keys, Mapping)}
+
+
 def _find(name: str) -> Algorithm:
     if name not in ALGORITHMS:
-        near = nearest(name, list(ALGORITHMS))
+        near = nearest(name, ALGORITHMS)
         hint = f"did you mean {near!r}? " if near else ""
         raise ConfigError(f"algorithm: no {name!r}; {hint}known are {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]

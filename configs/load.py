@@ -20,10 +20,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.algorithms import algorithm_layer
-from configs.build import build, check_keys, merge, nearest, one_line, suggest
+from configs.algorithms import algorithm_layer, entries
+from configs.build import build, merge
 from configs.errors import ConfigError
+from configs.explain import missing_entry
 from configs.schema import BlockConfig, ColdstartConfig, Config, Photographs
+from configs.suggest import nearest
 
 SHIPPED = Path(__file__).parent
 """Folder of the YAML files that can be named without a path."""
@@ -79,9 +81,23 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: For a file, key or value that cannot be; one line.
     """
-    content = read_config(name_or_path)
+    path = find_config(name_or_path)
+    content = read_yaml(path)
     content.pop(SEARCH, None)
+    if path.name == RESOLVED:
+        _check_age(content, path)
     return layered(content, overrides)
+
+
+def _check_age(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse what another version wrote: a run goes on with its own keys or not at all."""
+    try:
+        layered(content, [])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path.parent}: the run was made by another version of vlcot ({error}); go on with that version, or "
+            "start a new run from its configuration file"
+        ) from error
 
 
 def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
@@ -94,12 +110,10 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: For a key or value that cannot be; one line.
     """
-    check_keys(content, Config)
     layers = [parse_override(override) for override in overrides]
     overridden = [override.partition("=")[0] for override in overrides]
     known = dict(content)
     for layer in layers:
-        check_keys(layer, Config)
         _check_new_entries(layer, known, overridden)
         known = merge(known, layer, Config)
     method = algorithm_layer(known)
@@ -180,7 +194,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from error
+        raise ConfigError(f"{path}: cannot be read: {_first_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path}: want keys and values, got a list")
     return _plain(content)
@@ -191,7 +205,7 @@ def _resolved(tree: Mapping[str, Any]) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.create(dict(tree)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
+        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
 
 
 def parse_override(override: str) -> dict[str, Any]:
@@ -209,6 +223,10 @@ def parse_override(override: str) -> dict[str, Any]:
         raise ConfigError(f"{override!r}: the value is not valid YAML") from error
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def _plain(content: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(content, resolve=False)
     return cast(dict[str, Any], plain) if isinstance(plain, dict) else {}
@@ -218,11 +236,11 @@ def _check_new_entries(
     layer: Mapping[str, Any], merged: Mapping[str, Any], overridden: Sequence[str]
 ) -> None:
     for mapping, defining in _DEFINING_KEY.items():
-        known = list(merged.get(mapping, {}))
-        for name in layer.get(mapping, {}):
+        known = entries(merged, mapping)
+        for name in entries(layer, mapping):
             if name in known or f"{mapping}.{name}.{defining}" in overridden:
                 continue
             full = f"{mapping}.{name}"
             raise ConfigError(
-                f"{full}: no such entry; {suggest(name, known, mapping)}, or set {full}.{defining} to add it"
+                f"{full}: no such entry; {missing_entry(name, known, mapping)}, or set {full}.{defining} to add it"
             )

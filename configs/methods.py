@@ -7,7 +7,11 @@ a method's constants exist only with that method. The papers and equations stand
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from configs.fields import ByName, Count, Number, Positive, Rate, Share, Text, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +20,7 @@ class Own:
 
     kind: Literal["own"] = "own"
     """Name."""
-    target: str = ""
+    target: Text = ""
     """``package.module:thing``."""
     options: dict[str, Any] = field(default_factory=dict)
     """Its constants."""
@@ -31,10 +35,10 @@ class PPO:
 
     kind: Literal["ppo"] = "ppo"
     """Name."""
-    clip_low: float = 0.2
+    clip_low: Rate = 0.2
     """The importance ratio is held above ``1 - clip_low``. Denoising log-probs are means over
     thousands of elements, so their ratios move by 1e-4 and their bounds must be as small."""
-    clip_high: float = 0.2
+    clip_high: Annotated[Positive, Field(le=10)] = 0.2
     """The importance ratio is held below ``1 + clip_high``."""
 
 
@@ -44,11 +48,11 @@ class DualClip:
 
     kind: Literal["dual_clip"] = "dual_clip"
     """Name."""
-    clip_low: float = 0.2
+    clip_low: Rate = 0.2
     """The importance ratio is held above ``1 - clip_low``."""
-    clip_high: float = 0.2
+    clip_high: Annotated[Positive, Field(le=10)] = 0.2
     """The importance ratio is held below ``1 + clip_high``."""
-    bound: float = 3.0
+    bound: Annotated[Number, Field(ge=1)] = 3.0
     """c > 1: with a negative advantage A the surrogate stays above ``c A``."""
 
 
@@ -58,9 +62,9 @@ class GSPO:
 
     kind: Literal["gspo"] = "gspo"
     """Name."""
-    clip_low: float = 3e-4
+    clip_low: Rate = 3e-4
     """The sequence's ratio is held above ``1 - clip_low``."""
-    clip_high: float = 4e-4
+    clip_high: Annotated[Positive, Field(le=10)] = 4e-4
     """The sequence's ratio is held below ``1 + clip_high``."""
 
 
@@ -70,9 +74,9 @@ class CISPO:
 
     kind: Literal["cispo"] = "cispo"
     """Name."""
-    clip_low: float = 1.0
+    clip_low: Rate = 1.0
     """The weight is held above ``1 - clip_low``; 1 is no lower bound, as in the paper."""
-    clip_high: float = 0.28
+    clip_high: Annotated[Positive, Field(le=10)] = 0.28
     """The weight is held below ``1 + clip_high``."""
 
 
@@ -82,9 +86,9 @@ class GMPO:
 
     kind: Literal["gmpo"] = "gmpo"
     """Name."""
-    clip_low: float = 0.4
+    clip_low: Rate = 0.4
     """An action's log-ratio is held above ``-clip_low``, nats."""
-    clip_high: float = 0.4
+    clip_high: Annotated[Positive, Field(le=10)] = 0.4
     """An action's log-ratio is held below ``clip_high``, nats."""
 
 
@@ -94,9 +98,9 @@ class Guard:
 
     kind: Literal["guard"] = "guard"
     """Name."""
-    clip_low: float = 2e-6
+    clip_low: Rate = 2e-6
     """The normalised ratio is held above ``1 - clip_low``."""
-    clip_high: float = 2e-6
+    clip_high: Annotated[Positive, Field(le=10)] = 2e-6
     """The normalised ratio is held below ``1 + clip_high``."""
 
 
@@ -108,7 +112,9 @@ class OnPolicy:
     """Name."""
 
 
-Surrogate = PPO | DualClip | GSPO | CISPO | GMPO | Guard | OnPolicy | Own
+Surrogate = Annotated[
+    PPO | DualClip | GSPO | CISPO | GMPO | Guard | OnPolicy | Own, Field(discriminator="kind"), ByName()
+]
 
 # --------------------------------------------------------------------------------- rollout/learner mismatch
 
@@ -127,7 +133,7 @@ class TruncatedImportance:
 
     kind: Literal["truncate"] = "truncate"
     """Name."""
-    cap: float = 2.0
+    cap: Annotated[Number, Field(ge=1)] = 2.0
     """Largest weight ``learner / rollout worker``."""
 
 
@@ -137,9 +143,9 @@ class TokenMask:
 
     kind: Literal["token_mask"] = "token_mask"
     """Name."""
-    low: float = 0.5
+    low: Rate = 0.5
     """Smallest ``learner / rollout worker`` probability that is trained."""
-    high: float = 5.0
+    high: Annotated[Number, Field(ge=1)] = 5.0
     """Largest that is trained."""
 
 
@@ -149,13 +155,15 @@ class SequenceMask:
 
     kind: Literal["sequence_mask"] = "sequence_mask"
     """Name."""
-    low: float = 0.99
+    low: Rate = 0.99
     """Smallest geometric mean of ``learner / rollout worker`` that is trained."""
-    high: float = 1.01
+    high: Annotated[Number, Field(ge=1)] = 1.01
     """Largest that is trained."""
 
 
-Correction = NoCorrection | TruncatedImportance | TokenMask | SequenceMask
+Correction = Annotated[
+    NoCorrection | TruncatedImportance | TokenMask | SequenceMask, Field(discriminator="kind"), ByName()
+]
 
 # --------------------------------------------------------------------------------- trained denoising steps
 
@@ -178,7 +186,7 @@ class RandomShare:
 
     kind: Literal["share"] = "share"
     """Name."""
-    share: float = 0.6
+    share: Rate = 0.6
     """Share of the random steps that is trained, 0..1; at least one step."""
 
     def num_trained(self, num_random: int) -> int:
@@ -192,11 +200,11 @@ class SlidingWindow:
 
     kind: Literal["window"] = "window"
     """Name."""
-    size: int = 4
+    size: Count = 4
     """Steps in the window."""
-    every: int = 25
+    every: Count = 25
     """GRPO steps between its moves."""
-    stride: int = 1
+    stride: Count = 1
     """Denoising steps it moves by; at the end it starts again."""
 
     def num_trained(self, num_random: int) -> int:
@@ -210,9 +218,9 @@ class RandomSteps:
 
     kind: Literal["random"] = "random"
     """Name."""
-    count: int = 1
+    count: Count = 1
     """Steps in a row."""
-    start_within: float = 1.0
+    start_within: Share = 1.0
     """Share of the picture's steps among which the first is drawn, 0..1; Flow-GRPO-Fast's is 0.5."""
 
     def num_trained(self, num_random: int) -> int:
@@ -220,7 +228,9 @@ class RandomSteps:
         return min(self.count, num_random)
 
 
-TrainedSteps = AllSteps | RandomShare | SlidingWindow | RandomSteps
+TrainedSteps = Annotated[
+    AllSteps | RandomShare | SlidingWindow | RandomSteps, Field(discriminator="kind"), ByName()
+]
 
 # --------------------------------------------------------------------------------- low-rank adapters
 
@@ -239,16 +249,16 @@ class Adapter:
 
     kind: Literal["adapter"] = "adapter"
     """Name."""
-    rank: int = 16
+    rank: Annotated[Count, Field(le=4096)] = 16
     """Width r of the thin matrices. Larger can learn more, and sends more."""
-    alpha: float = 32.0
+    alpha: Annotated[Positive, Field(le=1e6)] = 32.0
     """The product of the two counts ``alpha / rank`` times."""
-    targets: list[str] = field(default_factory=list)
+    targets: list[Text] = field(default_factory=list)
     """Last parts of the linear layers' names, e.g. ``[q_proj, v_proj]``; empty takes the model family's attention
     and MLP layers."""
 
 
-Lora = FullWeights | Adapter
+Lora = Annotated[FullWeights | Adapter, Field(discriminator="kind"), ByName()]
 
 # --------------------------------------------------------------------------------- names without constants
 
@@ -256,3 +266,5 @@ BASELINES = ("group", "leave_one_out", "batch")
 """What ``advantage.baseline`` may name, beside ``package.module:function`` (``rl.advantage.baselines``)."""
 SAMPLERS = ("flow_grpo", "dance", "cps", "ddim")
 """What ``rollout.sampler`` may name, beside ``package.module:SAMPLER`` (``rl.denoising.samplers``)."""
+Baseline = Annotated[Text, one_of(BASELINES, "package.module:function")]
+Sampler = Annotated[Text, one_of(SAMPLERS, "package.module:SAMPLER")]

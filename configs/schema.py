@@ -8,15 +8,32 @@ YAML or has a default of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import ConfigDict, Field
+
+from configs.fields import (
+    STRICT,
+    Count,
+    Flag,
+    Natural,
+    NotNegative,
+    Number,
+    Positive,
+    Rate,
+    Share,
+    Text,
+    Whole,
+)
 from configs.methods import (
     PPO,
     AllSteps,
+    Baseline,
     Correction,
     FullWeights,
     Lora,
     NoCorrection,
+    Sampler,
     Surrogate,
     TrainedSteps,
 )
@@ -28,13 +45,13 @@ class BlockConfig:
 
     kind: Literal["text", "image"] = "text"
     """What comes out: text between the tags, or a picture."""
-    policy: str = "text"
+    policy: Text = "text"
     """Name of the policy (a key of ``policies``) that writes it."""
-    max_tokens: int = 0
+    max_tokens: Whole = 0
     """Text blocks: most tokens sampled for it, its tags included."""
-    size_px: int = 0
+    size_px: Whole = 0
     """Image blocks: edge of the square picture, pixels."""
-    num_steps: int = 0
+    num_steps: Whole = 0
     """Image blocks: denoising steps K. More is slower and finer."""
 
 
@@ -42,21 +59,21 @@ class BlockConfig:
 class LearnerConfig:
     """How a policy learns: its ranks, and AdamW."""
 
-    num_ranks: int = 1
+    num_ranks: Count = 1
     """Learner ranks (data parallel)."""
     zero_stage: Literal[1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights."""
-    micro_batch_size: int = 16
+    micro_batch_size: Count = 16
     """Most chains (or pictures) in one forward pass of a rank. Larger is faster, until memory ends."""
-    learning_rate: float = 1e-5
+    learning_rate: Rate = 1e-5
     """AdamW learning rate in GRPO."""
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     """Optimizer steps over which the learning rate rises from 0; it is constant after that."""
-    weight_decay: float = 0.0
+    weight_decay: Share = 0.0
     """AdamW weight decay."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradient norm above which gradients are scaled down."""
-    ema_decay: float = 0.0
+    ema_decay: Share = 0.0
     """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
     The first steps count for more: the decay rises to it (``actors.learner.ema``)."""
     lora: Lora = field(default_factory=FullWeights)
@@ -72,14 +89,14 @@ class RolloutConfig:
     its log-prob in ``loss``.
     """
 
-    num_workers: int = 1
+    num_workers: Count = 1
     """Rollout actors that serve the policy."""
     transport: Literal["object_store", "gloo", "nccl", "ipc"] = "object_store"
     """How new weights reach them: through Ray's object store, by broadcast (gloo on CPUs, NCCL between GPUs), or as
     shared memory of one GPU (``docs/weights.md``)."""
-    guidance_scale: float = 1.0
+    guidance_scale: Annotated[NotNegative, Field(le=100)] = 1.0
     """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
-    canary_tolerance_nats: float = 1e-4
+    canary_tolerance_nats: Annotated[Positive, Field(le=10)] = 1e-4
     """Largest log-prob difference between rollout worker and learner after a weight update."""
 
 
@@ -87,7 +104,7 @@ class RolloutConfig:
 class TokenRollout(RolloutConfig):
     """How tokens are sampled."""
 
-    temperature: float = 1.0
+    temperature: Annotated[Positive, Field(le=10)] = 1.0
     """Sampling temperature, applied in scoring too. Larger explores more."""
 
 
@@ -95,17 +112,17 @@ class TokenRollout(RolloutConfig):
 class DenoisingRollout(RolloutConfig):
     """How denoising steps are sampled: the random step, its log-prob, and which steps are random."""
 
-    sampler: str = "flow_grpo"
+    sampler: Sampler = "flow_grpo"
     """The random step: ``flow_grpo``, ``dance``, ``cps``, ``ddim``, or ``package.module:SAMPLER``
     (``rl.denoising.samplers.Sampler``)."""
-    noise_level: float = 0.7
+    noise_level: Annotated[Positive, Field(le=10)] = 0.7
     """The sampler's noise (Flow-GRPO and CPS a, DanceGRPO and DDIM eta). Larger explores more; 0 would be the ODE."""
     logprob_reduction: Literal["mean", "sum"] = "mean"
     """A step's log-prob is the mean or the sum over latent elements. A sum is thousands of times larger: so must be
     ``loss.surrogate.clip_*`` (0.2 as for tokens) and ``canary_tolerance_nats``."""
     trained_steps: TrainedSteps = field(default_factory=AllSteps)
     """Which steps are random and trained, a name or a mapping."""
-    shared_noise: bool = False
+    shared_noise: Flag = False
     """The pictures of a group start from the same noise."""
 
 
@@ -120,7 +137,7 @@ class LossConfig:
     each the mean of its actions; or sums over a sequence's most actions, a constant."""
     correction: Correction = field(default_factory=NoCorrection)
     """What is done about the mismatch between rollout worker and learner: a name or a mapping."""
-    kl_weight: float = 0.0
+    kl_weight: Annotated[NotNegative, Field(le=100)] = 0.0
     """Weight of the KL to the frozen starting policy; 0 does not load one."""
     kl_estimator: Literal["k1", "k2", "k3", "step_mean"] = "k3"
     """How the KL is estimated from a sampled action; ``step_mean`` is exact for denoising steps, and theirs only."""
@@ -130,7 +147,7 @@ class LossConfig:
 class TokenLoss(LossConfig):
     """The loss of a token policy."""
 
-    entropy_weight: float = 0.0
+    entropy_weight: Annotated[NotNegative, Field(le=100)] = 0.0
     """Weight of the entropy bonus. Larger explores more."""
 
 
@@ -146,14 +163,14 @@ class DenoisingLoss(LossConfig):
 class _Policy:
     """What trained policies of every kind share: where they start, and what their processes get."""
 
-    family: str = ""
+    family: Text = ""
     """Model family: a name of ``actors.policies.family``, or ``package.module:RECORD`` of your own; empty is the kind's
     own."""
-    source: str = "coldstart"
+    source: Text = "coldstart"
     """Checkpoint directory in the Hugging Face / diffusers layout, or ``coldstart``."""
-    num_threads: int = 1
+    num_threads: Annotated[Count, Field(le=1024)] = 1
     """CPU threads of each of its processes."""
-    num_gpus: float = 0.0
+    num_gpus: Annotated[NotNegative, Field(le=64)] = 0.0
     """GPUs of each of its processes; 0 runs on the CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number type of the rollout engine and the learner's forward pass."""
@@ -185,7 +202,7 @@ class DenoisingPolicyConfig(_Policy):
     """What is minimised."""
 
 
-PolicyConfig = TokenPolicyConfig | DenoisingPolicyConfig
+PolicyConfig = Annotated[TokenPolicyConfig | DenoisingPolicyConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,21 +214,21 @@ class AdvantageConfig:
     combine: Literal["sum", "each"] = "each"
     """Rewards are summed by weight and the sum is normalised once (GRPO and most of its kin), or each is normalised
     and then summed by weight (GDPO; ours, so that a wide reward drowns no narrow one)."""
-    gate: str = ""
+    gate: Text = ""
     """Name of a reward: where it is not at its best, the others count as if their input were missing."""
-    baseline: str = "group"
+    baseline: Baseline = "group"
     """What a reward is compared with: its ``group``'s mean, the mean of the others in the group (``leave_one_out``),
     the ``batch``'s mean, or what ``package.module:function`` says (``rl.advantage.baselines.Baseline``)."""
     scale: Literal["group_std", "batch_std", "none"] = "group_std"
     """What the difference is divided by."""
-    whiten: bool = False
+    whiten: Flag = False
     """Bring the batch's advantages to mean 0 and deviation 1 at the end (GDPO)."""
     over: Literal["chains", "actions"] = "chains"
     """What the batch's means and deviations (``baseline=batch``, ``scale=batch_std``, ``whiten``) are taken over: its
     chains, or their actions, so that a chain counts as often as it acts (REINFORCE++)."""
-    clip: float = 0.0
+    clip: NotNegative = 0.0
     """Advantages are held within this; 0 is no bound."""
-    eps: float = 1e-4
+    eps: Share = 1e-4
     """Added to every standard deviation."""
 
 
@@ -222,28 +239,28 @@ class RewardConfig:
     A judge is measured on training chains and held-out photos, never trained on, and watched (``alarm_window``).
     """
 
-    target: str = ""
+    target: Text = ""
     """``package.module:Thing``, a ``Reward`` class."""
-    weight: float = 1.0
+    weight: Annotated[NotNegative, Field(le=1e6)] = 1.0
     """Factor on its advantage; 0 only measures it."""
-    blocks: list[str] = field(default_factory=list)
+    blocks: list[Text] = field(default_factory=list)
     """Blocks it gives credit to when ``advantage.credit=block``; empty takes what the reward declares."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward's constructor."""
     on_failure: Literal["raise", "drop_chain", "drop_group", "monitor_only"] = "drop_chain"
     """What a scorer error costs: the run, the chain, its group, or nothing but a count."""
-    num_workers: int = 1
+    num_workers: Count = 1
     """Reward actors in its pool."""
-    num_cpus: float = 1.0
+    num_cpus: Annotated[NotNegative, Field(le=1024)] = 1.0
     """CPU cores each of them reserves for scoring threads (at least one thread is used)."""
-    num_gpus: float = 0.0
+    num_gpus: Annotated[NotNegative, Field(le=64)] = 0.0
     """GPUs each of them reserves; fractions share one."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Most chains scored in one call."""
-    deadline_s: float = 0.0
+    deadline_s: NotNegative = 0.0
     """Longest a reward actor may work without an answer before it is replaced, seconds; 0 is a quarter of the
     run's ``deadline_s``."""
-    cache: bool = False
+    cache: Flag = False
     """Keep scores and give them again to chains of equal content; for deterministic rewards."""
     env: dict[str, Any] = field(default_factory=dict)
     """An environment of its own: ``pip`` (a list, or a requirements file), ``python`` (an interpreter that has
@@ -256,17 +273,17 @@ class Photographs:
 
     kind: Literal["photographs"] = "photographs"
     """Name."""
-    images: str = "builtin"
+    images: Text = "builtin"
     """Folder of photographs (nested; PNG, JPEG, WebP, TIFF), or ``builtin`` for scikit-image's."""
-    pairs: str = ""
+    pairs: Text = ""
     """Folder with ``LR`` and ``HR`` subfolders of equal names; replaces ``images`` for evaluation."""
     degradation: Literal["realesrgan", "light", "mild"] = "realesrgan"
     """Degradation preset: Real-ESRGAN x4plus, the lighter StableSR set, or mild for tiny pictures."""
-    holdout_photos: int = 2
+    holdout_photos: Natural = 2
     """Whole photographs kept out of training for the picture metrics."""
-    holdout_frac: float = 0.25
+    holdout_frac: Annotated[Share, Field(le=0.9)] = 0.25
     """Share of every other photograph kept out of training for held-out crops, 0..1."""
-    zoom: list[float] = field(default_factory=lambda: [1.0, 3.0])
+    zoom: list[Number] = field(default_factory=lambda: [1.0, 3.0])
     """Crops cover ``zoom`` x the output size of the photograph and are scaled down to it."""
 
 
@@ -276,38 +293,38 @@ class OwnData:
 
     kind: Literal["own"] = "own"
     """Name."""
-    target: str = ""
+    target: Text = ""
     """``package.module:Class``."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of its constructor."""
 
 
-DataConfig = Photographs | OwnData
+DataConfig = Annotated[Photographs | OwnData, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColdstartConfig:
     """Supervised start of both policies and the learned expert."""
 
-    directory: str = ""
+    directory: Text = ""
     """Where the cold start lies and is reused from; empty is ``<output_dir>/coldstart-<digest>``."""
-    num_examples: int = 12000
+    num_examples: Count = 12000
     """Degraded crops made once and trained on."""
-    num_workers: int = 1
+    num_workers: Annotated[Count, Field(le=1024)] = 1
     """Ray Train workers (data parallel) of each job."""
-    text_steps: int = 2100
+    text_steps: Natural = 2100
     """Optimizer steps of the text policy."""
-    text_batch_size: int = 48
+    text_batch_size: Count = 48
     """Chains a text step, over all workers."""
-    text_learning_rate: float = 7e-4
+    text_learning_rate: Rate = 7e-4
     """AdamW peak learning rate of the text policy."""
-    image_steps: int = 1600
+    image_steps: Natural = 1600
     """Optimizer steps of the image policy."""
-    image_batch_size: int = 16
+    image_batch_size: Count = 16
     """Pictures an image step, over all workers."""
-    image_learning_rate: float = 1.5e-3
+    image_learning_rate: Rate = 1.5e-3
     """AdamW peak learning rate of the image policy."""
-    expert_steps: int = 300
+    expert_steps: Natural = 300
     """Optimizer steps of the learned visual expert; 0 trains none."""
 
 
@@ -315,14 +332,14 @@ class ColdstartConfig:
 class EvalConfig:
     """Held-out evaluation."""
 
-    num_prompts: int = 48
+    num_prompts: Count = 48
     """Held-out prompts; half are crops of the kept-out photographs."""
-    every: int = 0
+    every: Natural = 0
     """Steps between evaluations in training; 0 evaluates at the end only."""
     samplers: list[Literal["deterministic", "stochastic"]] = field(default_factory=lambda: ["deterministic"])
     """How pictures are painted: without sampling noise, or with the sampler's in every step. The first writes
     ``eval.json``, every other ``eval_<sampler>.json``."""
-    judges: list[str] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
+    judges: list[Text] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
     """pyiqa full-reference metrics that are measured and never rewarded; watched where ``every`` is above 0."""
 
 
@@ -330,74 +347,77 @@ class EvalConfig:
 class Config:
     """One run."""
 
-    name: str = "run"
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    """For all that is inside, too."""
+
+    name: Text = "run"
     """Run name; everything is written to ``<output_dir>/<name>``."""
-    output_dir: str = "runs"
+    output_dir: Text = "runs"
     """Folder of all runs."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of data, sampling and initialisation."""
-    deterministic: bool = False
+    deterministic: Flag = False
     """Fixed batches in id order: the same numbers to the last bit on every CPU run, slower."""
-    resume: bool = False
+    resume: Flag = False
     """Go on from the newest checkpoint of the run directory."""
-    num_steps: int = 20
+    num_steps: Count = 20
     """GRPO steps."""
-    prompts_per_step: int = 4
+    prompts_per_step: Count = 4
     """Prompts trained in a step; chains are ``prompts_per_step * group_size``."""
-    group_size: int = 8
+    group_size: Annotated[Whole, Field(ge=2)] = 8
     """Chains G sampled for each prompt; at least 2."""
-    updates_per_batch: int = 1
+    updates_per_batch: Count = 1
     """Optimizer steps a batch is split into, by group."""
-    algorithm: str = ""
+    algorithm: Text = ""
     """Named methods whose settings lie under this file's keys, e.g. ``dapo+mix_grpo`` (``configs.algorithms``)."""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     """From scores to advantages."""
     overlong: Literal["train", "punish", "mask"] = "train"
     """What becomes of text blocks that (nearly) ran out of tokens: nothing, a soft penalty over the last fifth
     of their room, or their actions are not trained (DAPO)."""
-    max_staleness: int = 0
+    max_staleness: Natural = 0
     """Oldest weights a group may be written by, in published versions behind the newest; 0 is on-policy."""
-    max_refills: int = 2
+    max_refills: Natural = 2
     """Extra prompts per step, in units of ``prompts_per_step``, to replace groups without spread."""
-    max_invalid_frac: float = 0.2
+    max_invalid_frac: Share = 0.2
     """Share of a step's chains that may lose a score before the run stops, 0..1."""
-    alarm_window: int = 50
+    alarm_window: Natural = 50
     """Steps over which trends are tested: an alarm goes off where the trained total rises and a judge falls.
     Larger finds slower hacking, later; 0 never looks."""
     on_alarm: Literal["log", "stop"] = "log"
     """What an alarm does: a metric, a log line and a place in the report; or it also saves and ends the run."""
-    save_every: int = 10
+    save_every: Count = 10
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints kept."""
-    trackers: list[str] = field(default_factory=list)
+    trackers: list[Text] = field(default_factory=list)
     """Where metrics, chains and configuration go beside the run directory: ``tensorboard``, ``wandb``, ``mlflow``, or
     ``package.module:Class``; each is set up by its own environment variables (``docs/observing.md``)."""
-    scale: int = 4
+    scale: Annotated[Count, Field(le=16)] = 4
     """Output size over the degraded photo's size."""
-    num_runners: int = 1
+    num_runners: Count = 1
     """Actors that guide chains."""
-    plugins: list[str] = field(default_factory=list)
+    plugins: list[Text] = field(default_factory=list)
     """Folders of your own modules, importable here and on all nodes; a folder that is a package is one module."""
-    ray_address: str = ""
+    ray_address: Text = ""
     """A running Ray cluster to join; empty starts a private one on this machine."""
-    colocate: bool = False
+    colocate: Flag = False
     """Learner rank i and rollout worker i of a policy share ``num_gpus`` and take turns: the worker sleeps while
     the rank learns, and the rank's state is on the host while the worker samples. Fewer GPUs, more waiting."""
-    gpus_per_node: int = 8
+    gpus_per_node: Annotated[Count, Field(le=1024)] = 8
     """GPUs of a machine: a plan's bundles of GPUs are laid out over machines of this size."""
-    gpu_gib: float = 80.0
+    gpu_gib: Annotated[Number, Field(ge=1, le=4096)] = 80.0
     """Memory of a GPU, GiB: what the plan measures its estimates against."""
-    storage_path: str = ""
+    storage_path: Text = ""
     """Where the run directory and the cold start are copied to after each checkpoint and at the end, and resumed
     from where they are not here: a folder or any URI that pyarrow opens (``s3://``, ``gs://``, ``hdfs://``,
     ``file://``). Empty copies nothing."""
-    deadline_s: float = 600.0
+    deadline_s: Positive = 600.0
     """Longest wait for any single remote call, seconds."""
     on_lost_worker: Literal["replace", "stop"] = "replace"
     """What a run does that loses a rollout worker, a learner rank or a host: it goes on with new ones on what is left
     (a learner from the newest checkpoint), or ends and says who was lost. Reward workers are always replaced."""
-    bucket_mib: int = 64
+    bucket_mib: Annotated[Count, Field(le=4096)] = 64
     """Size of a weight bucket, MiB."""
     chain: dict[str, BlockConfig] = field(default_factory=dict)
     """Blocks in the order they are written."""

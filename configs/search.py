@@ -11,14 +11,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from omegaconf import OmegaConf
+from pydantic import ConfigDict, Field
 
-from configs.build import build, nearest
+from configs.build import build
 from configs.errors import ConfigError
+from configs.fields import STRICT, Count, Flag, Natural, Text, Whole
 from configs.load import SEARCH, layered, parse_override, read_config, read_yaml
 from configs.schema import Config
+from configs.suggest import suggest
 
 PLAN = "search.yaml"
 """The file in a search's directory that holds the whole plan; it marks the directory as a search's."""
@@ -35,26 +38,28 @@ RANGES: tuple[Kind, ...] = ("uniform", "log_uniform", "int")
 class SearchConfig:
     """What ``vlcot search`` does with a configuration."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     space: dict[str, Any] = field(default_factory=dict)
     """What is searched: keys of the run, each with ``{choice: [a, b]}``, ``{grid: [a, b]}`` (every value with every
     other grid's), ``{uniform: [low, high]}``, ``{log_uniform: [low, high]}`` or ``{int: [low, high]}``. Ranges hold
     both their ends."""
-    metric: str = "total"
+    metric: Text = "total"
     """Held-out mean that is sought: ``total``, a reward's name, or one of ``eval.judges``. The largest wins, or the
     smallest where less is better."""
-    num_trials: int = 16
+    num_trials: Count = 16
     """Runs in all. With grids it is rounded up to whole grids; nothing but grids is walked through once."""
-    max_concurrent: int = 1
+    max_concurrent: Count = 1
     """Runs at a time, each with processes of its own."""
-    grace_steps: int = 0
+    grace_steps: Natural = 0
     """GRPO steps before a run may be stopped; 0 is its first evaluation. Runs are compared where they are evaluated:
     ``eval.every=0`` takes all to their end."""
-    reduction_factor: int = 3
+    reduction_factor: Annotated[Whole, Field(ge=2)] = 3
     """Of the runs that were evaluated after ``grace_steps``, and after this many times as many steps, and so on, about
     one in ``reduction_factor`` goes on (ASHA). Larger stops more."""
-    share_rewards: bool = False
+    share_rewards: Flag = False
     """All runs are scored by the same reward actors, which are started once."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the searcher (Optuna's TPE)."""
 
 
@@ -194,7 +199,5 @@ def _domain(value: Any, key: str) -> Domain:
         )
     ((kind, values),) = value.items()
     if kind not in KINDS:
-        near = nearest(str(kind), list(KINDS))
-        hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"{key}: want one of {', '.join(KINDS)}, got {kind!r}{hint}")
+        raise ConfigError(f"{key}: want one of {', '.join(KINDS)}, got {kind!r}{suggest(str(kind), KINDS)}")
     return Domain(kind=kind, values=tuple(values))

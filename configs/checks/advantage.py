@@ -6,9 +6,7 @@ Whether a reward declares the numbers that a gate needs is known when its class 
 from __future__ import annotations
 
 from configs.errors import ConfigError
-from configs.methods import BASELINES
 from configs.schema import Config
-from configs.suggest import suggest
 
 _OVERLONG = "overlong"
 """Name of the pseudo-reward of ``overlong=punish``."""
@@ -18,11 +16,6 @@ def check_advantage(config: Config) -> None:
     """Raise ``ConfigError`` for the first method that cannot work with the rewards and the chain."""
     _check_gate(config)
     advantage = config.advantage
-    if ":" not in advantage.baseline and advantage.baseline not in BASELINES:
-        raise ConfigError(
-            f"advantage.baseline: want one of {', '.join(BASELINES)}, or package.module:function, got "
-            f"{advantage.baseline!r}{suggest(advantage.baseline, BASELINES)}"
-        )
     if advantage.baseline == "batch" and advantage.scale == "group_std":
         raise ConfigError(
             "advantage.scale: group_std divides a distance from the batch by the spread of one group, which may "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from configs.errors import ConfigError
-from configs.methods import SAMPLERS, Guard, RandomSteps, SlidingWindow
+from configs.methods import Guard, RandomSteps, SlidingWindow
 from configs.schema import Config, DenoisingPolicyConfig
-from configs.suggest import suggest
 
 PRESERVING = ("cps", "ddim")
 """Samplers that take a share of the noise anew: their level is at most 1, all of it."""
@@ -21,11 +20,6 @@ def check_denoising(config: Config) -> None:
         if not isinstance(policy, DenoisingPolicyConfig):
             continue
         key, rollout = f"policies.{name}.rollout", policy.rollout
-        if ":" not in rollout.sampler and rollout.sampler not in SAMPLERS:
-            raise ConfigError(
-                f"{key}.sampler: want one of {', '.join(SAMPLERS)}, or package.module:SAMPLER, got "
-                f"{rollout.sampler!r}{suggest(rollout.sampler, SAMPLERS)}"
-            )
         if rollout.sampler in PRESERVING and rollout.noise_level > 1:
             raise ConfigError(
                 f"{key}.noise_level: want at most 1 with sampler {rollout.sampler}, which replaces that share of "

@@ -30,7 +30,7 @@ def check_search(plan: SearchPlan) -> Config:
     """
     base = plan.config()
     validate(base)
-    _check_numbers(plan, base)
+    _check_grace(plan, base)
     _check_metric(plan, base)
     if not plan.space:
         raise ConfigError(
@@ -53,25 +53,14 @@ def starting_points(plan: SearchPlan) -> list[Config]:
     return [plan.config(values) for values in combinations({key: domains[key].values for key in keys})]
 
 
-def _check_numbers(plan: SearchPlan, base: Config) -> None:
-    said = plan.settings
-    for name, value, least in (
-        ("num_trials", said.num_trials, 1),
-        ("max_concurrent", said.max_concurrent, 1),
-        ("grace_steps", said.grace_steps, 0),
-        ("reduction_factor", said.reduction_factor, 2),
-        ("seed", said.seed, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"search.{name}: want at least {least}, got {value}")
-    if said.grace_steps and not base.eval.every:
+def _check_grace(plan: SearchPlan, base: Config) -> None:
+    grace_steps = plan.settings.grace_steps
+    if grace_steps and not base.eval.every:
         raise ConfigError(
             "search.grace_steps: trials are stopped where they are evaluated; set eval.every above 0, or take it out"
         )
-    if said.grace_steps > base.num_steps:
-        raise ConfigError(
-            f"search.grace_steps: want at most num_steps ({base.num_steps}), got {said.grace_steps}"
-        )
+    if grace_steps > base.num_steps:
+        raise ConfigError(f"search.grace_steps: want at most num_steps ({base.num_steps}), got {grace_steps}")
 
 
 def _check_metric(plan: SearchPlan, base: Config) -> None:

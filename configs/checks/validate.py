@@ -18,7 +18,6 @@ from configs.checks.denoising import check_denoising
 from configs.checks.judges import check_judges
 from configs.checks.losses import check_losses
 from configs.checks.placement import check_placement
-from configs.checks.ranges import check_ranges
 from configs.checks.rewards import check_plugins, check_reward_actors
 from configs.checks.trackers import check_trackers
 from configs.checks.weights import check_weights
@@ -47,7 +46,6 @@ def validate(config: Config, *, paths: bool = True) -> None:
     Raises:
         ConfigError: For the first fault; names the key, what it wants, and what to do.
     """
-    check_ranges(config)
     _check_name(config)
     _check_chain(config)
     _check_sizes(config)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 import rl.errors
 from configs.algorithms import ALGORITHMS
-from configs.build import schema_keys
 from configs.checks.validate import validate
 from configs.derive import coldstart_directory, degraded_px, derived, num_gpus
 from configs.errors import ConfigError, VlcotError
 from configs.load import digest, find_config, load_config, shipped_names, to_yaml
-from configs.methods import GSPO, PPO, DualClip, OnPolicy
-from configs.schema import BlockConfig, Config, RewardConfig
+from configs.methods import GSPO, PPO, DualClip, OnPolicy, Own
+from configs.schema import BlockConfig, Config, OwnData, Photographs, RewardConfig
+from configs.tree import leaves
 from tests.reference.command import ROOT
 from tests.reference.policy_configs import policy_config
 
@@ -81,7 +81,7 @@ def test_writing_and_reading_again_changes_nothing(name, tmp_path):
 
 
 def test_there_are_few_keys():
-    assert 50 < len(schema_keys()) < 120
+    assert 50 < len(list(leaves(Config))) < 120
 
 
 def test_every_key_has_a_docstring():
@@ -91,7 +91,7 @@ def test_every_key_has_a_docstring():
         for number, line in enumerate(source)
         if line.startswith("    ") and ": " in line and " = " in line
     ]
-    assert len(fields) >= len(schema_keys())
+    assert len(fields) >= len(list(leaves(Config)))
     assert all(source[number + 1].startswith('    """') for number in fields)
 
 
@@ -521,6 +521,11 @@ def test_the_order_of_blocks_counts_and_that_of_policies_does_not():
     assert digest(turned) != digest(config)
 
 
+def test_a_value_that_is_the_default_anyway_changes_no_digest():
+    same = ["coldstart.text_steps=2100", "data.holdout_photos=2", "policies.text.family="]
+    assert digest(load_config("demo", same)) == digest(load_config("demo"))
+
+
 # ------------------------------------------------------------------------------- errors
 
 
@@ -539,3 +544,57 @@ def test_the_family_of_errors():
     assert rl.errors.ConfigError is ConfigError
     assert issubclass(ConfigError, ValueError)
     assert issubclass(rl.errors.DataError, ConfigError)
+
+
+# ------------------------------------------------------------------------------- the user's own
+
+
+@pytest.mark.parametrize(
+    ("overrides", "data"),
+    [
+        (["data.target=mine:Source"], OwnData(target="mine:Source")),
+        (
+            ["data.target=mine:Source", "data.options.path=x"],
+            OwnData(target="mine:Source", options={"path": "x"}),
+        ),
+        (["data.target=mine:Source", "data={kind: photographs, zoom: [1, 2]}"], Photographs(zoom=[1.0, 2.0])),
+    ],
+)
+def test_a_target_alone_means_a_source_of_ones_own(overrides, data):
+    assert load_config("demo", overrides).data == data
+
+
+def test_a_surrogate_of_ones_own_is_named_by_its_path_or_spelt_out():
+    key = "policies.text.loss.surrogate"
+    assert load_config("demo", [f"{key}=mine.losses:soft"]).policies["text"].loss.surrogate == Own(
+        target="mine.losses:soft"
+    )
+    spelt = load_config("demo", [f"{key}={{target: 'mine:soft', options: {{tau: 2}}}}"])
+    assert spelt.policies["text"].loss.surrogate == Own(target="mine:soft", options={"tau": 2})
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.image=x", "data.image: no such key; did you mean data.images?"),
+        ("data.options={a: 1}", "data.options: has no meaning for data.kind=photographs; take it out"),
+        ("data={kind: owm}", "data.kind: want one of photographs, own, got 'owm'; did you mean own?"),
+        ("group_size='4'", "group_size: want a whole number, got '4'"),
+        ("group_size=true", "group_size: want a whole number, got True"),
+        ("gpu_gib='80'", "gpu_gib: want a number, got '80'"),
+        ("deterministic=1", "deterministic: want true or false, got 1"),
+        ("policies.text.num_gpus=true", "policies.text.num_gpus: want a number, got True"),
+    ],
+)
+def test_what_is_refused_costs_one_line(override, expected):
+    assert message("demo", override) == expected
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
+    text = to_yaml(load_config("demo")).replace("name: demo", "name: demo\nnum_rollouts: 3")
+    (tmp_path / "resolved.yaml").write_text(text)
+    assert message(str(tmp_path)).startswith(
+        f"{tmp_path}: the run was made by another version of vlcot (num_rollouts: no such key; "
+    )
+    (tmp_path / "resolved.yaml").write_text(to_yaml(load_config("demo")))
+    assert message(str(tmp_path), "num_rollouts=3").startswith("num_rollouts: no such key; ")
