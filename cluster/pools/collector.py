@@ -27,8 +27,8 @@ STAGES = ("rollout", "reward")
 MOST_REPAIRS = 2
 """Times that lost rollout workers are replaced in one round of sampling."""
 
-Observer = Callable[[Sequence[GroupRequest], Sequence[ScoredGroup]], None]
-"""Sees every group as it was scored, before any filter."""
+Observer = Callable[[int, Sequence[GroupRequest], Sequence[ScoredGroup]], None]
+"""Sees the steps done and every group as it was scored, before any filter."""
 
 
 def run_groups(
@@ -60,6 +60,8 @@ class GroupCollector:
     """Training prompt by position; the same for the same position."""
     runners: Sequence[Worker]
     observe: Observer
+    step: int = 0
+    """Steps done."""
     position: int = 0
     """Prompts drawn so far: the data position a checkpoint keeps."""
     repair: Callable[[BaseException], None] | None = None
@@ -92,6 +94,7 @@ class GroupCollector:
                 f"{self.config.max_invalid_frac:g}); the reasons are in the run directory's chains/"
             )
         self._count_empty(len(kept), len(seen))
+        self.step += 1
         metrics = reward_metrics(seen, self.config, self.terms) | rollout_metrics(seen)
         metrics |= {f"time/{stage}_s": seconds[stage] for stage in STAGES}
         return kept, counts.to_metrics() | metrics | staleness_metrics(seen, versions)
@@ -129,7 +132,7 @@ class GroupCollector:
             GroupRequest(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts
         ]
         groups = self._sample(requests)
-        self.observe(requests, groups)
+        self.observe(self.step, requests, groups)
         return [with_overlong(group, self.config) for group in groups]
 
     def _sample(self, requests: Sequence[GroupRequest]) -> list[ScoredGroup]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.runtime.calls import Call, Worker, gather, stream
 from rl.types import Manifest
+
+MODEL = "model"
+"""Folder of a policy in a checkpoint that its plain library loads."""
 
 
 @dataclass(slots=True)
@@ -28,6 +32,16 @@ class LearnerGroup:
     def wait_all(self, method: str, *args: object, **kwargs: Any) -> list[Any]:
         """Call a method on every rank and wait."""
         return gather(self.call_all(method, *args, **kwargs), deadline_s=self.deadline_s)
+
+    def load(self, folder: Path, version: int) -> None:
+        """Load what ``save`` wrote; ``version`` is that of its weights."""
+        self.wait_all("load", folder, "learner")
+        self.version = version
+
+    def save(self, folder: Path) -> None:
+        """Write the ranks' state, and the policy as its plain library loads it."""
+        self.wait_all("save", folder, "learner")
+        self.wait_all("export", folder / MODEL)
 
     def publish(self, *, averaged: bool = False) -> tuple[Manifest, list[Any]]:
         """Run every rank's publication in lockstep; return rank 0's manifest and bucket references."""

@@ -1,10 +1,11 @@
-"""``vlcot train``, ``eval`` and ``coldstart``: what a user starts, from the first check to the last line."""
+"""Training run, from the first check to the last line; ``vlcot train``, ``eval`` and ``coldstart``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.pools.collector import GroupCollector
 from cluster.pools.learners import LearnerGroups
 from cluster.pools.scoring_monitor import MonitoredCollector
 from cluster.record.observer import Observer
@@ -13,21 +14,24 @@ from cluster.record.sinks import ConsoleSink, JsonlSink, MultiSink
 from cluster.record.tables import eval_table
 from cluster.record.trackers.base import Trackers, tracking
 from cluster.report.page import report_line
-from cluster.run.alarms import watch_judges
+from cluster.run.alarms import JudgeWatch, watch_judges
+from cluster.run.attempt import Attempt, OnEvaluated, StepRecorder, load_learners
 from cluster.run.coldstart import ensure_start
 from cluster.run.mirror import Mirror, open_mirror
 from cluster.run.preflight import preflight
+from cluster.run.repair import RolloutRepair
 from cluster.run.restarts import surviving
-from cluster.run.session import OnEvaluated, open_session
+from cluster.run.session import Session, open_session
 from cluster.runtime.calls import Worker
 from cluster.runtime.console import CONSOLE, stage
 from cluster.runtime.pool_gauges import RunGauges
 from cluster.runtime.ray_session import ray_session
 from configs.load import to_yaml
 from configs.schema import Config
+from rewards.load import reward_terms
 from rl.errors import AlarmError
 from rl.loop import train as train_loop
-from rl.ports import Collector, Ports
+from rl.ports import Collector, Ports, Sink
 from rl.types import JsonDict
 
 
@@ -40,64 +44,95 @@ class Training:
     mirror: Mirror
     observer: Observer
     trackers: Trackers
-    on_evaluated: OnEvaluated | None = None
-    scoring: Worker | None = None
+    on_evaluated: OnEvaluated | None
+    scoring: Worker | None
 
     def attempt(self) -> JsonDict:
         """Go on from the newest checkpoint to the end, and return the last evaluation."""
         config, run = self.config, self.run
         with open_session(config, learn=True, observer=self.observer, scoring=self.scoring) as session:
-            session.on_evaluated = self.on_evaluated
             run.create(resolved_yaml=to_yaml(config))
-            session.mirror = self.mirror
-            sink = JsonlSink(run.metrics)
-            session.restore()
-            sink.truncate_after(session.step - 1)
-            self.observer.resumed_at(session.step)
-            self.trackers.begin(session.step)
-            session.trackers = self.trackers
+            checkpoint = run.newest_checkpoint()
+            if checkpoint is not None:
+                load_learners(session, checkpoint)
+            first = checkpoint.step if checkpoint else 0
+            metrics_file = JsonlSink(run.metrics)
+            metrics_file.truncate_after(first - 1)
+            self.observer.resumed_at(first)
+            self.trackers.begin(first)
             session.evaluator.read(run)
-            if session.step == 0:
+            if first == 0:
                 session.evaluator.bicubic()
                 session.evaluator.policies("coldstart", step=0)
                 session.evaluator.write(run)
-            gauges = RunGauges(run=config.name)
-            steps = MultiSink(
-                [sink], [self.observer, self.trackers, gauges, ConsoleSink(CONSOLE, config.num_steps)]
-            )
-            session.watch = watch_judges(
-                config,
-                session.workers.judges,
-                run,
-                steps=steps,
-                evaluations=MultiSink([sink], [self.trackers]),
-            )
-            collector: Collector = session.collector
-            if session.monitor is not None:
-                collector = MonitoredCollector(session.collector, session.monitor)
-            ports = Ports(
+            collector = self._collector(session, first, checkpoint.position if checkpoint else 0)
+            watch = self._watch(session, metrics_file)
+            steps = Attempt(
+                session=session,
                 collector=collector,
-                learners=LearnerGroups(
-                    groups=session.workers.learners,
-                    deadline_s=config.deadline_s,
-                    gpu_sharing=session.gpu_sharing,
-                ),
-                publisher=session.publisher,
-                sink=session.watch,
+                watch=watch,
+                mirror=self.mirror,
+                on_evaluated=self.on_evaluated,
             )
             try:
                 train_loop(
                     config,
-                    start=session.step,
-                    ports=ports,
-                    terms=session.collector.terms,
-                    after_step=session.after_step,
+                    start=first,
+                    ports=_ports(session, collector, watch),
+                    terms=collector.terms,
+                    after_step=steps.after_step,
                 )
             except AlarmError:
                 CONSOLE.print(report_line(run.path))
                 self.mirror.push()
                 raise
-            return session.measure(session.step)
+            return steps.measure(max(first, config.num_steps))
+
+    def _collector(self, session: Session, step: int, position: int) -> GroupCollector:
+        config, learners = self.config, session.workers.learners
+        repair = RolloutRepair(
+            config=config,
+            sources=session.sources,
+            workers=session.workers,
+            runners=session.runners,
+            publisher=session.publisher,
+            hosts=session.hosts,
+        )
+        return GroupCollector(
+            config=config,
+            terms=reward_terms(config),
+            versions=lambda: {name: group.version for name, group in learners.items()},
+            make_prompt=session.prompts.train,
+            runners=session.runners,
+            observe=StepRecorder(session=session, trackers=self.trackers),
+            repair=repair if config.on_lost_worker == "replace" else None,
+            step=step,
+            position=position,
+        )
+
+    def _watch(self, session: Session, metrics_file: JsonlSink) -> JudgeWatch:
+        shown = ConsoleSink(CONSOLE, self.config.num_steps)
+        return watch_judges(
+            self.config,
+            session.workers.judges,
+            self.run,
+            steps=MultiSink(
+                [metrics_file], [self.observer, self.trackers, RunGauges(run=self.config.name), shown]
+            ),
+            evaluations=MultiSink([metrics_file], [self.trackers]),
+        )
+
+
+def _ports(session: Session, collector: Collector, sink: Sink) -> Ports:
+    """Return what the loop talks to."""
+    learners = LearnerGroups(
+        groups=session.workers.learners,
+        deadline_s=session.config.deadline_s,
+        gpu_sharing=session.gpu_sharing,
+    )
+    if session.monitor is not None:
+        collector = MonitoredCollector(collector, session.monitor)
+    return Ports(collector=collector, learners=learners, publisher=session.publisher, sink=sink)
 
 
 def train(config: Config, *, on_evaluated: OnEvaluated | None = None, scoring: Worker | None = None) -> Path:

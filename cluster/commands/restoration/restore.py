@@ -123,7 +123,7 @@ def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, s
     edge = degraded_px(config)
     prompt = restoration_prompt(f"restore/{name}", resize(photo, edge, edge))
     request = GroupRequest(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
-    (group,) = run_groups(session.collector.runners, [request], deadline_s=config.deadline_s)
+    (group,) = run_groups(session.runners, [request], deadline_s=config.deadline_s)
     text = group.chains[0].text
     return {n: picture_text(text, n) for n, block in config.chain.items() if block.kind == "image"}, text
 

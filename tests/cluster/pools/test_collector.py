@@ -71,7 +71,7 @@ def collector(script, config=CONFIG):
         versions=lambda: {"text": 5},
         make_prompt=lambda i: Prompt(prompt_id=str(i)),
         runners=(),
-        observe=lambda requests, groups: None,
+        observe=lambda step, requests, groups: None,
         script=list(script),
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from cluster.pools.gpu_sharing import GpuSharing
-from cluster.run.session import Session
+from cluster.run.alarms import JudgeWatch
+from cluster.run.attempt import Attempt
 from configs.load import load_config
 
 
@@ -25,34 +27,34 @@ class World:
     def policies(self, model: str, *, step: int) -> None:
         self.calls.append(f"evaluate {model} {step}")
 
-    def write(self, run: object) -> dict[str, int]:
-        return {"step": len(self.calls)}
+    def write(self, run: object) -> dict[str, Any]:
+        return {"step": len(self.calls), "rows": {}}
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
 
 
-def session_in(world: World, *, every: int) -> Session:
+def attempt_in(world: World, *, every: int) -> Attempt:
     config = load_config("tiny", ["num_steps=4", "save_every=100"])
     config = replace(config, eval=replace(config.eval, every=every))
+    session = SimpleNamespace(config=config, publisher=world, evaluator=world, run=world)
     anything = cast(Any, world)
-    return Session(
-        config=config,
-        run=anything,
-        workers=anything,
+    return Attempt(
+        session=cast(Any, session),
         collector=anything,
-        publisher=anything,
-        evaluator=anything,
-        monitor=anything,
-        gpu_sharing=GpuSharing(),
+        watch=JudgeWatch(config=config, judges=(), steps=world, evaluations=world),
+        mirror=anything,
     )
 
 
 @pytest.mark.parametrize(("step", "is_due"), [(1, False), (2, True)])
 def test_evaluation_in_training_borrows_the_rollout_workers(step: int, is_due: bool) -> None:
     world = World()
-    session_in(world, every=2).after_step(step)
+    attempt_in(world, every=2).after_step(step)
     assert world.calls == ["publish averages", f"evaluate grpo {step}", "publish"] * is_due
 
 
 def test_the_last_evaluation_leaves_what_it_measured() -> None:
     world = World()
-    assert session_in(world, every=0).measure(4) == {"step": 2}
+    assert attempt_in(world, every=0).measure(4) == {"step": 2, "rows": {}}
     assert world.calls == ["publish averages", "evaluate grpo 4"]

@@ -1,0 +1,113 @@
+"""Attempt at a training run: what happens around its steps (chains recorded, checkpoints, evaluations, alarms)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cluster.pools.chain_runner import GroupRequest
+from cluster.pools.collector import GroupCollector
+from cluster.record.rundir import Checkpoint
+from cluster.record.selection import chains_to_record
+from cluster.record.trackers.base import Trackers
+from cluster.run.alarms import JudgeWatch
+from cluster.run.evaluation import resolve_pictures, score_of
+from cluster.run.mirror import Mirror
+from cluster.run.session import Session
+from rl.spans import span
+from rl.types import JsonDict, ScoredGroup
+
+OnEvaluated = Callable[[int, JsonDict], None]
+"""Takes the steps done and the content of ``eval.json``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What follows the steps of one attempt."""
+
+    session: Session
+    collector: GroupCollector
+    watch: JudgeWatch
+    mirror: Mirror
+    on_evaluated: OnEvaluated | None = None
+    """Told of every evaluation before the last."""
+
+    def after_step(self, step: int) -> None:
+        """Checkpoint and evaluate when due, and stop where an alarm says so.
+
+        Args:
+            step: Steps done.
+        """
+        config = self.session.config
+        is_saved = step % config.save_every == 0 or step == config.num_steps
+        if is_saved:
+            self.save(step)
+        if config.eval.every and step % config.eval.every == 0 and step < config.num_steps:
+            summary = self.measure(step)
+            self.session.publisher.publish_and_prove()
+            if self.on_evaluated is not None:
+                self.on_evaluated(step, summary)
+        if self.watch.must_stop:
+            if not is_saved:
+                self.save(step)
+            self.watch.stop()
+
+    @span("save")
+    def save(self, step: int) -> None:
+        """Write a checkpoint: the learners' state, and both policies as their plain libraries load them.
+
+        It counts only when all of it is on disk.
+        """
+        session, learners = self.session, self.session.workers.learners
+        session.gpu_sharing.wake_all("learner")
+        for name, group in learners.items():
+            group.save(session.run.checkpoint_path(step) / name)
+        session.gpu_sharing.wake_all("rollout")
+        versions = {name: group.version for name, group in learners.items()}
+        session.run.finish_checkpoint(
+            step, self.collector.position, versions, keep=session.config.keep_checkpoints
+        )
+        self.mirror.push()
+
+    @span("evaluate")
+    def measure(self, step: int) -> JsonDict:
+        """Evaluate the trained policies, with their moving averages where they keep one, and write it down.
+
+        The rollout workers are left with what was evaluated.
+        """
+        session = self.session
+        session.publisher.publish_and_prove(averaged=True)
+        session.evaluator.policies("grpo", step=step)
+        summary = session.evaluator.write(session.run)
+        self.watch.evaluated(step - 1, summary)
+        return summary
+
+
+def load_learners(session: Session, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into the learners."""
+    session.gpu_sharing.wake_all("learner")
+    for name, group in session.workers.learners.items():
+        group.load(checkpoint.path / name, checkpoint.versions[name])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecorder:
+    """Records some chains of a step as they were scored, before any filter; shows them to the trackers."""
+
+    session: Session
+    trackers: Trackers
+
+    @span("record chains")
+    def __call__(self, step: int, requests: Sequence[GroupRequest], groups: Sequence[ScoredGroup]) -> None:
+        """Record chains of the step after ``step`` others."""
+        config, recorder = self.session.config, self.session.evaluator.recorder
+        folders = []
+        for number, index in chains_to_record(groups, tuple(config.rewards)):
+            request, group = requests[number], groups[number]
+            pictures = resolve_pictures(group.chains[index], config)
+            scores = {name: score_of(group, name, index) for name in config.rewards}
+            folder = recorder.record(
+                step, "train", "train", group.chains[index], pictures, request.prompt, scores
+            )
+            folders += [] if folder is None else [folder]
+        self.trackers.chains(step, folders)
