@@ -1,1 +1,1 @@
-"""Commands of `vlcot` that are no run."""
+"""Commands of `vlcot`: a light file each, and what they do where it is no run."""

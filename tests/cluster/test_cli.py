@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from cluster.cli import COMMANDS, build_parser, exit_code_of, main
+from cluster.commands.command import load
 from configs.load import load_config, to_yaml
 from rl.errors import ConfigError, DataError, LearnerError, RewardError
 from tests.reference.command import ROOT
@@ -47,7 +48,7 @@ def test_help_loads_no_framework_and_is_instant():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["trian", "demo"], "did you mean 'train'?"),
+        (["trian", "demo"], "did you mean train?"),
         (["frobnicate"], "commands are coldstart, train"),
         ([], "COMMAND"),
         (["restore", "demo"], "--out"),
@@ -78,12 +79,10 @@ def test_photographs_and_runs_that_are_not_there(capsys, tmp_path):
 
 
 def test_a_run_is_where_it_lies_now(tmp_path):
-    from cluster.cli import _load
-
     (tmp_path / "resolved.yaml").write_text(to_yaml(load_config("demo", ["output_dir=elsewhere"])))
-    config = _load(str(tmp_path), [])
+    config = load(str(tmp_path), [])
     assert (config.output_dir, config.name, config.resume) == (str(tmp_path.parent), tmp_path.name, True)
-    copy = _load(str(tmp_path), ["name=copy"])
+    copy = load(str(tmp_path), ["name=copy"])
     assert (copy.output_dir, copy.name, copy.resume) == ("elsewhere", "copy", False)
 
 

@@ -14,7 +14,7 @@ LIGHT = [
     "rl.types", "rl.ports", "rl.errors", "rl.seeding", "rl.loop", "rl.chain.state", "rl.denoising.step_selection",
     "rl.advantage.assign", "rl.advantage.batching", "rl.advantage.filters", "rl.advantage.combine",
     "rl.advantage.baselines", "rl.advantage.overlong", "rl.measure.metrics", "rl.measure.hacking",
-    "rl.measure.correlation", "cluster.cli", "cluster.commands.rewards_parser", "rewards.base", "rewards.load",
+    "rl.measure.correlation", "cluster.cli", "cluster.commands.rewards", "rewards.base", "rewards.load",
     "rewards.experts.catalogue", "rewards.http", "rewards.remote.server", "actors.policies.token.family",
     "actors.policies.denoising.family",
 ]  # fmt: skip

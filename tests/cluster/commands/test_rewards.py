@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cluster.cli import build_parser, main
-from cluster.commands.rewards_parser import parse_options
+from cluster.commands.rewards import parse_options
 from cluster.runtime.console import CONSOLE
 from rewards.base import Failure, Missing, evaluate
 from rewards.contract import example_chains

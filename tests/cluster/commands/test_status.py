@@ -15,9 +15,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-import cluster.commands.status
+import cluster.commands.status_page
 from cluster.cli import main
-from cluster.commands.status import ALARM, DEAD, RUNS, SILENT, page, read_status, verdict_on
+from cluster.commands.status_page import ALARM, DEAD, RUNS, SILENT, page, read_status, verdict_on
 from rl.types import JsonDict
 from tests.reference.fake_run import make_run
 
@@ -109,7 +109,7 @@ def test_another_process_with_the_drivers_number_is_not_the_driver(run_dir):
 
 
 def test_a_stale_file_of_another_machine_is_watched_before_it_is_called_dead(run_dir, monkeypatch):
-    monkeypatch.setattr(cluster.commands.status, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(cluster.commands.status_page, "LOOK_AGAIN_S", 0.01)
     read = write(run_dir, host="elsewhere", updated_s=time.time() - 60)
     verdict = verdict_on(run_dir, read)
     assert verdict.code == DEAD

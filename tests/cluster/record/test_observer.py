@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import cluster.commands.status
-from cluster.commands.status import SILENT, page, read_status, verdict_on
+import cluster.commands.status_page
+from cluster.commands.status_page import SILENT, page, read_status, verdict_on
 from cluster.pools.scoring import Scoring
 from cluster.record.observer import Observer
 from cluster.record.rundir import RunDir
@@ -93,7 +93,7 @@ def scene(ray_cluster: None, tmp_path: Path) -> Iterator[Scene]:
 def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster.commands.status, "SILENT_S", 4.0)
+    monkeypatch.setattr(cluster.commands.status_page, "SILENT_S", 4.0)
     pid = worker_of(scene.until(lambda read: worker_of(read, STOPPED)["pid"] > 0), STOPPED)["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
