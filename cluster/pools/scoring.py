@@ -16,6 +16,7 @@ from typing import Any
 from actors.rewards.worker import RewardWorker
 from cluster.pools.reward_pool import PoolCounts, RewardPool
 from cluster.runtime.calls import Worker
+from cluster.runtime.heartbeats import HeartbeatTarget, set_heartbeat_target
 from cluster.runtime.placement_groups import Reserved
 from cluster.runtime.spawn import CONCURRENCY, spawn
 from configs.derive import reward_deadline_s
@@ -87,6 +88,7 @@ class Scoring:
         envs: Mapping[str, Mapping[str, Any]],
         replica: type = RewardWorker,
         reserved: Reserved | None = None,
+        heartbeats: HeartbeatTarget | None = None,
     ) -> None:
         """Lay out the pools; nothing is started.
 
@@ -95,7 +97,9 @@ class Scoring:
             envs: ``runtime_env`` of each reward's actors.
             replica: Class of the actors.
             reserved: Their bundles; None leaves their places to Ray.
+            heartbeats: Where the actors send theirs.
         """
+        set_heartbeat_target(heartbeats)
         start = functools.partial(_start, config, envs, replica, reserved)
         self._pools = {name: _pool(name, config, functools.partial(start, name)) for name in config.rewards}
         self._examples = _Examples()

@@ -22,7 +22,13 @@ import psutil
 from cluster.record.rundir import RunDir, write_atomically
 from cluster.record.timeline import DRIVER, TimelineWriter
 from cluster.runtime.calls import Call, Worker, gather, is_answered
-from cluster.runtime.heartbeats import HEARTBEAT_S, BoardReading, HeartbeatBoard, sending_heartbeats
+from cluster.runtime.heartbeats import (
+    HEARTBEAT_S,
+    BoardReading,
+    HeartbeatBoard,
+    HeartbeatTarget,
+    set_heartbeat_target,
+)
 from cluster.runtime.outstanding import OUTSTANDING, Wait
 from cluster.runtime.spawn import kill, spawn
 from configs.errors import first_line
@@ -84,10 +90,11 @@ class Observer:
         board = spawn(HeartbeatBoard, "heartbeats-0", num_cpus=0, kwargs={})
         self._board = board
         try:
-            with sending_heartbeats(board, run=self._config.name):
-                yield
-                self._hear_the_last()
+            set_heartbeat_target(HeartbeatTarget(board=board, run=self._config.name))
+            yield
+            self._hear_the_last()
         finally:
+            set_heartbeat_target(None)
             with self._lock:
                 self._board = self._asked = None
             kill(board)

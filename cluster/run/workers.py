@@ -15,6 +15,7 @@ from cluster.pools.gpu_sharing import GpuSharing, switch
 from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.scoring import Scoring
 from cluster.runtime.calls import Call, RayStore, Worker, gather
+from cluster.runtime.heartbeats import heartbeat_target
 from cluster.runtime.placement_groups import Reserved, reserve
 from cluster.runtime.rendezvous import rendezvous
 from cluster.runtime.spawn import CONCURRENCY, spawn
@@ -70,7 +71,12 @@ def spawn_scoring(config: Config, reserved: Reserved | None = None) -> Worker:
         num_cpus=SHARE,
         max_concurrency=CONCURRENCY,
         where=reserved.where("scoring-0") if reserved else None,
-        kwargs={"config": config, "envs": envs, "reserved": reserved},
+        kwargs={
+            "config": config,
+            "envs": envs,
+            "reserved": reserved,
+            "heartbeats": heartbeat_target(),
+        },
     )
 
 

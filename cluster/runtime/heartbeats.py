@@ -1,6 +1,6 @@
 """Heartbeats: every worker process says each two seconds that it lives, what it does, and what it has done.
 
-The sender is a thread in the worker's process, started by the first call to it (``spawn``); the receiver is one small
+The sender is a thread in the worker's process, started by a call to it (``spawn``); the receiver is one small
 actor, the heartbeat board, which the driver reads (``cluster.record.observer``). A worker that is busy goes on sending;
 one that hangs as a whole (SIGSTOP, a stuck machine) falls silent, and what it was asked to do is then known from those
 who wait for it.
@@ -13,9 +13,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from cluster.runtime.calls import Worker, gather
@@ -108,62 +107,61 @@ class HeartbeatBoard:
 # --------------------------------------------------------------------------------- the sender
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatTarget:
+    """Where a run's workers send their heartbeats."""
+
+    board: Worker
+    run: str
+    """Name of the run, for Ray's metrics."""
+
+
 @dataclass(slots=True)
-class _Here:
-    """Where this process sends its heartbeats, and where those it spawns are to send theirs."""
+class _Process:
+    """What this process knows of heartbeats."""
 
-    board: Worker | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-_HERE = _Here()
+    target: HeartbeatTarget | None = None
+    """Where the workers that it spawns send theirs."""
 
 
-@contextmanager
-def sending_heartbeats(board: Worker, *, run: str) -> Iterator[None]:
-    """Have every worker that is spawned in the block, and those that they spawn, send heartbeats to ``board``.
+_PROCESS = _Process()
 
-    Args:
-        board: The actor.
-        run: Name of the run, for Ray's metrics.
-    """
-    _HERE.board, _HERE.labels = board, {"run": run}
-    try:
-        yield
-    finally:
-        _HERE.board = None
+
+def heartbeat_target() -> HeartbeatTarget | None:
+    """Return where the workers that this process spawns send heartbeats; None where nobody listens."""
+    return _PROCESS.target
+
+
+def set_heartbeat_target(target: HeartbeatTarget | None) -> None:
+    """Have every worker that this process spawns from now on send heartbeats there."""
+    _PROCESS.target = target
 
 
 def send_heartbeats(worker: Worker) -> None:
-    """Have a worker that was spawned just now send heartbeats, where anybody listens; nothing is waited for.
-
-    It is the first that is asked of the worker, so whatever it spawns later sends heartbeats, too.
-    """
-    if _HERE.board is not None:
-        # Ray calls it in the actor's process, with the worker that the actor holds.
-        worker.actor.__ray_call__.remote(_begin, worker.name, _HERE.board, _HERE.labels)
+    """Have a worker that was spawned just now send heartbeats, where anybody listens; nothing is waited for."""
+    if _PROCESS.target is not None:
+        # Ray calls it in the actor's process, with the worker that the actor holds; other calls may come before.
+        worker.actor.__ray_call__.remote(_begin, worker.name, _PROCESS.target)
 
 
-def _begin(instance: object, name: str, board: Worker, labels: Mapping[str, str]) -> None:
+def _begin(instance: object, name: str, target: HeartbeatTarget) -> None:
     """Start the sender's thread in a worker's process."""
-    _HERE.board, _HERE.labels = board, labels
-    sender = Sender(name, instance, board, labels)
-    threading.Thread(target=sender.run, name="heartbeats", daemon=True).start()
+    threading.Thread(target=Sender(name, instance, target).run, name="heartbeats", daemon=True).start()
 
 
 def forget_worker(worker: Worker) -> None:
     """Tell the board that a worker was ended on purpose; nothing is waited for."""
-    if _HERE.board is not None:
-        _HERE.board.call("forget", worker.name)
+    if _PROCESS.target is not None:
+        _PROCESS.target.board.call("forget", worker.name)
 
 
 class Sender:
     """Sends one worker's heartbeats."""
 
-    def __init__(self, name: str, instance: object, board: Worker, labels: Mapping[str, str]) -> None:
-        self._name, self._instance, self._board = name, instance, board
+    def __init__(self, name: str, instance: object, target: HeartbeatTarget) -> None:
+        self._name, self._instance, self._board = name, instance, target.board
         self._host, self._pid, self._num = socket.gethostname(), os.getpid(), 0
-        self._gauges = PoolGauges(worker=name, run=labels.get("run", ""))
+        self._gauges = PoolGauges(worker=name, run=target.run)
 
     def run(self) -> None:
         """Send until the board is gone: the run has ended then, and so will this process."""

@@ -21,6 +21,7 @@ from cluster.record.observer import Observer
 from cluster.record.rundir import RunDir
 from cluster.record.timeline import DRIVER, read_timeline, spans_of
 from cluster.runtime.calls import Call, Worker, gather, put
+from cluster.runtime.heartbeats import heartbeat_target
 from cluster.runtime.spawn import kill, spawn
 from configs.load import load_config
 from configs.schema import RewardConfig
@@ -80,9 +81,8 @@ def scene(ray_cluster: None, tmp_path: Path) -> Iterator[Scene]:
     )
     observer = Observer(config, RunDir(tmp_path / "watched"))
     with observer.watching(), observer.listening():
-        scoring = spawn(
-            Scoring, "scoring-0", num_cpus=0.05, max_concurrency=100, kwargs={"config": config, "envs": {}}
-        )
+        kwargs = {"config": config, "envs": {}, "heartbeats": heartbeat_target()}
+        scoring = spawn(Scoring, "scoring-0", num_cpus=0.05, max_concurrency=100, kwargs=kwargs)
         try:
             gather([scoring.call("setup")], deadline_s=PATIENCE_S)
             yield Scene(tmp_path / "watched", scoring)
