@@ -17,6 +17,10 @@ class DamagedFileError(ConfigError):
     """A file of ours that was emptied, cut or changed."""
 
 
+class UntrustedFileError(ConfigError):
+    """A file of a run, a checkpoint or a storage that would run code, or reach out of its folder."""
+
+
 class RolloutError(VlcotError):
     """A rollout worker could not generate."""
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from actors.shared.network import interface_towards
 from configs.errors import first_line
-from rl.errors import LearnerError
+from rl.compat.torch_load import tensors_only
+from rl.errors import LearnerError, UntrustedFileError
 
 SHM_OP = "deepspeed_shm_comm"
 """DeepSpeed compiles this when the process group starts (a minute), and uses it in inference only."""
@@ -291,10 +292,21 @@ def save_checkpoint(engine: Any, directory: Path, tag: str, state: dict[str, Any
 def load_checkpoint(engine: Any, directory: Path, tag: str | None) -> dict[str, Any]:
     """Read what ``save_checkpoint`` wrote (``tag=None``: the newest) and return its ``state``.
 
+    DeepSpeed's files are pickles; of one that holds more than tensors and DeepSpeed's own records nothing is run.
+
     Raises:
         FileNotFoundError: If there is no such checkpoint.
+        UntrustedFileError: If a file of it holds anything else.
     """
-    path, state = engine.load_checkpoint(str(directory), tag=tag)
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    try:
+        with tensors_only([LossScaler, ZeroStageEnum, fragment_address]):
+            path, state = engine.load_checkpoint(str(directory), tag=tag)
+    except UntrustedFileError as error:
+        raise UntrustedFileError(f"learner state in {directory / (tag or '')}: {error}") from error
     if path is None:
         raise FileNotFoundError(f"no learner checkpoint {tag or '(newest)'} in {directory}")
     return dict(state)

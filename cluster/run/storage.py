@@ -19,7 +19,7 @@ from pyarrow import fs
 from cluster.record.rundir import STATE
 from configs.derive import COLDSTART_DONE
 from configs.errors import first_line
-from rl.errors import ConfigError, StorageError
+from rl.errors import ConfigError, StorageError, UntrustedFileError
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,13 @@ class Storage:
 
         Raises:
             StorageError: If it cannot be read after ``ATTEMPTS`` attempts.
+            UntrustedFileError: If it lists a file that would be written outside the folder.
         """
         base = f"{self.root}/{name}"
         selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
         listing = self._try(f"list {base}", lambda: self.filesystem.get_file_info(selector))
         files = [info for info in listing if info.type == fs.FileType.File]
-        relative = sorted((info.path[len(base) + 1 :] for info in files), key=_rank)
+        relative = sorted((_inside(info.path, base) for info in files), key=_rank)
         newest = max((path.split("/")[1] for path in relative if _is_state(path)), default="")
         for path in relative:
             parts = path.split("/")
@@ -168,6 +169,21 @@ def _in_order(folder: Path, skip: tuple[str, ...]) -> Iterator[Path]:
 
 def _rank(path: str) -> tuple[bool, str]:
     return path.rpartition("/")[2] in _LAST, path
+
+
+def _inside(path: str, base: str) -> str:
+    """Return a listed path as seen from its folder: what is written here stays in the run's own.
+
+    Raises:
+        UntrustedFileError: If it leads out of the folder.
+    """
+    relative = path.removeprefix(f"{base}/")
+    parts = relative.split("/")
+    if relative == path or not set(parts).isdisjoint(("", ".", "..")) or "\0" in relative or "\\" in relative:
+        raise UntrustedFileError(
+            f"storage_path: it lists {path!r}, which leads out of {base}; nothing was fetched"
+        )
+    return relative
 
 
 def _is_state(path: str) -> bool:

@@ -11,13 +11,14 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from rewards.core.offline import DownloadRefusedError, refuse_downloads
+from rl.compat.torch_load import tensors_only
 from rl.compat.torchvision import ensure_torchvision
-from rl.errors import ConfigError
+from rl.errors import ConfigError, UntrustedFileError
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +47,12 @@ def create_metric(name: str, *, weights: Path | None, device: str | None, option
         arguments["pretrained_model_path"] = str(weights)
     pyiqa = import_pyiqa()
     printed = io.StringIO()
+    # A file that the configuration names may be anybody's; what lies in a library's cache, the library put there.
+    trusted = nullcontext() if weights is None else tensors_only()
     try:
-        with refuse_downloads(), quiet(printed):
+        with refuse_downloads(), quiet(printed), trusted:
             return pyiqa.create_metric(name, device=torch.device(device), **arguments)
-    except (TypeError, ImportError, OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+    except (TypeError, ImportError, OSError, RuntimeError, KeyError, EOFError, UntrustedFileError) as error:
         what = _explain(error, weights, arguments, printed.getvalue())
         if what is None:
             raise

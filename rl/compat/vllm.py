@@ -65,7 +65,9 @@ def max_model_len(model: str | Path, most: int) -> int:
     """Return the longest context, tokens: ``most``, or what the model allows where that is less."""
     from transformers import AutoConfig
 
-    config: Mapping[str, Any] = AutoConfig.from_pretrained(model).get_text_config().to_dict()
+    config: Mapping[str, Any] = (
+        AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config().to_dict()
+    )
     return min(most, int(config["max_position_embeddings"]))
 
 
@@ -78,7 +80,7 @@ def _register_in_process(model: str | Path) -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    for name in AutoConfig.from_pretrained(model).architectures or ():
+    for name in AutoConfig.from_pretrained(model, trust_remote_code=False).architectures or ():
         known = ModelRegistry.models.get(name)
         if known is not None:
             ModelRegistry.register_model(name, known.load_model_cls())

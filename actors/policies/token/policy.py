@@ -91,7 +91,7 @@ class TokenPolicy(TrainablePolicy):
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             directory, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
         )
-        processor = AutoImageProcessor.from_pretrained(directory)
+        processor = AutoImageProcessor.from_pretrained(directory, trust_remote_code=False)
         return cls(
             model,
             processor,

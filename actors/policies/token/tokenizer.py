@@ -121,7 +121,7 @@ def load_tokenizer(directory: Path) -> Any:
     """Read the tokenizer of a checkpoint directory."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def load_vocabulary(directory: Path, block_names: Sequence[str]) -> TextVocabulary:
@@ -143,7 +143,7 @@ def vocabulary_size(directory: Path) -> int:
     """Return the number of ids the model in ``directory`` scores; at least that of its tokenizer."""
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(directory).get_text_config().vocab_size)
+    return int(AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config().vocab_size)
 
 
 def opening_tag(name: str) -> str:

@@ -13,7 +13,7 @@ from cluster.record.rundir import RunDir
 from cluster.run.mirror import Mirror, open_mirror
 from cluster.run.storage import ATTEMPTS, Storage, open_storage
 from configs.load import load_config
-from rl.errors import ConfigError, StorageError
+from rl.errors import ConfigError, StorageError, UntrustedFileError
 
 
 def memory() -> Storage:
@@ -124,6 +124,31 @@ def test_a_write_that_goes_on_failing_is_named(tmp_path):
     ):
         storage.push(run.path, "mine")
     assert not any(name.endswith("state.json") for name in names(storage))
+
+
+class Lists:
+    """A file system that lists one file more."""
+
+    def __init__(self, inner: Any, path: str) -> None:
+        self.inner, self.path = inner, path
+
+    def get_file_info(self, selector: Any) -> Any:
+        return [*self.inner.get_file_info(selector), fs.FileInfo(self.path, type=fs.FileType.File)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize(
+    "path", ["bucket/runs/mine/../../out", "bucket/runs/mine//etc/out", "/etc/out", "bucket/runs/other/out"]
+)
+def test_a_listing_that_leads_out_of_the_run_is_refused_before_anything_is_fetched(tmp_path, path):
+    storage = memory()
+    storage.push(make_run(tmp_path / "here").path, "mine")
+    storage.filesystem = Lists(storage.filesystem, path)
+    with pytest.raises(UntrustedFileError, match=r"^storage_path: it lists '.*out', which leads out"):
+        storage.pull("mine", tmp_path / "deep" / "there")
+    assert not (tmp_path / "deep").exists()
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

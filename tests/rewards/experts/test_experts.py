@@ -1,5 +1,6 @@
 """Experts and judges against other implementations, and never a download."""
 
+import os
 import socket
 import threading
 from contextlib import closing
@@ -121,6 +122,24 @@ def test_weights_of_something_else_are_named(tmp_path, state):
     with pytest.raises(ConfigError, match=r"expert cnniqa cannot use .*expert\.pth") as caught:
         Expert("cnniqa", weights=tmp_path / "expert.pth").setup()
     assert "\n" not in str(caught.value)
+
+
+class Runs:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_weights_file_that_holds_code_is_refused_and_not_run(tmp_path):
+    torch.save({"params": Runs(tmp_path / "ran")}, tmp_path / "expert.pth")
+    with pytest.raises(
+        ConfigError, match=r"expert cnniqa cannot use .*expert\.pth: .* it holds posix\.mkdir"
+    ) as caught:
+        Expert("cnniqa", weights=tmp_path / "expert.pth").setup()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_pictures_become_tensors_of_0_to_1():
