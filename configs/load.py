@@ -39,6 +39,9 @@ RESOLVED = "resolved.yaml"
 DIGEST_FORMAT = 2
 """How a cold start's digest is made; 1 took every value, defaults too."""
 
+_SECRET = "${oc.env:"
+"""A value out of this process's environment begins with it."""
+
 _DEFINING_KEY = {"chain": "kind", "policies": "kind", "rewards": "target"}
 """A new entry of a mapping, made by an override, must say this; else its name is taken for a slip."""
 
@@ -203,9 +206,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _resolved(tree: Mapping[str, Any]) -> Any:
     """Put in what ``${key}`` stands for."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(dict(tree)), resolve=True)
+        return OmegaConf.to_container(OmegaConf.create(_keep_secrets(dict(tree))), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
+
+
+def _keep_secrets(node: Any, path: tuple[str, ...] = ()) -> Any:
+    """Escape ``${oc.env:NAME}`` in variables of rewards' environments: these stay references (``secret_values``)."""
+    if isinstance(node, dict):
+        return {key: _keep_secrets(value, (*path, str(key))) for key, value in node.items()}
+    is_variable = path[:1] == ("rewards",) and path[2:4] == ("env", "env_vars")
+    return node.replace(_SECRET, f"\\{_SECRET}") if is_variable and isinstance(node, str) else node
+
+
+def secret_values(variables: Mapping[str, Any], key: str = "env_vars") -> dict[str, str]:
+    """Return variables of a reward's environment as its worker gets them: ``${oc.env:NAME}`` is looked up here.
+
+    What is configured, recorded and shown keeps the reference, so that no secret stands in a file.
+
+    Args:
+        variables: As configured.
+        key: Where, for the error.
+
+    Raises:
+        ConfigError: If this process has no such variable.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(dict(variables)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}.{error.full_key}: {one_line(error)}") from error
+    return {str(name): str(value) for name, value in cast(dict[str, Any], values).items()}
 
 
 def parse_override(override: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from cluster.runtime.console import stage
 from cluster.runtime.placement_groups import check_nodes
 from cluster.runtime.plugins import shipped_modules, use_plugins
+from cluster.runtime.private_ray import private_ray
 from cluster.runtime.probe import check_cluster
 from configs.errors import first_line
 from configs.planning.placement import place
@@ -24,9 +25,6 @@ from configs.schema import Config
 from rl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-
-LOGICAL_CPUS = 16
-"""Least CPUs a private Ray counts: our processes take turns on the real ones (``configs.planning.placement.SHARE``)."""
 
 
 @contextmanager
@@ -54,43 +52,36 @@ def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
         env["py_modules"] = shipped_modules(config.plugins)
     if not config.ray_address:
         check_machine(config, plan.store_bytes)
-    with stage("start Ray"):
-        _start(config.ray_address, env, plan.store_bytes)
-    try:
+    with ExitStack() as stack:
+        with stage("start Ray"):
+            address = config.ray_address
+            stack.enter_context(_joined(address, env) if address else private_ray(env, plan.store_bytes))
         check_nodes(place(config, learn=learn))
         check_cluster(config, plan)
         yield
-    finally:
-        ray.shutdown()
 
 
-def _start(address: str, runtime_env: dict[str, Any], store_bytes: int) -> None:
-    """Join the cluster at ``address``; start a private one where that is empty.
+@contextmanager
+def _joined(address: str, runtime_env: dict[str, Any]) -> Iterator[None]:
+    """Join the cluster at ``address``, and leave it.
 
     Raises:
         ConfigError: If there is no cluster.
     """
-    if address:
-        # Given an address, Ray shows no token unless RAY_AUTH_MODE says so, but `ray start` asks for one wherever a
-        # private Ray has once left one (~/.ray/auth_token). A cluster that wants none takes one too.
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        try:
-            ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"ray_address: no Ray cluster at {address}: {first_line(error)}; start one "
-                "(ray start --head), or leave it empty for a private one"
-            ) from error
-        return
-    ray.init(
-        address="local",  # without it Ray joins any cluster that runs on this machine
-        num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
-        object_store_memory=store_bytes,
-        include_dashboard=False,
-        runtime_env=runtime_env,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    # Given an address, Ray shows no token unless RAY_AUTH_MODE says so, but `ray start` asks for one wherever a
+    # private Ray has once left one (~/.ray/auth_token). A cluster that wants none takes one too.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"ray_address: no Ray cluster at {address}: {first_line(error)}; start one "
+            "(ray start --head), or leave it empty for a private one"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def check_machine(config: Config, store_bytes: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from configs import PACKAGES
 from configs.derive import REWARD_ATTEMPTS
 from configs.errors import ConfigError
+from configs.load import secret_values
 from configs.schema import Config, RewardConfig
 
 _ENV_KEYS = ("pip", "python", "env_vars")
@@ -36,7 +37,7 @@ def check_reward_actors(config: Config, *, paths: bool) -> None:
 
 def runtime_env(reward: RewardConfig) -> dict[str, Any]:
     """Return Ray's ``runtime_env`` of a reward's actors; a requirements file is read here, on the driver."""
-    env: dict[str, Any] = {"env_vars": {k: str(v) for k, v in reward.env.get("env_vars", {}).items()}}
+    env: dict[str, Any] = {"env_vars": secret_values(reward.env.get("env_vars", {}))}
     pip = reward.env.get("pip", [])
     if isinstance(pip, str):
         lines = (line.partition(" #")[0].strip() for line in Path(pip).expanduser().read_text().splitlines())
@@ -62,6 +63,8 @@ def _check_env(key: str, env: Mapping[str, Any], *, paths: bool) -> None:
     if pip and python:
         raise ConfigError(f"{key}: pip and python exclude each other; install into that Python's environment")
     _check_variables(f"{key}.env_vars", env.get("env_vars", {}))
+    if paths:
+        secret_values(env.get("env_vars", {}), f"{key}.env_vars")
     for entry, path in {"pip": pip if isinstance(pip, str) else "", "python": python}.items():
         if paths and path and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}.{entry}: no file {path}")

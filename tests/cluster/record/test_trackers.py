@@ -20,6 +20,7 @@ from cluster.record.trackers.base import Tracker, load_tracker, tracking
 from cluster.report.page import write_report
 from configs.checks.trackers import check_trackers
 from configs.errors import ConfigError
+from configs.load import load_config
 from configs.schema import Config
 from tests.reference.fake_run import make_run
 
@@ -59,6 +60,12 @@ class Hangs(Recording):
         time.sleep(30)
 
 
+class KeepsConfig(Recording):
+    def begin(self, run, kept):
+        self.told.append(run.config)
+        return {}
+
+
 class NoTracker:
     pass
 
@@ -82,6 +89,19 @@ def track(run_dir: Path, *trackers: str, first: int = 0, last: int = STEPS) -> N
             all_of_them.chains(step, folders if step == first else [])
             all_of_them.log(step, {"reward/total/mean": step / 10, "loss/text/total": float("nan")})
         all_of_them.log(last - 1, {"reward/total/mean": 9.0})
+
+
+def test_no_tracker_gets_a_secret_of_a_rewards_environment(run_dir, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    overrides = [
+        "rewards.format.env={env_vars: {KEY: '${oc.env:MY_SECRET}'}}",
+        f"trackers=['{HERE}:KeepsConfig']",
+    ]
+    with tracking(load_config("tiny", overrides), RunDir(run_dir)) as trackers:
+        trackers.begin(0)
+    (config,) = [said for said in Recording.told if isinstance(said, dict)]
+    assert config["rewards"]["format"]["env"] == {"env_vars": {"KEY": "${oc.env:MY_SECRET}"}}
+    assert "hunter2" not in str(config)
 
 
 def test_a_tracker_that_fails_is_reported_once_and_the_others_miss_nothing(run_dir, caplog):
