@@ -12,7 +12,7 @@ from torch import nn
 
 from actors.shared import deepspeed_engine as ds
 from rl.errors import UntrustedFileError
-from tests.reference.learner_jobs import run_ranks
+from tests.reference.ranks import run_ranks
 
 pytestmark = pytest.mark.engine
 
