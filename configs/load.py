@@ -234,7 +234,7 @@ def secret_values(variables: Mapping[str, Any], key: str = "env_vars") -> dict[s
     try:
         values = OmegaConf.to_container(OmegaConf.create(dict(variables)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}.{error.full_key}: {one_line(error)}") from error
+        raise ConfigError(f"{key}.{error.full_key}: {_first_line(error)}") from error
     return {str(name): str(value) for name, value in cast(dict[str, Any], values).items()}
 
 
