@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import _raylet
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader
-from ray._raylet import Config as RayConfig
 
 LOGICAL_CPUS = 16
 """Least CPUs a private Ray counts: our processes take turns on the real ones (``configs.planning.placement.SHARE``)."""
@@ -79,5 +78,6 @@ def _environment() -> Iterator[None]:
 
 def _read_again() -> None:
     """Have Ray's core, which reads the environment once, read it again."""
-    RayConfig.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    core: Any = _raylet  # compiled, and untyped
+    core.Config.initialize("")
+    core.AuthenticationTokenLoader.instance().reset_cache()
