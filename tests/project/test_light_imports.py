@@ -9,7 +9,7 @@ from tests.reference.command import ROOT
 
 HEAVY = {"torch", "ray", "vllm", "deepspeed", "diffusers", "transformers", "pyiqa", "torchvision"}
 LIGHT = [
-    "configs.schema", "configs.errors", "configs.load", "configs.checks.ranges", "configs.derive",
+    "configs.schema", "configs.errors", "configs.load", "configs.build", "configs.explain", "configs.derive",
     "configs.checks.validate", "configs.planning.plan",
     "rl.types", "rl.ports", "rl.errors", "rl.seeding", "rl.loop", "rl.chain.state", "rl.denoising.step_selection",
     "rl.advantage.assign", "rl.advantage.batching", "rl.advantage.filters", "rl.advantage.combine",
