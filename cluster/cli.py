@@ -1,7 +1,8 @@
 """The command ``vlcot``: parses, checks the configuration, hands over; imports nothing heavy to do so.
 
 A mistake of the user costs one line on stderr and exit code 2; a run that failed for a known reason one
-line and exit code 1, one that an alarm stopped 3; a programming error shows its traceback. Ctrl-C ends with 130.
+line and exit code 1, one that an alarm stopped 3; a programming error shows its traceback. Ctrl-C ends with 130,
+SIGTERM with 143 and SIGHUP with 129; a training run saves before these two.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from cluster.commands.command import Command
+from cluster.runtime.files import as_disk_full
+from cluster.runtime.interrupts import INTERRUPTS, Terminated
 from configs import PACKAGES
 from configs.errors import VlcotError, first_line, leaves
 from configs.suggest import suggest
@@ -49,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words behind ``vlcot``; by default those of this process.
 
     Returns:
-        Exit code: 0 done, 1 the run failed, 2 usage, configuration or data, 3 stopped by an alarm, 130 interrupted.
+        Exit code: 0 done, 1 the run failed, 2 usage, configuration or data, 3 stopped by an alarm, 130 interrupted,
+        129 and 143 ended by SIGHUP and SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
@@ -59,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(parser, words)
     _set_up_logging(verbose=arguments.verbose)
     _find_our_tools()
+    INTERRUPTS.install()
     return exit_code_of(lambda: COMMANDS[arguments.command].run(arguments))
 
 
@@ -82,8 +88,11 @@ def exit_code_of(work: Callable[[], None]) -> int:
     try:
         work()
     except KeyboardInterrupt:
-        sys.stderr.write("vlcot: interrupted\n")
-        return _INTERRUPTED
+        cause = INTERRUPTS.cause
+        is_signal = isinstance(cause, Terminated)
+        with suppress(OSError):  # the terminal may be gone
+            sys.stderr.write(f"vlcot: ended by {cause}\n" if is_signal else "vlcot: interrupted\n")
+        return cause.exit_code if isinstance(cause, Terminated) else _INTERRUPTED
     except VlcotError as error:
         return _report(error)
     except BaseExceptionGroup as group:
@@ -91,6 +100,10 @@ def exit_code_of(work: Callable[[], None]) -> int:
         if known is None or unknown is not None:
             raise
         return _report(next(leaves(known)))
+    except Exception as error:
+        if (full := as_disk_full(error, Path.cwd(), "what was to be written")) is None:
+            raise
+        return _report(full)
     return 0
 
 

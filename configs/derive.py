@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.load import digest
+from configs.load import RESOLVED, digest, load_config
 from configs.schema import (
     BlockConfig,
     Config,
@@ -21,6 +21,8 @@ REWARD_ATTEMPTS = 2
 """How often a chain is sent to a reward whose actors hang or die on it: beside others, then alone."""
 COLDSTART_DONE = "coldstart.json"
 """Written last: a cold start without it is half-made."""
+START = "start"
+"""Folder of a run that keeps the cold start it was made from."""
 
 
 def derived(config: Config) -> dict[str, str]:
@@ -62,17 +64,55 @@ def derived(config: Config) -> dict[str, str]:
         said["judges"] = f"{', '.join(judges)} (measured, never trained on)"
     said["GPUs"] = f"{num_gpus(config):g}"
     if any(policy.source == COLDSTART for policy in config.policies.values()):
-        directory = coldstart_directory(config)
-        state = "made" if (directory / COLDSTART_DONE).exists() else "to be made"
-        said["cold start"] = f"{directory} ({state})"
+        said["cold start"] = f"{coldstart_directory(config)} ({_coldstart_state(config)})"
     return said
 
 
+def run_directory(config: Config) -> Path:
+    """Where everything of the run lies."""
+    return Path(config.output_dir) / config.name
+
+
+def has_weights(run: Path) -> bool:
+    """Whether a run has made a checkpoint."""
+    return any(run.glob("checkpoints/step_*/state.json"))
+
+
 def coldstart_directory(config: Config) -> Path:
-    """Where the cold start lies: as configured, or beside the runs under the digest of what made it."""
+    """Where the cold start lies that the run is made from.
+
+    A run with weights has one, whatever is asked of it: its own, or (where that is gone) the one it began with.
+    """
+    run = run_directory(config)
+    if (run / START / COLDSTART_DONE).exists():
+        return run / START
+    if config.coldstart.directory or not (has_weights(run) and (run / RESOLVED).is_file()):
+        return shared_coldstart(config)
+    recorded = shared_coldstart(load_config(str(run)))
+    return recorded if (recorded / COLDSTART_DONE).exists() else run.parent / recorded.name
+
+
+def shared_coldstart(config: Config) -> Path:
+    """Where runs of equal settings share a cold start: as configured, or under the digest of what makes it."""
     if config.coldstart.directory:
         return Path(config.coldstart.directory)
     return Path(config.output_dir) / f"coldstart-{digest(config)}"
+
+
+def coldstart_digest(config: Config) -> str:
+    """Return the digest of the cold start that the run is made from."""
+    run = run_directory(config)
+    recorded = has_weights(run) and (run / RESOLVED).is_file()
+    return digest(load_config(str(run)) if recorded else config)
+
+
+def _coldstart_state(config: Config) -> str:
+    directory = coldstart_directory(config)
+    if directory == run_directory(config) / START:
+        return "the run's own"
+    if (directory / COLDSTART_DONE).exists():
+        return "made"
+    return "missing" if has_weights(run_directory(config)) else "to be made"
 
 
 def token_policy(policy: PolicyConfig) -> TokenPolicyConfig:

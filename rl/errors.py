@@ -21,6 +21,14 @@ class UntrustedFileError(ConfigError):
     """A file of a run, a checkpoint or a storage that would run code, or reach out of its folder."""
 
 
+class OwnedError(ConfigError):
+    """A folder that another process works in."""
+
+
+class DiskFullError(VlcotError):
+    """What was being written does not fit on the disk."""
+
+
 class RolloutError(VlcotError):
     """A rollout worker could not generate."""
 

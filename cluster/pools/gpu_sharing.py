@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from cluster.runtime.calls import Worker, gather
+from cluster.runtime.spawn import kill
 
 Side = Literal["learner", "rollout"]
 
@@ -35,6 +37,13 @@ class GpuSharing:
         switch(sides[other], "sleep", deadline_s=self.deadline_s)
         switch(sides[side], "wake", deadline_s=self.deadline_s)
         self.awake[policy] = side
+
+    def end_rollouts(self) -> None:
+        """End the rollout workers where a GPU is shared: work under way would keep them from their sleep."""
+        if self.is_shared:
+            for worker in chain.from_iterable(self.rollouts.values()):
+                kill(worker)
+            self.rollouts = dict.fromkeys(self.rollouts, ())
 
     def wake_all(self, side: Side) -> None:
         """Do so for every policy."""

@@ -19,9 +19,10 @@ from typing import Literal
 
 import psutil
 
-from cluster.record.rundir import RunDir, write_atomically
+from cluster.record.rundir import RunDir
 from cluster.record.timeline import DRIVER, TimelineWriter
 from cluster.runtime.calls import Call, Worker, gather, is_answered
+from cluster.runtime.files import write_atomically
 from cluster.runtime.heartbeats import (
     HEARTBEAT_S,
     BoardReading,
@@ -139,7 +140,9 @@ class Observer:
             self._hear()
             self._timeline.write(DRIVER, SPANS.take())
             self._num += 1
-            write_atomically(self._run.status, json.dumps(self._describe(), indent=1, default=str))
+            write_atomically(
+                self._run.status, json.dumps(self._describe(), indent=1, default=str), durable=False
+            )
 
     def _hear(self, within_s: float = 0.0) -> None:
         """Take what the board holds where there are any, and ask for the next; their timeline is appended."""

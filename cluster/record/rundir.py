@@ -1,4 +1,4 @@
-"""The run directory: where everything of a run lies, and what makes a checkpoint whole."""
+"""Run directory: where everything of a run lies, and what makes a checkpoint whole."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.errors import ConfigError
+from typing_extensions import TypedDict
+
+from cluster.record.run_files import read_as
+from cluster.runtime.files import flush_tree, warn_once, write_atomically
+from rl.errors import ConfigError, DamagedFileError
 
 STATE = "state.json"
 """Written last: a checkpoint without it is half-written and ignored."""
+
+
+class State(TypedDict):
+    """``state.json`` of a checkpoint."""
+
+    step: int
+    position: int
+    versions: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +96,41 @@ class RunDir:
         return self.path / "checkpoints" / f"step_{step:06d}"
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the whole checkpoints, oldest first."""
-        states = sorted((self.path / "checkpoints").glob(f"step_*/{STATE}"))
-        return [Checkpoint(path=state.parent, **json.loads(state.read_text())) for state in states]
+        """Return the whole checkpoints, oldest first; a damaged one is passed over with a warning."""
+        whole = []
+        for state in sorted((self.path / "checkpoints").glob(f"step_*/{STATE}")):
+            try:
+                whole.append(Checkpoint(path=state.parent, **read_as(state, State)))
+            except DamagedFileError as error:
+                warn_once(f"{error}; this checkpoint is passed over")
+        return whole
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest whole checkpoint, or None where there is none."""
         return next(reversed(self.checkpoints()), None)
 
+    def begin_checkpoint(self, step: int) -> Path:
+        """Return the empty place of a checkpoint: what an attempt that ended has left there is removed."""
+        path = self.checkpoint_path(step)
+        _remove_checkpoint(path)
+        return path
+
     def finish_checkpoint(self, step: int, position: int, versions: Mapping[str, int], *, keep: int) -> None:
-        """Declare the checkpoint of ``step`` whole and remove the oldest beyond ``keep``."""
+        """Declare the checkpoint of ``step`` whole, once it is on the disk, and remove the oldest beyond ``keep``."""
+        flush_tree(self.checkpoint_path(step))
         state = {"step": step, "position": position, "versions": dict(versions)}
         write_atomically(self.checkpoint_path(step) / STATE, json.dumps(state))
         for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old.path)
+            _remove_checkpoint(old.path)
+
+    def remove_half_checkpoints(self) -> None:
+        """Remove what is half-written."""
+        for path in (self.path / "checkpoints").glob("step_*"):
+            if not (path / STATE).exists():
+                _remove_checkpoint(path)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that no reader ever sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+def _remove_checkpoint(path: Path) -> None:
+    """Remove first what makes it count: half a removal leaves nothing that looks whole."""
+    (path / STATE).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)

@@ -15,13 +15,13 @@ import jinja2
 
 from cluster.record import tables
 from cluster.record.run_data import Run, load_run, mean
-from cluster.record.rundir import write_atomically
 from cluster.report import components as by_reward
 from cluster.report.alarms import alarms
 from cluster.report.chains import chain_cards, group_strip, held_out_strips
 from cluster.report.charts import Chart, Series, line_chart
 from cluster.report.extremes import extremes
 from cluster.report.times import times
+from cluster.runtime.files import write_atomically
 from configs.errors import first_line
 
 logger = logging.getLogger(__name__)

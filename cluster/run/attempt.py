@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cluster.pools.chain_runner import GroupRequest
@@ -14,11 +15,37 @@ from cluster.run.alarms import JudgeWatch
 from cluster.run.evaluation import resolve_pictures, score_of
 from cluster.run.mirror import Mirror
 from cluster.run.session import Session
+from cluster.runtime.console import CONSOLE
+from cluster.runtime.files import as_disk_full, size_of
+from cluster.runtime.interrupts import INTERRUPTS
+from rl.ports import Collector
 from rl.spans import span
-from rl.types import JsonDict, ScoredGroup
+from rl.types import JsonDict, Metrics, ScoredGroup
 
 OnEvaluated = Callable[[int, JsonDict], None]
 """Takes the steps done and the content of ``eval.json``."""
+
+
+@dataclass(slots=True)
+class Reached:
+    """The last finished step: what a checkpoint keeps. The collector runs ahead of it within a step."""
+
+    step: int
+    """Steps done."""
+    position: int
+    """Prompts drawn in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptibleCollector:
+    """Lets signals through while chains are sampled: then the learners are as the last step left them."""
+
+    collector: Collector
+
+    def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
+        """Collect."""
+        with INTERRUPTS.let_through():
+            return self.collector.next(num_prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +58,7 @@ class Attempt:
     mirror: Mirror
     on_evaluated: OnEvaluated | None = None
     """Told of every evaluation before the last."""
+    reached: Reached
 
     def after_step(self, step: int) -> None:
         """Checkpoint and evaluate when due, and stop where an alarm says so.
@@ -39,35 +67,61 @@ class Attempt:
             step: Steps done.
         """
         config = self.session.config
+        self.reached.step, self.reached.position = step, self.collector.position
         is_saved = step % config.save_every == 0 or step == config.num_steps
         if is_saved:
-            self.save(step)
+            self.save()
         if config.eval.every and step % config.eval.every == 0 and step < config.num_steps:
-            summary = self.measure(step)
+            with INTERRUPTS.let_through():
+                summary = self.measure(step)
             self.session.publisher.publish_and_prove()
             if self.on_evaluated is not None:
                 self.on_evaluated(step, summary)
         if self.watch.must_stop:
             if not is_saved:
-                self.save(step)
+                self.save()
             self.watch.stop()
 
     @span("save")
-    def save(self, step: int) -> None:
+    def save(self) -> None:
         """Write a checkpoint: the learners' state, and both policies as their plain libraries load them.
 
         It counts only when all of it is on disk.
+
+        Raises:
+            DiskFullError: If it does not fit.
         """
-        session, learners = self.session, self.session.workers.learners
+        session, learners, run = self.session, self.session.workers.learners, self.session.run
+        step, position = self.reached.step, self.reached.position
+        path = run.begin_checkpoint(step)
         session.gpu_sharing.wake_all("learner")
-        for name, group in learners.items():
-            group.save(session.run.checkpoint_path(step) / name)
-        session.gpu_sharing.wake_all("rollout")
         versions = {name: group.version for name, group in learners.items()}
-        session.run.finish_checkpoint(
-            step, self.collector.position, versions, keep=session.config.keep_checkpoints
-        )
+        try:
+            for name, group in learners.items():
+                group.save(path / name)
+            run.finish_checkpoint(step, position, versions, keep=session.config.keep_checkpoints)
+        except Exception as error:
+            before = run.newest_checkpoint()
+            num_bytes = size_of(before.path if before else path)
+            what = f"the checkpoint of step {step}"
+            if (full := as_disk_full(error, path.parent, what, num_bytes=num_bytes)) is not None:
+                raise full from error
+            raise
+        session.gpu_sharing.wake_all("rollout")
         self.mirror.push()
+
+    def save_before_the_end(self) -> None:
+        """Write a checkpoint of the last finished step, if there is none, though a step is under way.
+
+        Learners are not asked for anything while chains are sampled, which is when this is called.
+        """
+        step, newest = self.reached.step, self.session.run.newest_checkpoint()
+        if step > (newest.step if newest else 0):
+            self.session.gpu_sharing.end_rollouts()
+            self.save()
+        with suppress(OSError):  # the terminal may be gone
+            saved = f"the checkpoint of step {step} is saved" if step else "no step was finished"
+            CONSOLE.print(f"{INTERRUPTS.cause}: {saved}; resume=true goes on from there", soft_wrap=True)
 
     @span("evaluate")
     def measure(self, step: int) -> JsonDict:

@@ -7,6 +7,7 @@ written last: without it the directory is half-made and is gone on with.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -16,23 +17,42 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
+from typing_extensions import TypedDict
 
 from actors.policies.family import family_of
 from actors.policies.token.tokenizer import TextVocabulary
 from cluster.pools.chain_runner import TextContext
-from cluster.record.rundir import write_atomically
+from cluster.record.run_files import read_as
 from cluster.run.coldstart_job import EXPERT, EXPERT_TRAINER, ColdstartJob
 from cluster.runtime.calls import Worker, gather, is_answered
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, stage
+from cluster.runtime.files import PARTIAL, flush_tree, write_atomically
+from cluster.runtime.ownership import OWNER, Owner, last_sign_ns, owned, owner_of, refusal, stay_owner
 from cluster.runtime.spawn import kill, spawn
-from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
+from configs.derive import (
+    COLDSTART,
+    COLDSTART_DONE,
+    START,
+    coldstart_digest,
+    coldstart_directory,
+    has_weights,
+    run_directory,
+)
 from configs.load import digest
 from configs.schema import Config
 from rl.chain.grammar import ChainGrammar
-from rl.errors import CallTimeoutError, ConfigError
+from rl.errors import CallTimeoutError, ConfigError, OwnedError
 
 LOOK_S = 1.0
 """How often the progress bars move."""
+WORK = "work"
+"""Folder of a cold start that is being made: scratch."""
+
+
+class Made(TypedDict):
+    """``coldstart.json``."""
+
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +60,7 @@ class Start:
     """Where the policies start."""
 
     directory: Path
-    """The cold start; need not exist where every policy has a source of its own."""
+    """The cold start; need not exist where every policy has a source of its own, or nothing is scored."""
     sources: Mapping[str, Path]
     """Checkpoint directory by policy."""
 
@@ -58,27 +78,69 @@ def ensure_start(config: Config) -> Start:
     """Return the starting point; make the cold start first where it is wanted and not there.
 
     Raises:
-        ConfigError: If ``coldstart.directory`` holds a cold start of another configuration.
+        ConfigError: If that of a run with weights is not there, or ``coldstart.directory`` holds the cold start of
+            another configuration, or a damaged one.
     """
-    directory = Path(coldstart_directory(config)).resolve()
-    taught = {name: p for name, p in config.policies.items() if p.source == COLDSTART}
-    done = directory / COLDSTART_DONE
-    if taught and not done.exists():
-        _make(config, directory, list(taught))
-        write_atomically(done, json.dumps({"digest": digest(config)}))
-    elif taught and json.loads(done.read_text())["digest"] != digest(config):
+    directory = coldstart_directory(config).resolve()
+    taught = [name for name, policy in config.policies.items() if policy.source == COLDSTART]
+    if taught:
+        _ensure_made(config, directory, taught)
+    sources = {n: directory / n if n in taught else Path(p.source) for n, p in config.policies.items()}
+    return Start(directory=directory, sources=sources)
+
+
+def _ensure_made(config: Config, directory: Path, policies: Sequence[str]) -> None:
+    run, done = run_directory(config), directory / COLDSTART_DONE
+    if not done.exists() and has_weights(run):
+        raise ConfigError(
+            f"{run} has weights, and the cold start that they were made from is not in {directory}; put it back, "
+            "or say where it is with coldstart.directory"
+        )
+    while not done.exists():
+        _make_or_wait(config, directory, policies)
+    if directory == (run / START).resolve():
+        return  # made for it, whatever is asked of the run now
+    if read_as(done, Made)["digest"] != coldstart_digest(config):
         raise ConfigError(
             f"{directory} holds the cold start of another configuration; name another coldstart.directory "
             "or leave it empty"
         )
-    sources = {n: directory / n if n in taught else Path(p.source) for n, p in config.policies.items()}
-    return Start(directory=directory, sources=sources)
+
+
+def keep_start(config: Config) -> None:
+    """Keep the cold start that a run is made from in its directory; links take no room, copies where they must be.
+
+    From then on nothing else is taken for it, wherever the run is moved and whatever is asked of it.
+    """
+    source, own = coldstart_directory(config).resolve(), (run_directory(config) / START).resolve()
+    if source == own or all(policy.source != COLDSTART for policy in config.policies.values()):
+        return
+    partial = own.with_name(own.name + PARTIAL)
+    for leftover in (partial, own):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(WORK, OWNER), copy_function=_link_or_copy)
+    flush_tree(partial)
+    partial.rename(own)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def uses_expert(config: Config) -> bool:
+    """Whether a reward takes the learned expert of the cold start."""
+    return any(
+        _replaced(reward.options, COLDSTART, "") != reward.options for reward in config.rewards.values()
+    )
 
 
 def has_start(config: Config) -> bool:
     """Whether the policies have something to start from without a cold start being made."""
     taught = any(policy.source == COLDSTART for policy in config.policies.values())
-    return not taught or (Path(coldstart_directory(config)) / COLDSTART_DONE).exists()
+    return not taught or (coldstart_directory(config) / COLDSTART_DONE).exists()
 
 
 def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
@@ -105,6 +167,38 @@ def _no_prompt(messages: object) -> tuple[int, ...]:
     return ()
 
 
+def _make_or_wait(config: Config, directory: Path, policies: Sequence[str]) -> None:
+    """Make the cold start, or wait while another process does; it may have to be asked again then.
+
+    Raises:
+        OwnedError: If the other gives no sign of life for twice ``deadline_s``.
+    """
+    try:
+        with owned(directory, "make the cold start"):
+            if not (directory / COLDSTART_DONE).exists():
+                _make(config, directory, policies)
+                flush_tree(directory)
+                write_atomically(directory / COLDSTART_DONE, json.dumps({"digest": digest(config)}))
+    except OwnedError:
+        if (owner := owner_of(directory)) is not None:
+            _wait_for(owner, directory, 2 * config.deadline_s)
+
+
+def _wait_for(owner: Owner, directory: Path, silence_s: float) -> None:
+    """Return when a cold start that another process makes is made, or given up."""
+    CONSOLE.print(f"cold start: {owner} is making {directory}; waiting for it", soft_wrap=True)
+    alive_ns, alive_s = 0, time.monotonic()
+    with stage("wait for the cold start"):
+        while not (directory / COLDSTART_DONE).exists() and not owner.is_gone:
+            if (last_ns := last_sign_ns(directory)) is None:
+                return
+            if last_ns != alive_ns:
+                alive_ns, alive_s = last_ns, time.monotonic()
+            elif time.monotonic() - alive_s > silence_s:
+                raise refusal(directory, owner, "use the cold start")
+            time.sleep(LOOK_S)
+
+
 def _make(config: Config, directory: Path, policies: Sequence[str]) -> None:
     """Train all policies at once; the expert follows the image policy, from whose outputs it learns.
 
@@ -122,8 +216,9 @@ def _make(config: Config, directory: Path, policies: Sequence[str]) -> None:
         ]
         while running:
             running = [jobs_of_policy for jobs_of_policy in running if not next(jobs_of_policy, True)]
+            stay_owner(directory)
             time.sleep(LOOK_S)
-    shutil.rmtree(directory / "work", ignore_errors=True)
+    shutil.rmtree(directory / WORK, ignore_errors=True)
 
 
 def _train(
@@ -138,12 +233,14 @@ def _train(
             yield from _follow(job, _settings(config, directory, policy, name, job), progress)
         finally:
             kill(job)
-        (directory / "work" / name / "made").rename(directory / name)
+        made = directory / WORK / name / "made"
+        flush_tree(made)
+        made.rename(directory / name)
 
 
 def _settings(config: Config, directory: Path, policy: str, name: str, job: Worker) -> dict[str, Any]:
     """Return what ``run_job`` takes."""
-    work = directory / "work" / name
+    work = directory / WORK / name
     family = family_of(policy, config.policies[policy])
     trainer, steps = (
         (EXPERT_TRAINER, "expert_steps") if name == EXPERT else (family.coldstart, family.coldstart_steps)
@@ -169,7 +266,7 @@ def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Genera
     """
     config, num_steps = settings["config"], settings["num_steps"]
     num_workers = 1 if settings["name"] == EXPERT else config.coldstart.num_workers
-    fit = job.call("fit", settings, num_workers, Path(settings["made"]) / "work" / "ray")
+    fit = job.call("fit", settings, num_workers, Path(settings["made"]) / WORK / "ray")
     task = progress.add_task(f"cold start: {settings['name']}", total=num_steps)
     done, moved_s = 0, time.monotonic()
     while not is_answered(fit):

@@ -16,9 +16,10 @@ from cluster.pools.chain_runner import GroupRequest, final_picture_block
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import ChainRecorder
 from cluster.record.run_files import read_evaluation
-from cluster.record.rundir import RunDir, write_atomically
+from cluster.record.rundir import RunDir
 from cluster.runtime.calls import Worker, fetch, gather
 from cluster.runtime.console import bar
+from cluster.runtime.files import write_atomically
 from configs.schema import Config
 from rl.data.images import resize
 from rl.errors import DamagedFileError

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.record.rundir import RunDir
+from cluster.run.coldstart import WORK
 from cluster.run.storage import Storage, open_storage
 from cluster.runtime.console import stage
-from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
+from cluster.runtime.ownership import owned
+from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory, shared_coldstart
 from configs.schema import Config
+from rl.errors import OwnedError
 
 logger = logging.getLogger(__name__)
-
-WORK = "work"
-"""What a cold start leaves while it is made."""
 
 
 @dataclass(slots=True)
@@ -40,7 +41,9 @@ class Mirror:
                 self.storage.pull(self.config.name, self.run.path)
             start = self._start()
             if start is not None and not (start / COLDSTART_DONE).exists():
-                self.storage.pull(start.name, start)
+                # Who makes or fetches it already goes on; the run waits for it when it needs it.
+                with suppress(OwnedError), owned(start, "fetch the cold start"):
+                    self.storage.pull(start.name, start)
 
     def push(self) -> None:
         """Copy what changed: the cold start once, then the run.
@@ -51,7 +54,7 @@ class Mirror:
         if self.storage is None:
             return
         begin = time.perf_counter()
-        start = self._start()
+        start = None if self._start() is None else shared_coldstart(self.config)
         num_bytes = 0
         if start is not None and (start / COLDSTART_DONE).exists():
             num_bytes += self.storage.push(start, start.name, skip=(WORK,))
@@ -59,7 +62,7 @@ class Mirror:
         logger.info("copied %.1f MB to storage_path in %.1f s", num_bytes / 1e6, time.perf_counter() - begin)
 
     def _start(self) -> Path | None:
-        """Return the cold start's folder, if the run has one."""
+        """Return the folder of the cold start that the run is made from, if it is made from one."""
         if all(policy.source != COLDSTART for policy in self.config.policies.values()):
             return None
         return coldstart_directory(self.config)

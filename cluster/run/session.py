@@ -16,7 +16,7 @@ from cluster.record.observer import Observer
 from cluster.record.recorder import ChainRecorder
 from cluster.record.rundir import RunDir
 from cluster.record.selection import most_recorded
-from cluster.run.coldstart import Start, ensure_start, has_start, text_context
+from cluster.run.coldstart import Start, ensure_start, has_start, text_context, uses_expert
 from cluster.run.evaluation import Evaluator
 from cluster.run.restarts import losses_named
 from cluster.run.workers import RunWorkers, spawn_runners, spawn_workers
@@ -92,7 +92,7 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
     if checkpoint is None:
         return ensure_start(config)
     sources = {name: checkpoint.path / name / MODEL for name in config.policies}
-    if not config.rewards:
+    if not uses_expert(config):
         return Start(directory=run.path, sources=sources)
     return replace(ensure_start(config), sources=sources)
 

@@ -17,6 +17,8 @@ from typing import TypeVar
 from pyarrow import fs
 
 from cluster.record.rundir import STATE
+from cluster.runtime.files import PARTIAL
+from cluster.runtime.ownership import OWNER
 from configs.derive import COLDSTART_DONE
 from configs.errors import first_line
 from rl.errors import ConfigError, StorageError, UntrustedFileError
@@ -162,7 +164,7 @@ def open_storage(uri: str) -> Storage | None:
 
 def _in_order(folder: Path, skip: tuple[str, ...]) -> Iterator[Path]:
     """Yield the files of a folder: what makes others count comes after them."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".partial")]
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(PARTIAL) and p.name != OWNER]
     kept = [path for path in files if not set(path.relative_to(folder).parts) & set(skip)]
     yield from sorted(kept, key=lambda path: _rank(path.relative_to(folder).as_posix()))
 

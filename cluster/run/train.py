@@ -15,8 +15,15 @@ from cluster.record.tables import eval_table
 from cluster.record.trackers.base import Trackers, tracking
 from cluster.report.page import report_line
 from cluster.run.alarms import JudgeWatch, watch_judges
-from cluster.run.attempt import Attempt, OnEvaluated, StepRecorder, load_learners
-from cluster.run.coldstart import ensure_start
+from cluster.run.attempt import (
+    Attempt,
+    InterruptibleCollector,
+    OnEvaluated,
+    Reached,
+    StepRecorder,
+    load_learners,
+)
+from cluster.run.coldstart import ensure_start, keep_start
 from cluster.run.mirror import Mirror, open_mirror
 from cluster.run.preflight import preflight
 from cluster.run.repair import RolloutRepair
@@ -24,12 +31,15 @@ from cluster.run.restarts import surviving
 from cluster.run.session import Session, open_session
 from cluster.runtime.calls import Worker
 from cluster.runtime.console import CONSOLE, stage
+from cluster.runtime.files import as_disk_full
+from cluster.runtime.interrupts import INTERRUPTS, Terminated
+from cluster.runtime.ownership import owned
 from cluster.runtime.pool_gauges import RunGauges
 from cluster.runtime.ray_session import ray_session
 from configs.load import to_yaml
 from configs.schema import Config
 from rewards.load import reward_terms
-from rl.errors import AlarmError
+from rl.errors import AlarmError, DiskFullError
 from rl.loop import train as train_loop
 from rl.ports import Collector, Ports, Sink
 from rl.types import JsonDict
@@ -52,6 +62,7 @@ class Training:
         config, run = self.config, self.run
         with open_session(config, learn=True, observer=self.observer, scoring=self.scoring) as session:
             run.create(resolved_yaml=to_yaml(config))
+            keep_start(config)
             checkpoint = run.newest_checkpoint()
             if checkpoint is not None:
                 load_learners(session, checkpoint)
@@ -72,16 +83,22 @@ class Training:
                 collector=collector,
                 watch=watch,
                 mirror=self.mirror,
+                reached=Reached(first, collector.position),
                 on_evaluated=self.on_evaluated,
             )
             try:
-                train_loop(
-                    config,
-                    start=first,
-                    ports=_ports(session, collector, watch),
-                    terms=collector.terms,
-                    after_step=steps.after_step,
-                )
+                with INTERRUPTS.held():
+                    train_loop(
+                        config,
+                        start=first,
+                        ports=_ports(session, collector, watch),
+                        terms=collector.terms,
+                        after_step=steps.after_step,
+                    )
+            except KeyboardInterrupt:
+                if isinstance(INTERRUPTS.cause, Terminated):
+                    steps.save_before_the_end()
+                raise
             except AlarmError:
                 CONSOLE.print(report_line(run.path))
                 self.mirror.push()
@@ -132,7 +149,9 @@ def _ports(session: Session, collector: Collector, sink: Sink) -> Ports:
     )
     if session.monitor is not None:
         collector = MonitoredCollector(collector, session.monitor)
-    return Ports(collector=collector, learners=learners, publisher=session.publisher, sink=sink)
+    return Ports(
+        collector=InterruptibleCollector(collector), learners=learners, publisher=session.publisher, sink=sink
+    )
 
 
 def train(config: Config, *, on_evaluated: OnEvaluated | None = None, scoring: Worker | None = None) -> Path:
@@ -142,8 +161,27 @@ def train(config: Config, *, on_evaluated: OnEvaluated | None = None, scoring: W
         config: The run.
         on_evaluated: Told of every evaluation before the last: steps done, and the content of ``eval.json``.
         scoring: A scoring actor shared with other runs; None starts one.
+
+    Raises:
+        OwnedError: If another process trains or evaluates there.
+        DiskFullError: If something does not fit; the newest checkpoint stays, a half one is removed.
     """
     run = RunDir(Path(config.output_dir) / config.name)
+    with owned(run.path, "train"):
+        try:
+            _train_owned(config, run, on_evaluated, scoring)
+        except Exception as error:
+            if (full := as_disk_full(error, run.path, "the run")) is None:
+                raise
+            run.remove_half_checkpoints()
+            raise DiskFullError(f"{full}, then resume=true goes on from the newest checkpoint") from error
+    return run.path
+
+
+def _train_owned(
+    config: Config, run: RunDir, on_evaluated: OnEvaluated | None, scoring: Worker | None
+) -> None:
+    """Do the work of :func:`train` in a directory that no other process works in."""
     mirror = open_mirror(config, run)
     mirror.fetch()
     run.check(resume=config.resume)
@@ -164,7 +202,6 @@ def train(config: Config, *, on_evaluated: OnEvaluated | None = None, scoring: W
     CONSOLE.print(eval_table(summary))
     CONSOLE.print(report_line(run.path))
     mirror.push()
-    return run.path
 
 
 def evaluate(config: Config) -> JsonDict:
@@ -175,9 +212,12 @@ def evaluate(config: Config) -> JsonDict:
 
     Returns:
         The content of ``eval.json``.
+
+    Raises:
+        OwnedError: If another process trains or evaluates there.
     """
-    with open_session(config, learn=False) as session:
-        session.run.path.mkdir(parents=True, exist_ok=True)
+    run = RunDir(Path(config.output_dir) / config.name)
+    with owned(run.path, "evaluate"), open_session(config, learn=False) as session:
         session.evaluator.read(session.run)
         session.evaluator.bicubic()
         newest = session.run.newest_checkpoint()

@@ -14,10 +14,12 @@ import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from cluster.runtime.console import stage
+from cluster.runtime.interrupts import INTERRUPTS
 from cluster.runtime.placement_groups import check_nodes
 from cluster.runtime.plugins import shipped_modules, use_plugins
 from cluster.runtime.private_ray import private_ray
 from cluster.runtime.probe import check_cluster
+from cluster.runtime.ray_control import control_watched
 from configs.errors import first_line
 from configs.planning.placement import place
 from configs.planning.plan import make_plan
@@ -39,6 +41,7 @@ def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
 
     Raises:
         ConfigError: If a machine lacks what the plan needs, or a node cannot be used as it is.
+        WorkerLostError: If Ray's control process ends meanwhile.
     """
     if ray.is_initialized():
         yield
@@ -56,6 +59,8 @@ def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
         with stage("start Ray"):
             address = config.ray_address
             stack.enter_context(_joined(address, env) if address else private_ray(env, plan.store_bytes))
+        INTERRUPTS.install_again()
+        stack.enter_context(control_watched())
         check_nodes(place(config, learn=learn))
         check_cluster(config, plan)
         yield

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from cluster.record.rundir import write_atomically
 from cluster.record.tables import LOWER_IS_BETTER
 from cluster.report.charts import standalone
 from cluster.report.page import render
+from cluster.runtime.files import write_atomically
 from cluster.search.picture import parallel_coordinates
 from cluster.search.trials import State, Trial, show
 from configs.search import SearchPlan

@@ -6,7 +6,6 @@ folder of their own, and a search that goes on begins a new one there.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,12 +19,15 @@ import ray
 from ray import tune
 
 from cluster.pools.scoring_monitor import ScoringMonitor
-from cluster.record.rundir import RunDir, write_atomically
+from cluster.record.run_files import read_as
+from cluster.record.rundir import RunDir
 from cluster.run.coldstart import ensure_start
 from cluster.run.preflight import preflight
 from cluster.run.workers import spawn_scoring
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.console import CONSOLE, bar, stage
+from cluster.runtime.files import write_atomically
+from cluster.runtime.ownership import OWNER, owned
 from cluster.runtime.ray_session import ray_session
 from cluster.search.report import search_table, trial_line, write_search_report
 from cluster.search.searcher import RecordedSearcher, make_asha, own_values
@@ -70,11 +72,21 @@ def search(plan: SearchPlan, *, resume: bool) -> Path:
 
     Raises:
         ConfigError: For anything that can be known to be wrong before the first trial.
+        OwnedError: If another process works on this search.
         VlcotError: If no trial came to an end.
     """
     base = check_search(plan)
     folder = SearchDir((Path(base.output_dir) / base.name).resolve())
     plan = with_place(plan, folder.path.parent, base.name)
+    with owned(folder.path, "search"):
+        for trial in folder.book.folders():
+            # Who owns the search owns its trials: theirs have ended with the search before.
+            (trial / OWNER).unlink(missing_ok=True)
+        return _search_owned(plan, base, folder, resume=resume)
+
+
+def _search_owned(plan: SearchPlan, base: Config, folder: SearchDir, *, resume: bool) -> Path:
+    """Do the work of :func:`search` in a directory that no other process works in."""
     if not resume:
         _refuse_what_is_there(folder)
     elif sum(trial.state != "running" for trial in folder.book.all()) >= plan.num_trials:
@@ -160,7 +172,7 @@ def keep_best(folder: SearchDir, best: Trial) -> None:
     """
     source, place = folder.book.path(best.number), folder.path / BEST
     if (place / RECORD).exists():
-        before = json.loads((place / RECORD).read_text())["number"]
+        before = read_as(place / RECORD, Trial).number
         if before == best.number:
             return
         place.rename(folder.path / f"{BEST}-before-{trial_name(before)}")
@@ -170,7 +182,7 @@ def keep_best(folder: SearchDir, best: Trial) -> None:
 
     def older(directory: str, names: list[str]) -> set[str]:
         if newest is None or Path(directory) != newest.path.parent:
-            return set()
+            return {OWNER}
         return set(names) - {newest.path.name}
 
     shutil.copytree(source, partial, ignore=older)

@@ -117,7 +117,7 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
             if trial.state != "running":
                 self._drawer.tell(self._drawn[trial.number], trial)
         self._unfinished = [trial for trial in known if trial.state == "running"]
-        self._num_known = max((trial.number + 1 for trial in known), default=0)
+        self._num_known = book.num_known
 
     @property
     def num_left(self) -> int:

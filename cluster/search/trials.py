@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.record.run_files import read_as
-from cluster.record.rundir import write_atomically
+from cluster.runtime.files import warn_once, write_atomically
 from rl.errors import DamagedFileError
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -79,21 +79,28 @@ class TrialBook:
         """Read a record.
 
         Raises:
-            DamagedFileError: If it is damaged. The search resumes from these records alone.
+            DamagedFileError: If it is damaged.
         """
-        path = self.path(number) / RECORD
-        try:
-            return read_as(path, Trial)
-        except DamagedFileError as error:
-            raise DamagedFileError(
-                f"{error}; remove {path.parent}, and the search goes on without it"
-            ) from error
+        return read_as(self.path(number) / RECORD, Trial)
+
+    def folders(self) -> list[Path]:
+        """Return the trials' run directories by number."""
+        return sorted(file.parent for file in self.folder.glob(f"trial-*/{RECORD}"))
+
+    @property
+    def num_known(self) -> int:
+        """Numbers that were given to trials, damaged ones too."""
+        return max((_number(folder) + 1 for folder in self.folders()), default=0)
 
     def all(self) -> list[Trial]:
-        """Return every trial by number."""
-        files = self.folder.glob(f"trial-*/{RECORD}")
-        numbers = sorted(int(file.parent.name.removeprefix("trial-")) for file in files)
-        return [self.read(number) for number in numbers]
+        """Return every trial by number; one whose record is damaged is left out, and said to be."""
+        trials = []
+        for number in sorted(_number(folder) for folder in self.folders()):
+            try:
+                trials.append(self.read(number))
+            except DamagedFileError as error:
+                warn_once(f"{error}; this trial is left out")
+        return trials
 
     def measured(self, number: int, step: int, value: float | None) -> Trial:
         """Add a measurement."""
@@ -107,6 +114,10 @@ class TrialBook:
         if trial.state != "running":
             return trial
         return self.write(replace(trial, state=state, error=error))
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("trial-"))
 
 
 def show(value: Any) -> str:

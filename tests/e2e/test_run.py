@@ -223,8 +223,15 @@ def load_photo() -> np.ndarray:  # type: ignore[type-arg]
     return np.asarray(data.coffee()[::8, ::6])
 
 
-def test_eval_measures_the_newest_weights(runs: Path) -> None:
-    shutil.copytree(runs / "whole", runs / "again")
-    vlcot("eval", str(runs / "again"))
-    rows = {n: json.loads((runs / n / "eval.json").read_text())["rows"]["grpo"] for n in ("whole", "again")}
-    assert rows["again"]["psnr"]["mean"] == pytest.approx(rows["whole"]["psnr"]["mean"], abs=1e-3)
+def test_eval_measures_the_newest_weights_with_the_runs_own_expert(runs: Path, tmp_path: Path) -> None:
+    """Moved away from its cold start, and the state of the newest checkpoint's save cut by a loss of power."""
+    shutil.copytree(runs / "whole", tmp_path / "again")
+    (tmp_path / "again" / "checkpoints" / "step_000099").mkdir()
+    (tmp_path / "again" / "checkpoints" / "step_000099" / "state.json").touch()
+    said = vlcot("eval", str(tmp_path / "again"))
+    assert "state.json: damaged: it is empty; this checkpoint is passed over" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["again"], "another cold start was made"
+    runs_of = {"whole": runs / "whole", "again": tmp_path / "again"}
+    rows = {n: json.loads((run / "eval.json").read_text())["rows"]["grpo"] for n, run in runs_of.items()}
+    for metric in ("psnr", "generation"):
+        assert rows["again"][metric]["mean"] == pytest.approx(rows["whole"][metric]["mean"], abs=1e-3)

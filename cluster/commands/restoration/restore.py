@@ -14,11 +14,11 @@ from cluster.commands.restoration.picture_folder import is_record
 from cluster.pools.chain_runner import GroupRequest
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import block_texts
-from cluster.record.rundir import write_atomically
 from cluster.run.session import Session, open_session
 from cluster.run.workers import RunWorkers
 from cluster.runtime.calls import fetch, gather
 from cluster.runtime.console import CONSOLE
+from cluster.runtime.files import write_atomically
 from configs.derive import degraded_px, denoising_policy
 from configs.schema import Config
 from rl.chain.painting import PaintCall, picture_text

@@ -25,7 +25,8 @@ from cluster.record.code_version import CodeVersion, code_version
 from cluster.record.recorder import read_record
 from cluster.record.run_data import RecordedChain
 from cluster.record.run_files import TrackerNote, read_notes
-from cluster.record.rundir import RunDir, write_atomically
+from cluster.record.rundir import RunDir
+from cluster.runtime.files import write_atomically
 from configs.load import to_yaml
 from configs.schema import Config
 from rl.errors import ConfigError, DamagedFileError

@@ -15,6 +15,7 @@ from cluster.record.rundir import RunDir
 from cluster.record.timeline import DRIVER, TimelineWriter
 from cluster.record.trackers.base import Trackers
 from cluster.report.page import report_line, write_report
+from cluster.runtime.files import warn_once
 from cluster.search.trials import Trial, TrialBook
 from configs.load import load_config
 from rl.errors import DamagedFileError
@@ -164,14 +165,17 @@ def test_a_damaged_status_is_one_line(tmp_path, capsys, how):
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_trial_is_one_line(tmp_path, how):
+def test_a_damaged_trial_is_one_line_and_left_out_and_its_number_is_not_given_again(tmp_path, how, caplog):
     book = TrialBook(tmp_path)
     trial = Trial(number=3, values={"a": 0.5}, metric={10: 0.25, 20: None})
     book.write(trial)
     assert book.all() == [trial]
     damage(book.path(3) / "trial.json", how)
     with pytest.raises(DamagedFileError) as caught:
-        book.all()
+        book.read(3)
+    warn_once.cache_clear()
+    assert (book.all(), book.num_known) == ([], 4)
+    assert [r.getMessage() for r in caplog.records] == [f"{caught.value}; this trial is left out"]
     assert "\n" not in str(caught.value)
     assert str(book.path(3) / "trial.json") in str(caught.value)
     assert asdict(trial)["metric"] == {10: 0.25, 20: None}

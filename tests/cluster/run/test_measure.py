@@ -10,14 +10,15 @@ from typing import Any, cast
 import pytest
 
 from cluster.run.alarms import JudgeWatch
-from cluster.run.attempt import Attempt
+from cluster.run.attempt import Attempt, Reached
 from configs.load import load_config
 
 
 class World:
-    """Publisher, evaluator and run directory in one; writes down what was asked of it."""
+    """Publisher, collector, evaluator and run directory in one; writes down what was asked of it."""
 
     def __init__(self) -> None:
+        self.position = 0
         self.calls: list[str] = []
 
     def publish_and_prove(self, *, averaged: bool = False) -> dict[str, float]:
@@ -44,6 +45,7 @@ def attempt_in(world: World, *, every: int) -> Attempt:
         collector=anything,
         watch=JudgeWatch(config=config, judges=(), steps=world, evaluations=world),
         mirror=anything,
+        reached=Reached(0, 0),
     )
 
 

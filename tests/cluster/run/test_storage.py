@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyarrow import fs
 from cluster.record.rundir import RunDir
 from cluster.run.mirror import Mirror, open_mirror
 from cluster.run.storage import ATTEMPTS, Storage, open_storage
-from configs.load import load_config
+from configs.load import load_config, to_yaml
 from rl.errors import ConfigError, StorageError, UntrustedFileError
 
 
@@ -21,9 +22,9 @@ def memory() -> Storage:
     return Storage(filesystem=filesystem, root=root, pause_s=0.0)
 
 
-def make_run(path: Path, steps: tuple[int, ...] = (2, 4)) -> RunDir:
+def make_run(path: Path, steps: tuple[int, ...] = (2, 4), resolved: str = "name: mine\n") -> RunDir:
     run = RunDir(path)
-    run.create(resolved_yaml="name: mine\n")
+    run.create(resolved_yaml=resolved)
     run.metrics.write_text('{"step": 0}\n')
     for step in steps:
         folder = run.checkpoint_path(step) / "text"
@@ -157,7 +158,7 @@ def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
     config = load_config(
         "tiny", [f"output_dir={tmp_path / 'old'}", f"storage_path={scheme}{tmp_path}/far", "name=mine"]
     )
-    mirror = open_mirror(config, make_run(tmp_path / "old" / "mine"))
+    mirror = open_mirror(config, make_run(tmp_path / "old" / "mine", resolved=to_yaml(config)))
     start = mirror._start()
     (start / "text").mkdir(parents=True)
     (start / "work").mkdir()
@@ -165,6 +166,7 @@ def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
     (start / "text" / "model.safetensors").write_bytes(b"weights")
     (start / "coldstart.json").write_text(json.dumps({"digest": "x"}))
     mirror.push()
+    shutil.rmtree(tmp_path / "old")
     fresh = load_config(
         "tiny",
         [
