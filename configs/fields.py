@@ -15,6 +15,8 @@ from configs.suggest import suggest
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Of whole configurations: no key that the schema lacks, no number that is none."""
+TAG = re.compile(r"[a-z][a-z0-9_]*")
+"""Names of blocks, policies and rewards."""
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """``package.module:Thing``, by which a user's own is named."""
 

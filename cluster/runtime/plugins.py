@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.checks.rewards import plugin_modules
+from configs.checks.resources import plugin_modules
 
 
 def use_plugins(folders: Sequence[str]) -> None:

@@ -1,20 +1,39 @@
-"""What a reward's actors and the folders of plug-ins must be; called by ``configs.checks.validate``."""
+"""Checks of rewards: what they credit, the gate and the baseline, judges and the alarm, and their actors."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs import PACKAGES
-from configs.derive import REWARD_ATTEMPTS
+from configs.derive import REWARD_ATTEMPTS, judge_names
 from configs.errors import ConfigError
+from configs.fields import TAG, TARGET
 from configs.load import secret_values
 from configs.schema import Config, RewardConfig
 
 _ENV_KEYS = ("pip", "python", "env_vars")
+
+
+def check_rewards(config: Config) -> None:
+    """Raise ``ConfigError`` for the first reward that cannot be named, loaded or credited."""
+    if not any(reward.weight > 0 for reward in config.rewards.values()):
+        raise ConfigError("rewards: none has a weight above 0, so nothing can be learned; set one's weight")
+    for name, reward in config.rewards.items():
+        key = f"rewards.{name}"
+        if not TAG.fullmatch(name):
+            raise ConfigError(f"{key}: no usable name; use lower-case letters, digits and '_'")
+        if not TARGET.fullmatch(reward.target):
+            raise ConfigError(f"{key}.target: want package.module:Class, got {reward.target!r}")
+        for block in reward.blocks:
+            if block not in config.chain:
+                raise ConfigError(
+                    f"{key}.blocks: the chain has no block {block!r}; it has {', '.join(config.chain)}"
+                )
+        if reward.weight > 0 and reward.on_failure == "monitor_only":
+            raise ConfigError(
+                f"{key}.on_failure: monitor_only needs weight 0; a chain without its score cannot be trained"
+            )
 
 
 def check_reward_actors(config: Config, *, paths: bool) -> None:
@@ -79,62 +98,75 @@ def _check_variables(key: str, variables: Any) -> None:
         raise ConfigError(f"{key}.PYTHONPATH: is ours; give the folder in plugins")
 
 
-# --------------------------------------------------------------------------------- plug-ins
+# --------------------------------------------------------------------------------- advantage
 
 
-def check_plugins(folders: Sequence[str]) -> None:
-    """Refuse plug-in folders that hold nothing, or whose modules would stand in for others.
-
-    Raises:
-        ConfigError: Names folder, module and remedy.
-    """
-    seen: dict[str, Path] = {}
-    for folder in folders:
-        root = Path(folder).expanduser()
-        if not root.is_dir():
-            raise ConfigError(f"plugins: no folder {folder}; give one that holds your modules")
-        modules = plugin_modules(root)
-        if not modules:
-            raise ConfigError(f"plugins: {folder} holds no Python module; give the folder that does")
-        for name, path in modules.items():
-            if name in PACKAGES:
-                raise ConfigError(f"plugins: {path} would stand in for vlcot's own {name!r}; rename it")
-            if name in seen:
-                raise ConfigError(f"plugins: {path} and {seen[name]} are both called {name!r}; rename one")
-            if where := _installed(name, path):
-                raise ConfigError(
-                    f"plugins: {path} would stand in for the module {name!r} ({where}); rename it"
-                )
-            seen[name] = path
+_OVERLONG = "overlong"
+"""Name of the pseudo-reward of ``overlong=punish``."""
 
 
-def plugin_modules(root: Path) -> dict[str, Path]:
-    """Return the modules of a plug-in folder by name: the folder itself where it is a package, else what is in it."""
-    root = root.resolve()
-    if (root / "__init__.py").is_file():
-        return {root.name: root}
-    found = {path.stem: path for path in sorted(root.glob("*.py")) if path.stem.isidentifier()}
-    for path in sorted(root.iterdir()):
-        if (
-            path.is_dir()
-            and path.name.isidentifier()
-            and path.name != "__pycache__"
-            and any(path.rglob("*.py"))
-        ):
-            found[path.name] = path
-    return found
+def check_advantage(config: Config) -> None:
+    """Raise ``ConfigError`` for the first method that cannot work with the rewards and the chain."""
+    _check_gate(config)
+    advantage = config.advantage
+    if advantage.baseline == "batch" and advantage.scale == "group_std":
+        raise ConfigError(
+            "advantage.scale: group_std divides a distance from the batch by the spread of one group, which may "
+            "be 0; with baseline=batch use batch_std or none"
+        )
+    _check_overlong(config)
 
 
-def _installed(name: str, path: Path) -> str:
-    """Say where another module of that name is, or return ''."""
-    if name in sys.stdlib_module_names:
-        return "Python's own"
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return ""
-    if spec is None:
-        return ""
-    places = [spec.origin or "", *(spec.submodule_search_locations or [])]
-    others = [place for place in places if place and not Path(place).resolve().is_relative_to(path)]
-    return others[0] if others and len(others) == len([place for place in places if place]) else ""
+def _check_gate(config: Config) -> None:
+    gate = config.advantage.gate
+    if not gate:
+        return
+    if gate not in config.rewards:
+        known = ", ".join(config.rewards) or "none"
+        raise ConfigError(f"advantage.gate: no reward {gate!r}; rewards are {known}")
+    if not any(reward.weight > 0 for name, reward in config.rewards.items() if name != gate):
+        raise ConfigError(
+            f"advantage.gate: {gate} has no other reward with a weight above 0 to hold back; take the gate out"
+        )
+
+
+def _check_overlong(config: Config) -> None:
+    if config.overlong == "train":
+        return
+    if not any(block.kind == "text" for block in config.chain.values()):
+        raise ConfigError(
+            f"overlong: {config.overlong} is about text, and the chain has no text block; use train"
+        )
+    if config.overlong == "punish" and _OVERLONG in config.rewards:
+        raise ConfigError(f"rewards.{_OVERLONG}: the name is taken by overlong=punish; give it another")
+
+
+# --------------------------------------------------------------------------------- judges
+
+
+LEAST_WINDOW = 8
+"""A shorter window has too few steps for any trend."""
+
+
+def check_judges(config: Config) -> None:
+    """Raise ``ConfigError`` where measurements share a name, or an alarm could never go off."""
+    for name in config.rewards:
+        if name in config.eval.judges:
+            raise ConfigError(
+                f"rewards.{name}: eval.judges has a {name} too, and one would hide the other; call the reward "
+                f"judge_{name}, say, or take {name} out of eval.judges"
+            )
+        if name == "total":
+            raise ConfigError("rewards.total: is the name of the weighted sum; give the reward another")
+    if 0 < config.alarm_window < LEAST_WINDOW:
+        raise ConfigError(
+            f"alarm_window: want at least {LEAST_WINDOW} steps, or 0 for none, got {config.alarm_window}"
+        )
+    if config.on_alarm == "log":
+        return
+    if not config.alarm_window:
+        raise ConfigError("on_alarm: stop needs trends to be tested; set alarm_window above 0")
+    if not judge_names(config) and not (config.eval.every and config.eval.judges):
+        raise ConfigError(
+            "on_alarm: stop needs a judge; give a reward weight 0, or set eval.every above 0 to watch eval.judges"
+        )

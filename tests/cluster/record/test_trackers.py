@@ -18,7 +18,7 @@ from cluster.record.run_files import read_notes
 from cluster.record.rundir import RunDir
 from cluster.record.trackers.base import Tracker, load_tracker, tracking
 from cluster.report.page import write_report
-from configs.checks.trackers import check_trackers
+from configs.checks.resources import check_trackers
 from configs.errors import ConfigError
 from configs.load import load_config
 from configs.schema import Config

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.runtime.plugins import shipped_modules, use_plugins
-from configs.checks.rewards import check_plugins, plugin_modules, runtime_env
+from configs.checks.resources import check_plugins, plugin_modules
+from configs.checks.rewards import runtime_env
 from configs.errors import ConfigError
 from configs.schema import RewardConfig
 

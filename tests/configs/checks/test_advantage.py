@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from configs.checks.advantage import check_advantage
+from configs.checks.rewards import check_advantage
 from configs.checks.validate import validate
 from configs.errors import ConfigError
 from configs.load import load_config

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.checks.denoising import check_denoising
+from configs.checks.policies import check_denoising
 from configs.checks.validate import validate
 from configs.derive import derived
 from configs.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from configs.checks.losses import check_losses
+from configs.checks.policies import check_losses
 from configs.checks.validate import validate
 from configs.errors import ConfigError
 from configs.load import load_config

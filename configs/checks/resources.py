@@ -1,0 +1,179 @@
+"""Checks of what a run runs on: placement on machines, storage, trackers, and folders of plug-ins."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from configs import PACKAGES
+from configs.errors import ConfigError
+from configs.fields import TARGET
+from configs.schema import Config
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
+SCHEMES = ("file", "mock", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+"""URIs that pyarrow opens."""
+
+
+def check_placement(config: Config) -> None:
+    """Refuse placements that cannot be.
+
+    Raises:
+        ConfigError: Names the key and the remedy.
+    """
+    for name, policy in config.policies.items():
+        if policy.num_gpus > config.gpus_per_node:
+            raise ConfigError(
+                f"policies.{name}.num_gpus: a process of {policy.num_gpus:g} GPUs fits on no machine of "
+                f"gpus_per_node={config.gpus_per_node}; lower it, or raise gpus_per_node"
+            )
+    for name, reward in config.rewards.items():
+        if reward.num_gpus > config.gpus_per_node:
+            raise ConfigError(
+                f"rewards.{name}.num_gpus: a process of {reward.num_gpus:g} GPUs fits on no machine of "
+                f"gpus_per_node={config.gpus_per_node}; lower it, or raise gpus_per_node"
+            )
+    if config.colocate:
+        _check_colocation(config)
+    _check_storage(config.storage_path)
+
+
+def _check_colocation(config: Config) -> None:
+    if config.max_staleness:
+        raise ConfigError(
+            f"colocate: rollout and learner take turns, so groups cannot be sampled ahead "
+            f"(max_staleness={config.max_staleness}); set max_staleness=0 or colocate=false"
+        )
+    for name, policy in config.policies.items():
+        key = f"policies.{name}"
+        if not policy.num_gpus:
+            raise ConfigError(
+                f"colocate: {key} runs on the CPU, where nothing is freed by taking turns; "
+                f"set {key}.num_gpus above 0 or colocate=false"
+            )
+        if policy.learner.num_ranks != policy.rollout.num_workers:
+            raise ConfigError(
+                f"colocate: {key} pairs each learner rank with a rollout worker; set num_ranks "
+                f"({policy.learner.num_ranks}) equal to num_rollout_workers ({policy.rollout.num_workers})"
+            )
+
+
+def _check_storage(uri: str) -> None:
+    found = _SCHEME.fullmatch(uri)
+    if found is None:
+        if uri and not Path(uri).expanduser().is_absolute():
+            raise ConfigError(
+                f"storage_path: {uri!r} is relative; give a whole path or a URI such as s3://bucket/runs"
+            )
+        return
+    if found[1] not in SCHEMES:
+        raise ConfigError(f"storage_path: no such scheme {found[1]}://; known are {', '.join(SCHEMES)}")
+    if not found[2].strip("/"):
+        raise ConfigError(f"storage_path: {uri!r} names no folder; add one, e.g. {found[1]}://bucket/runs")
+
+
+# --------------------------------------------------------------------------------- trackers
+
+
+KNOWN: Mapping[str, tuple[Sequence[str], str]] = {
+    "tensorboard": (("tensorboard",), "tensorboard"),
+    "wandb": (("wandb",), "wandb"),
+    "mlflow": (("mlflow", "sqlalchemy", "alembic"), "'mlflow-skinny>=3' sqlalchemy alembic"),
+}
+"""Name -> modules that must be there, and what pip is to install where one is not."""
+
+
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Refuse unknown names, double ones, and trackers whose package is not installed.
+
+    Whether a class of the user's own is there and fits is found out by ``vlcot check`` and before the start.
+
+    Raises:
+        ConfigError: Names the entry and the remedy.
+    """
+    for index, name in enumerate(trackers):
+        if name in trackers[:index]:
+            raise ConfigError(f"trackers: {name!r} is there twice; take one out")
+        if ":" in name:
+            if not TARGET.fullmatch(name):
+                raise ConfigError(f"trackers: want package.module:Class, got {name!r}")
+        elif name in KNOWN:
+            _check_installed(name)
+        else:
+            near = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KNOWN)}"
+            raise ConfigError(f"trackers: no tracker {name!r}; {hint} Your own is package.module:Class")
+
+
+def _check_installed(name: str) -> None:
+    modules, packages = KNOWN[name]
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"trackers: {name!r} needs the module {module!r}, which is not installed; pip install {packages}"
+            )
+
+
+# --------------------------------------------------------------------------------- plug-ins
+
+
+def check_plugins(folders: Sequence[str]) -> None:
+    """Refuse plug-in folders that hold nothing, or whose modules would stand in for others.
+
+    Raises:
+        ConfigError: Names folder, module and remedy.
+    """
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise ConfigError(f"plugins: no folder {folder}; give one that holds your modules")
+        modules = plugin_modules(root)
+        if not modules:
+            raise ConfigError(f"plugins: {folder} holds no Python module; give the folder that does")
+        for name, path in modules.items():
+            if name in PACKAGES:
+                raise ConfigError(f"plugins: {path} would stand in for vlcot's own {name!r}; rename it")
+            if name in seen:
+                raise ConfigError(f"plugins: {path} and {seen[name]} are both called {name!r}; rename one")
+            if where := _installed(name, path):
+                raise ConfigError(
+                    f"plugins: {path} would stand in for the module {name!r} ({where}); rename it"
+                )
+            seen[name] = path
+
+
+def plugin_modules(root: Path) -> dict[str, Path]:
+    """Return the modules of a plug-in folder by name: the folder itself where it is a package, else what is in it."""
+    root = root.resolve()
+    if (root / "__init__.py").is_file():
+        return {root.name: root}
+    found = {path.stem: path for path in sorted(root.glob("*.py")) if path.stem.isidentifier()}
+    for path in sorted(root.iterdir()):
+        if (
+            path.is_dir()
+            and path.name.isidentifier()
+            and path.name != "__pycache__"
+            and any(path.rglob("*.py"))
+        ):
+            found[path.name] = path
+    return found
+
+
+def _installed(name: str, path: Path) -> str:
+    """Say where another module of that name is, or return ''."""
+    if name in sys.stdlib_module_names:
+        return "Python's own"
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return ""
+    if spec is None:
+        return ""
+    places = [spec.origin or "", *(spec.submodule_search_locations or [])]
+    others = [place for place in places if place and not Path(place).resolve().is_relative_to(path)]
+    return others[0] if others and len(others) == len([place for place in places if place]) else ""
