@@ -159,7 +159,7 @@ def judge(
 def totals(run: Path, seen: int) -> dict[str, float]:
     """Return the held-out total of the prompts behind the first ``seen``."""
     prompts = json.loads((run / "eval.json").read_text())["prompts"]
-    values = {prompt: rows["grpo"]["total"] for prompt, rows in list(prompts.items())[seen:]}
+    values = {prompt: rows["now"]["total"] for prompt, rows in list(prompts.items())[seen:]}
     return {prompt: value for prompt, value in values.items() if value is not None}
 
 

@@ -159,6 +159,17 @@ def judge_names(config: Config) -> tuple[str, ...]:
     )
 
 
+JUDGES = ("psnr", "ssim", "gmsd", "fsim", "vsi")
+"""What pictures with a truth are measured by where ``eval.judges`` is ``auto``."""
+
+
+def eval_judges(config: Config) -> tuple[str, ...]:
+    """Return the metrics that held-out pictures are measured by; () where nothing is painted."""
+    if config.eval.judges != ["auto"]:
+        return tuple(config.eval.judges)
+    return JUDGES if final_px(config.chain) else ()
+
+
 def num_gpus(config: Config) -> float:
     """GPUs that all processes reserve together."""
     policies = sum(

@@ -339,8 +339,12 @@ class EvalConfig:
     samplers: list[Literal["deterministic", "stochastic"]] = field(default_factory=lambda: ["deterministic"])
     """How pictures are painted: without sampling noise, or with the sampler's in every step. The first writes
     ``eval.json``, every other ``eval_<sampler>.json``."""
-    judges: list[Text] = field(default_factory=lambda: ["psnr", "ssim", "gmsd", "fsim", "vsi"])
-    """pyiqa full-reference metrics that are measured and never rewarded; watched where ``every`` is above 0."""
+    samples: Natural = 0
+    """Answers that are also drawn for each held-out prompt, at the policies' own temperature, and measured beside the
+    greedy one; 0 draws none."""
+    judges: list[Text] = field(default_factory=lambda: ["auto"])
+    """pyiqa full-reference metrics that are measured and never rewarded; watched where ``every`` is above 0. ``auto``
+    is PSNR, SSIM, GMSD, FSIM and VSI where pictures are painted, else none. Only pictures with a truth are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

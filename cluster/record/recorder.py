@@ -20,13 +20,13 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from cluster.record.run_files import ChainRecord, OldChainRecord, read_as
+from cluster.record.run_files import RENAMED, ChainRecord, OldChainRecord, read_as
 from rl.chain.json_form import chain_to_json
 from rl.errors import DamagedFileError
 from rl.types import Chain, FinishedChain, JsonDict, Pixels, Prompt
 
 Kind = Literal["train", "eval"]
-Model = Literal["coldstart", "grpo", "train"]
+Model = Literal["start", "now", "train"]
 FORMAT = 2
 """Of ``chain.json``. Records without a number, of before, are read too."""
 RECORD = "chain.json"
@@ -184,7 +184,8 @@ def _modernised(record: JsonDict) -> JsonDict:
         "shown": [shown],
         "reference": {key: record.pop(key) for key in ("labels", "tags")},
     }
-    return record | {"format": FORMAT, "pictures": files}
+    model = RENAMED.get(record["model"], record["model"])
+    return record | {"format": FORMAT, "pictures": files, "model": model}
 
 
 def block_texts(text: str) -> dict[str, str]:

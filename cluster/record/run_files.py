@@ -14,9 +14,16 @@ from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError, with
 from typing_extensions import TypedDict
 
 from rl.errors import DamagedFileError
+from rl.measure.statistics import BICUBIC, FORMAT, GAIN, NOW, START
 from rl.types import JsonDict
 
 T = TypeVar("T")
+DRAWN = "drawn"
+"""Key of ``eval.json`` for answers drawn at the policies' temperature; else as the file itself."""
+RENAMED = {
+    "coldstart": START, "grpo": NOW, "grpo-coldstart": GAIN, "grpo-bicubic": f"{NOW}-{BICUBIC}",
+}  # fmt: skip
+"""Rows and pairs by their names of before."""
 _OPEN = ConfigDict(extra="allow")
 """Keys that are not listed are kept."""
 
@@ -96,9 +103,22 @@ class Gain(TypedDict):
 
 
 @with_config(_OPEN)
+class Drawn(TypedDict):
+    """Answers drawn at the policies' temperature, in ``eval.json``."""
+
+    num_samples: int
+    rows: dict[str, dict[str, Cell]]
+    paired: dict[str, dict[str, Gain]]
+    num_prompts: int
+    prompts: dict[str, dict[str, dict[str, FiniteFloat | None]]]
+
+
+@with_config(_OPEN)
 class Evaluation(TypedDict):
     """``eval.json``; see ``rl.measure.statistics.summarise_eval``."""
 
+    format: NotRequired[int]
+    drawn: NotRequired[Drawn]
     rows: dict[str, dict[str, Cell]]
     paired: dict[str, dict[str, Gain]]
     num_prompts: int
@@ -221,9 +241,19 @@ def read_notes(path: Path) -> dict[str, TrackerNote]:
 
 
 def read_evaluation(path: Path) -> JsonDict:
-    """Return the content of ``eval.json`` or ``eval_<sampler>.json``.
+    """Return the content of ``eval.json`` or ``eval_<sampler>.json``, in the present form.
 
     Raises:
-        DamagedFileError: If it is damaged.
+        DamagedFileError: If it is damaged, or of a newer version.
     """
-    return {**read_as(path, Evaluation)}
+    content: JsonDict = {**read_as(path, Evaluation)}
+    if content.get("format", 0) > FORMAT:
+        raise DamagedFileError(f"{path}: is of format {content['format']}; this version reads {FORMAT}")
+    return content if "format" in content else _renamed(content) | {"format": FORMAT}
+
+
+def _renamed(value: Any) -> Any:
+    """Give the rows of an evaluation of before formats were numbered their present names."""
+    if not isinstance(value, dict):
+        return value
+    return {RENAMED.get(key, key): _renamed(entry) for key, entry in value.items()}

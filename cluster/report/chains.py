@@ -15,6 +15,7 @@ from PIL import Image
 from cluster.record.run_data import RecordedChain, Run, data_uri, picture_names
 from cluster.record.tables import number
 from cluster.report.text import Slot, Span, mark_markup, mark_tags, pair_slots, split_blocks
+from rl.measure.statistics import BICUBIC, NOW, START
 from rl.restoration.names import DEGRADED, LABELS, TAGS, TRUTH
 from rl.types import JsonDict
 
@@ -117,7 +118,7 @@ def group_strip(run: Run) -> Strip | None:
 
 
 def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
-    """Return degraded | bicubic | cold start | GRPO | truth for held-out photographs, each in turn."""
+    """Return degraded | bicubic | start | now | truth for held-out photographs, each in turn."""
     models: dict[str, dict[str, RecordedChain]] = {}
     for chain in sorted(run.chains, key=lambda chain: chain.step):
         if chain.record.get("kind") == "eval":
@@ -193,10 +194,10 @@ def _held_out(run: Run, prompt_id: str, chains: dict[str, RecordedChain], measur
     degraded, truth = run.picture(some, DEGRADED), run.picture(some, TRUTH)
     if degraded is not None and truth is not None:
         bicubic = degraded.resize(truth.size, Image.Resampling.BICUBIC)
-        columns.append(Column(title="bicubic", picture=embed(bicubic, _quality(measured, "bicubic"))))
-    for model, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
+        columns.append(Column(title=BICUBIC, picture=embed(bicubic, _quality(measured, BICUBIC))))
+    for model in (START, NOW):
         picture = last_picture(run, chains[model], _quality(measured, model)) if model in chains else None
-        columns.append(Column(title=title, picture=picture))
+        columns.append(Column(title=model, picture=picture))
     if some.has(TRUTH):
         columns.append(Column(title=TRUTH, picture=_picture(run, some, TRUTH)))
     return Strip(title=prompt_id, columns=columns)

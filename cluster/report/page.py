@@ -132,10 +132,8 @@ def _content(run: Run) -> dict[str, Any]:
         "name": str(run.setting("name") or run.path.name),
         "status": _status(run),
         "tiles": _tiles(run),
-        "columns": [tables.ROWS.get(name, name) for name in tables.columns(run.evaluation)],
-        "headline": tables.headline(run.evaluation),
-        "caption": tables.caption(run.evaluation),
-        "legend": tables.legend(),
+        "tables": tables.eval_tables(run.evaluation),
+        "legend": tables.LEGEND,
         "strips": held_out_strips(run),
         "alarms": alarms(run),
         "rewards": by_reward.reward_charts(run),
@@ -171,11 +169,12 @@ def _tiles(run: Run) -> list[Tile]:
         before, after = mean(values[:few]), mean(values[-few:])
         note = f"mean of the {_FIRST} and the {_LAST} {few} steps" if few > 1 else "first and last step"
         tiles.append(Tile(label="Training reward", value=f"{before:.2f} → {after:.2f}", note=note))
-    for row in tables.headline(run.evaluation):
+    greedy = tables.eval_tables(run.evaluation)[:1]
+    for row in (row for table in greedy for row in table.rows):
         if row.metric in {"total", "psnr"} and row.difference != "-":
             unit = " dB" if row.metric == "psnr" else ""
-            note = f"GRPO against cold start, 95 % {row.interval}"
-            label = "Held-out reward" if row.is_reward else f"Held-out {row.label}"
+            note = f"now against start, 95 % {row.interval}"
+            label = "Held-out reward" if row.is_reward else "Held-out PSNR"
             mood = "" if row.verdict == "open" else row.verdict
             tiles.append(Tile(label=label, value=row.difference + unit, note=note, mood=mood))
     if seconds := [value for _, value in run.curve("time/step_s")]:

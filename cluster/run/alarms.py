@@ -15,6 +15,7 @@ from cluster.runtime.calls import Worker, gather
 from configs.schema import Config
 from rl.errors import AlarmError
 from rl.measure.hacking import Judge, alarm_metrics, alarms_on, describe, judges_of, started
+from rl.measure.statistics import NOW
 from rl.ports import Sink
 from rl.types import JsonDict, Metrics
 
@@ -45,7 +46,7 @@ class JudgeWatch:
             step: As in ``log``: the step whose weights were evaluated.
             summary: The content of ``eval.json``.
         """
-        cells = summary["rows"].get("grpo", {})
+        cells = summary["rows"].get(NOW, {})
         metrics = {f"eval/{key}/mean": cell["mean"] for key, cell in cells.items()}
         self.evaluations.log(step, metrics | self._watch(step, metrics))
 
@@ -94,18 +95,21 @@ class JudgeWatch:
 
 
 def watch_judges(
-    config: Config, judges: Worker, run: RunDir, *, steps: Sink, evaluations: Sink
+    config: Config, judges: Worker | None, run: RunDir, *, steps: Sink, evaluations: Sink
 ) -> JudgeWatch:
     """Set up the watch of a run, with the steps that it has done already.
 
     Args:
         config: The run.
-        judges: Serves ``rewards.experts.expert.Judges``, who know the direction of each held-out metric.
+        judges: Serves ``rewards.experts.judges.Judges``, who know the direction of each held-out metric; None where
+            there is none.
         run: Its directory.
         steps: See ``JudgeWatch``.
         evaluations: See ``JudgeWatch``.
     """
-    (lower_better,) = gather([judges.call("lower_better")], deadline_s=config.deadline_s)
+    lower_better: dict[str, bool] = {}
+    if judges is not None:
+        (lower_better,) = gather([judges.call("lower_better")], deadline_s=config.deadline_s)
     return JudgeWatch(
         config=config,
         judges=judges_of(config, lower_better),

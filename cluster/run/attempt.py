@@ -131,7 +131,7 @@ class Attempt:
         """
         session = self.session
         session.publisher.publish_and_prove(averaged=True)
-        session.evaluator.policies("grpo", step=step)
+        session.evaluator.policies("now", step=step)
         summary = session.evaluator.write(session.run)
         self.watch.evaluated(step - 1, summary)
         return summary

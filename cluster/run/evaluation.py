@@ -1,4 +1,8 @@
-"""Held-out evaluation: the same prompts for bicubic, the cold start and the trained policies."""
+"""Held-out evaluation: the same prompts answered by the start and by the policies of now, scored and judged.
+
+Text is decoded greedily, pictures are painted as ``eval.samplers`` says. With ``eval.samples`` answers are also drawn
+as in training, at the policies' own temperature. An answer has the same seed whenever its prompt is evaluated.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import numpy as np
 from cluster.pools.chain_runner import GroupRequest, final_picture_block
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import ChainRecorder
-from cluster.record.run_files import read_evaluation
+from cluster.record.run_files import DRAWN, read_evaluation
 from cluster.record.rundir import RunDir
 from cluster.runtime.calls import Worker, fetch, gather
 from cluster.runtime.console import bar
@@ -23,8 +27,8 @@ from cluster.runtime.files import write_atomically
 from configs.schema import Config
 from rl.data.images import resize
 from rl.errors import DamagedFileError
-from rl.measure.statistics import summarise_eval
-from rl.restoration.names import degraded_of, truth_of
+from rl.measure.statistics import BICUBIC, summarise_eval
+from rl.restoration.names import DEGRADED, degraded_of, truth_of
 from rl.types import Chain, Floats, JsonDict, Pixels, Prompt, ScoredGroup
 
 logger = logging.getLogger(__name__)
@@ -32,72 +36,126 @@ logger = logging.getLogger(__name__)
 Column = list[float | None]
 Rows = dict[str, dict[str, Column]]
 """``row -> metric -> a value a prompt``."""
-Model = Literal["coldstart", "grpo"]
+Model = Literal["start", "now"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way of answering every held-out prompt."""
+
+    name: str
+    """A sampler, or ``drawn``."""
+    num_chains: int = 1
+    noise_level: float | None
+    """Of pictures; None is the policy's."""
+    temperature: float | None
+    """Of text; None is the policy's."""
+
+    def request(self, prompt: Prompt) -> GroupRequest:
+        """Return what a chain runner is asked."""
+        return GroupRequest(
+            prompt=prompt,
+            draw=0,
+            num_chains=self.num_chains,
+            noise_level=self.noise_level,
+            temperature=self.temperature,
+        )
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """Evaluates weights as they are in the rollout workers now, and keeps what it saw.
-
-    Text is sampled as in training, pictures as ``eval.samplers`` says, each chain with the same seed whenever
-    its prompt is evaluated.
-    """
+    """Evaluates weights as they are in the rollout workers now, and keeps what it saw."""
 
     config: Config
     prompts: Sequence[Prompt]
     runners: Sequence[Worker]
-    judges: Worker
+    judges: Worker | None
+    """Serves ``rewards.experts.judges.Judges``; None where nothing is judged."""
     recorder: ChainRecorder
     rows: dict[str, Rows] = field(default_factory=lambda: defaultdict(dict))
-    """By sampler."""
+    """By way."""
+
+    @property
+    def ways(self) -> list[Way]:
+        """Ways of answering; the first is that of ``eval.json``."""
+        levels = {
+            sampler: 0.0 if sampler == "deterministic" else None for sampler in self.config.eval.samplers
+        }
+        ways = [Way(name=name, noise_level=level, temperature=0.0) for name, level in levels.items()]
+        if num := self.config.eval.samples:
+            first = ways[0].noise_level
+            ways.append(Way(name=DRAWN, num_chains=num, noise_level=first, temperature=None))
+        return ways
 
     def bicubic(self) -> None:
-        """Measure the enlarged degraded photo: the judges' floor."""
-        judged = self._judge([enlarged(p, config=self.config) for p in self.prompts])
-        for sampler in self.config.eval.samplers:
-            self.rows[sampler]["bicubic"] = judged
+        """Measure the enlarged degraded photographs, where there are any: the floor of what is judged."""
+        photos = [
+            enlarged(prompt, config=self.config) if DEGRADED in prompt.pictures else None
+            for prompt in self.prompts
+        ]
+        judged = self._judge(photos, self.prompts)
+        for way in self.ways:
+            if judged:
+                self.rows[way.name][BICUBIC] = judged
 
     def policies(self, model: Model, *, step: int) -> None:
-        """Sample one chain a held-out prompt with the present weights, score and judge it, for every sampler."""
-        for sampler in self.config.eval.samplers:
-            noise_level = 0.0 if sampler == "deterministic" else None
-            requests = [
-                GroupRequest(prompt=p, draw=0, num_chains=1, noise_level=noise_level) for p in self.prompts
-            ]
-            with bar(f"evaluate {model}, {sampler}", len(requests)) as told:
+        """Have the present weights answer every held-out prompt in every way; score and judge the answers."""
+        first, *_ = ways = self.ways
+        for way in ways:
+            requests = [way.request(prompt) for prompt in self.prompts]
+            with bar(f"evaluate {model}, {way.name}", len(requests)) as told:
                 groups = run_groups(self.runners, requests, deadline_s=self.config.deadline_s, on_done=told)
-            pictures = [resolve_pictures(group.chains[0], self.config) for group in groups]
+            answers = [(group, index) for group in groups for index in range(way.num_chains)]
+            pictures = [resolve_pictures(group.chains[index], self.config) for group, index in answers]
             last = final_picture_block(self.config)
-            judged = self._judge([named.get(last) for named in pictures])
-            scored = {name: [score_of(g, name) for g in groups] for name in self.config.rewards}
-            self.rows[sampler][model] = {**scored, "total": self._totals(scored), **judged}
-            if sampler == self.config.eval.samplers[0]:
+            prompts = [prompt for prompt in self.prompts for _ in range(way.num_chains)]
+            scored = {
+                name: [score_of(group, name, index) for group, index in answers]
+                for name in self.config.rewards
+            }
+            judged = self._judge([named.get(last) for named in pictures], prompts)
+            values = {**scored, "total": self._totals(scored), **judged}
+            self.rows[way.name][model] = {
+                name: by_prompt(column, way.num_chains) for name, column in values.items()
+            }
+            if way is first:
                 for request, group, named in zip(requests, groups, pictures, strict=True):
                     self._record(request, group, named, model, step)
 
     def write(self, run: RunDir) -> JsonDict:
-        """Write one file a sampler and return the content of ``eval.json``."""
+        """Write one file a sampler and return the content of ``eval.json``, which has the drawn answers too."""
         ids = [prompt.prompt_id for prompt in self.prompts]
-        summaries = {s: summarise_eval(ids, self.rows[s]) for s in self.config.eval.samplers}
+        summaries = {way.name: summarise_eval(ids, self.rows[way.name]) for way in self.ways}
+        content = summaries[self.ways[0].name]
+        content["rewards"] = list(self.config.rewards)
+        if drawn := summaries.pop(DRAWN, None):
+            content[DRAWN] = drawn | {"num_samples": self.config.eval.samples}
         for sampler, summary in summaries.items():
             write_atomically(self._path(run, sampler), json.dumps(summary, indent=1))
-        return summaries[self.config.eval.samplers[0]]
+        return content
 
     def read(self, run: RunDir) -> None:
-        """Take up the rows that were measured before on the same prompts, if any were."""
+        """Take up the rows that were measured before on the same prompts and in the same ways, if any were."""
         for sampler in self.config.eval.samplers:
             path = self._path(run, sampler)
             try:
-                prompts = read_evaluation(path)["prompts"] if path.exists() else {}
+                content = read_evaluation(path) if path.exists() else {}
             except DamagedFileError as error:
                 logger.warning("%s; what was measured before is left out from here on", error)
-                prompts = {}
-            if set(prompts) == {prompt.prompt_id for prompt in self.prompts}:
-                self.rows[sampler] = _columns([prompts[prompt.prompt_id] for prompt in self.prompts])
+                continue
+            self._take_up(sampler, content)
+            drawn = content.get(DRAWN, {})
+            if drawn.get("num_samples") == self.config.eval.samples:
+                self._take_up(DRAWN, drawn)
+
+    def _take_up(self, way: str, content: JsonDict) -> None:
+        prompts = content.get("prompts", {})
+        if set(prompts) == {prompt.prompt_id for prompt in self.prompts}:
+            self.rows[way] = _columns([prompts[prompt.prompt_id] for prompt in self.prompts])
 
     def _path(self, run: RunDir, sampler: str) -> Path:
         is_first = sampler == self.config.eval.samplers[0]
-        return run.path / ("eval.json" if is_first else f"eval_{sampler}.json")
+        return run.evaluation if is_first else run.path / f"eval_{sampler}.json"
 
     def _record(
         self,
@@ -115,21 +173,39 @@ class Evaluator:
         rows = zip(*(scored[name] for name in weights), strict=True)
         return [weighted(row, list(weights.values())) for row in rows]
 
-    def _judge(self, pictures: Sequence[Pixels | None]) -> dict[str, Column]:
-        """Measure pictures against the truth; None where one of them is missing."""
-        pairs = [(q, truth_of(p)) for q, p in zip(pictures, self.prompts, strict=True)]
-        usable = [i for i, (picture, truth) in enumerate(pairs) if picture is not None and truth is not None]
-        if not usable:
+    def _judge(self, pictures: Sequence[Pixels | None], prompts: Sequence[Prompt]) -> dict[str, Column]:
+        """Measure pictures against their prompts' truths: None where one of them is missing, {} where all are."""
+        pairs = [
+            (index, picture, truth)
+            for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True))
+            if picture is not None and (truth := truth_of(prompt)) is not None
+        ]
+        if not pairs or self.judges is None:
             return {}
-        call = self.judges.call("score", [pairs[i][0] for i in usable], [pairs[i][1] for i in usable])
+        places, judged, truths = zip(*pairs, strict=True)
+        call = self.judges.call("score", list(judged), list(truths))
         (values,) = gather([call], deadline_s=self.config.deadline_s)
-        out: dict[str, Column] = {}
-        for name, found in values.items():
-            column: Column = [None] * len(pictures)
-            for index, value in zip(usable, np.asarray(found, dtype=np.float64), strict=True):
-                column[index] = float(value)
-            out[name] = column
-        return out
+        columns: dict[str, Column] = {}
+        for name, measured in values.items():
+            columns[name] = [None] * len(pictures)
+            for index, value in zip(places, np.asarray(measured, dtype=np.float64), strict=True):
+                columns[name][index] = float(value)
+        return columns
+
+
+def by_prompt(values: Column, num_chains: int) -> Column:
+    """Return the mean over each prompt's answers, of those that have a value; None where none has.
+
+    Args:
+        values: One an answer, a prompt's ``num_chains`` after one another.
+        num_chains: Answers of a prompt.
+    """
+    return [_mean(values[start : start + num_chains]) for start in range(0, len(values), num_chains)]
+
+
+def _mean(values: Column) -> float | None:
+    known = [value for value in values if value is not None]
+    return known[0] if len(known) == 1 else float(np.mean(known)) if known else None
 
 
 def _columns(values: Sequence[Mapping[str, Mapping[str, float | None]]]) -> Rows:

@@ -13,7 +13,7 @@ from cluster.record.trackers.base import check_trackers
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.plugins import use_plugins
 from configs.checks.validate import validate
-from configs.derive import derived, final_px
+from configs.derive import derived, eval_judges, final_px
 from configs.schema import Config
 from rewards.experts.judges import Judges
 from rewards.load import load_reward, reward_terms
@@ -63,7 +63,7 @@ def preflight(config: Config) -> PromptSource:
         if reward.cache and not loaded.deterministic:
             raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
     check_trackers(config.trackers)
-    Judges(config.eval.judges).check(final_px(config.chain) or None)
+    Judges(eval_judges(config)).check(final_px(config.chain) or None)
     files = source.files()
     for path in track(files, description="read the pictures", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)

@@ -11,7 +11,7 @@ from cluster.pools.scoring_monitor import MonitoredCollector
 from cluster.record.observer import Observer
 from cluster.record.rundir import RunDir
 from cluster.record.sinks import ConsoleSink, JsonlSink, MultiSink
-from cluster.record.tables import eval_table
+from cluster.record.tables import terminal_tables
 from cluster.record.trackers.base import Trackers, tracking
 from cluster.report.page import report_line
 from cluster.run.alarms import JudgeWatch, watch_judges
@@ -74,7 +74,7 @@ class Training:
             session.evaluator.read(run)
             if first == 0:
                 session.evaluator.bicubic()
-                session.evaluator.policies("coldstart", step=0)
+                session.evaluator.policies("start", step=0)
                 session.evaluator.write(run)
             collector = self._collector(session, first, checkpoint.position if checkpoint else 0)
             watch = self._watch(session, metrics_file)
@@ -199,7 +199,7 @@ def _train_owned(
             scoring=scoring,
         )
         summary = surviving(config, run, training.attempt)
-    CONSOLE.print(eval_table(summary))
+    CONSOLE.print(terminal_tables(summary))
     CONSOLE.print(report_line(run.path))
     mirror.push()
 
@@ -221,9 +221,9 @@ def evaluate(config: Config) -> JsonDict:
         session.evaluator.read(session.run)
         session.evaluator.bicubic()
         newest = session.run.newest_checkpoint()
-        session.evaluator.policies("grpo", step=newest.step if newest else 0)
+        session.evaluator.policies("now", step=newest.step if newest else 0)
         summary = session.evaluator.write(session.run)
-    CONSOLE.print(eval_table(summary))
+    CONSOLE.print(terminal_tables(summary))
     return summary
 
 

@@ -20,6 +20,7 @@ from cluster.runtime.placement_groups import Reserved, reserve
 from cluster.runtime.rendezvous import rendezvous
 from cluster.runtime.spawn import CONCURRENCY, spawn
 from configs.checks.rewards import runtime_env
+from configs.derive import eval_judges
 from configs.planning.placement import SHARE, place
 from configs.schema import Config
 from rewards.experts.judges import Judges
@@ -30,7 +31,8 @@ class RunWorkers:
     """All workers of a run, ready."""
 
     pools: Pools
-    judges: Worker
+    judges: Worker | None
+    """None where nothing is judged."""
     learners: Mapping[str, LearnerGroup]
     reserved: Reserved
     """The bundles all of them are in."""
@@ -45,7 +47,7 @@ class RunWorkers:
         """Every worker but the rewards' replicas, which come and go."""
         ranks = [rank for group in self.learners.values() for rank in group.ranks]
         rollouts = [worker for workers in self.rollouts.values() for worker in workers]
-        return [*rollouts, *ranks, self.pools.scoring, self.judges]
+        return [*rollouts, *ranks, self.pools.scoring, *([self.judges] if self.judges else [])]
 
     def gpu_sharing(self, config: Config) -> GpuSharing:
         """Return who takes turns with whom on shared GPUs."""
@@ -108,14 +110,9 @@ def spawn_workers(
         for name, policy in config.policies.items()
     }
     starting = [] if scoring else [spawn_scoring(config, reserved)]
-    judges = spawn(
-        Judges,
-        "judges-0",
-        num_cpus=SHARE,
-        where=reserved.where("judges-0"),
-        kwargs={"names": list(config.eval.judges)},
-    )
-    calls = [w.call("setup") for group in (*rollouts.values(), [*starting, judges]) for w in group]
+    judges = _spawn_judges(config, reserved)
+    others = [*starting, *([judges] if judges else [])]
+    calls = [w.call("setup") for group in (*rollouts.values(), others) for w in group]
     if not config.colocate:
         calls += _learner_setups(learners, config)
     gather(calls, deadline_s=config.deadline_s)
@@ -177,6 +174,13 @@ def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved:
         where=reserved.where(worker),
         kwargs={"spec": spec},
     )
+
+
+def _spawn_judges(config: Config, reserved: Reserved) -> Worker | None:
+    if not (names := eval_judges(config)):
+        return None
+    where = reserved.where("judges-0")
+    return spawn(Judges, "judges-0", num_cpus=SHARE, where=where, kwargs={"names": list(names)})
 
 
 def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved) -> LearnerGroup:

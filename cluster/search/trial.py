@@ -28,6 +28,7 @@ from configs.errors import first_line, leaves
 from configs.planning.placement import place
 from configs.schema import Config
 from configs.search import SearchPlan
+from rl.measure.statistics import NOW
 from rl.types import JsonDict
 
 ERROR = "error.txt"
@@ -90,7 +91,7 @@ def sign_of(metric: str) -> float:
 
 def held_out(evaluation: JsonDict, metric: str) -> float | None:
     """Return the trained policies' mean of a metric; None where no prompt has a value."""
-    cell = evaluation["rows"].get("grpo", {}).get(metric)
+    cell = evaluation["rows"].get(NOW, {}).get(metric)
     return None if cell is None else float(cell["mean"])
 
 

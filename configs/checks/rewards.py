@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.derive import REWARD_ATTEMPTS, judge_names
+from configs.derive import REWARD_ATTEMPTS, eval_judges, final_px, judge_names
 from configs.errors import ConfigError
 from configs.fields import TAG, TARGET
 from configs.load import secret_values
@@ -150,8 +150,10 @@ LEAST_WINDOW = 8
 
 def check_judges(config: Config) -> None:
     """Raise ``ConfigError`` where measurements share a name, or an alarm could never go off."""
+    if eval_judges(config) and not final_px(config.chain):
+        raise ConfigError("eval.judges: nothing is judged, the chain paints no picture; take it out")
     for name in config.rewards:
-        if name in config.eval.judges:
+        if name in eval_judges(config):
             raise ConfigError(
                 f"rewards.{name}: eval.judges has a {name} too, and one would hide the other; call the reward "
                 f"judge_{name}, say, or take {name} out of eval.judges"
@@ -166,7 +168,7 @@ def check_judges(config: Config) -> None:
         return
     if not config.alarm_window:
         raise ConfigError("on_alarm: stop needs trends to be tested; set alarm_window above 0")
-    if not judge_names(config) and not (config.eval.every and config.eval.judges):
+    if not judge_names(config) and not (config.eval.every and eval_judges(config)):
         raise ConfigError(
             "on_alarm: stop needs a judge; give a reward weight 0, or set eval.every above 0 to watch eval.judges"
         )

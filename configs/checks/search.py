@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs.checks.validate import validate
+from configs.derive import eval_judges
 from configs.errors import ConfigError
 from configs.load import digest
 from configs.schema import Config
@@ -64,7 +65,7 @@ def _check_grace(plan: SearchPlan, base: Config) -> None:
 
 
 def _check_metric(plan: SearchPlan, base: Config) -> None:
-    metric, known = plan.settings.metric, [TOTAL, *base.rewards, *base.eval.judges]
+    metric, known = plan.settings.metric, [TOTAL, *base.rewards, *eval_judges(base)]
     if metric not in known:
         raise ConfigError(f"search.metric: no held-out metric {metric!r}; there are {', '.join(known)}")
     weighed = [key for key in plan.space if key.startswith("rewards.") or key == "rewards"]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.derive import eval_judges
 from configs.schema import Config
 
 SHARE = 0.05
@@ -188,7 +189,8 @@ def _reward_processes(config: Config, name: str) -> list[Process]:
 def _guides(config: Config) -> Iterator[Process]:
     """Yield the processes that move references about."""
     yield Process(name="scoring-0", role="scoring")
-    yield Process(name="judges-0", role="judges")
+    if eval_judges(config):
+        yield Process(name="judges-0", role="judges")
     for index in range(config.num_runners):
         yield Process(name=f"runner-{index}", role="runner")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from configs.derive import judge_names
+from configs.derive import eval_judges, judge_names
 from configs.schema import Config
 from rl.advantage.combine import SPREAD_TOLERANCE
 from rl.types import JsonDict, Metrics
@@ -132,7 +132,7 @@ def judges_of(config: Config, lower_better: Mapping[str, bool]) -> tuple[Judge, 
             name=f"{HELD_OUT}/{name}",
             sign=-1.0 if lower_better.get(name, False) else 1.0,
         )
-        for name in dict.fromkeys((*names, *config.eval.judges))
+        for name in dict.fromkeys((*names, *eval_judges(config)))
     )
     return in_training + held_out
 

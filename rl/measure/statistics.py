@@ -15,8 +15,13 @@ from scipy.special import stdtrit
 
 from rl.types import JsonDict
 
+BICUBIC, START, NOW = "bicubic", "start", "now"
+"""Rows of an evaluation: enlarged degraded photographs, the policies before training, and those of now."""
+GAIN = f"{NOW}-{START}"
+FORMAT = 2
+"""Of ``eval.json``. Files without a number, of before, call the start ``coldstart`` and now ``grpo``."""
 EvalValues = Mapping[str, Mapping[str, Sequence[float | None]]]
-"""``row -> metric -> one value a prompt`` (None where there is none), e.g. ``grpo -> psnr -> [...]``."""
+"""``row -> metric -> one value a prompt`` (None where there is none), e.g. ``now -> psnr -> [...]``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +96,7 @@ def paired_interval(
 def summarise_eval(
     prompt_ids: Sequence[str],
     values: EvalValues,
-    pairs: Sequence[tuple[str, str]] = (("grpo", "coldstart"), ("grpo", "bicubic")),
+    pairs: Sequence[tuple[str, str]] = ((NOW, START), (NOW, BICUBIC)),
 ) -> JsonDict:
     """Build the content of ``eval.json``.
 
@@ -102,7 +107,7 @@ def summarise_eval(
 
     Returns:
         ``rows`` (mean and ``interval`` = [low, high]), ``paired`` (``"after-before"`` -> metric -> mean, low,
-        high), ``num_prompts`` and ``prompts`` (``prompt_id -> row -> metric -> value``).
+        high), ``num_prompts``, ``prompts`` (``prompt_id -> row -> metric -> value``) and ``format``.
 
     Raises:
         ValueError: If a metric does not have n values.
@@ -127,7 +132,13 @@ def summarise_eval(
         }
         for index, prompt_id in enumerate(prompt_ids)
     }
-    return {"rows": rows, "paired": paired, "num_prompts": len(prompt_ids), "prompts": prompts}
+    return {
+        "format": FORMAT,
+        "rows": rows,
+        "paired": paired,
+        "num_prompts": len(prompt_ids),
+        "prompts": prompts,
+    }
 
 
 def _cell(column: Sequence[float | None]) -> JsonDict | None:

@@ -80,6 +80,7 @@ def nothing(folder: Path) -> None:
         (nothing, ["policies.image.learner.num_ranks=99"], "policies.image.learner.num_ranks"),
         (nothing, ["eval.judges=[psnr,sim]"], "did you mean ssim?"),
         (nothing, ["eval.samplers=[]"], "eval.samplers"),
+        (nothing, ["eval.samples=-1"], "eval.samples: want at least 0"),
         (nothing, ["rewards.generation.options.experts={musik: {}}"], "did you mean musiq?"),
         (nothing, ["rewards.format.target=rewards.format:FormatRewart"], "FormatReward"),
         (nothing, ["policies.text.source=no/such/folder/here"], "policies.text.source"),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cluster.record.recorder import block_texts
-from cluster.record.run_files import read_notes
+from cluster.record.run_files import read_evaluation, read_notes
 from cluster.record.sinks import read_metrics
 from cluster.record.timeline import covered_frac, spans_of
 from rl.data.images import load_picture, resize
@@ -94,8 +94,8 @@ def test_the_timeline_accounts_for_every_step_and_the_status_says_how_it_ended(r
 
 def test_the_evaluation_pairs_three_rows(runs: Path) -> None:
     rows = json.loads((runs / "whole" / "eval.json").read_text())["rows"]
-    assert set(rows) == {"bicubic", "coldstart", "grpo"}
-    assert set(rows["grpo"]) == {
+    assert set(rows) == {"bicubic", "start", "now"}
+    assert set(rows["now"]) == {
         "total",
         "format",
         "degradation",
@@ -228,10 +228,15 @@ def test_eval_measures_the_newest_weights_with_the_runs_own_expert(runs: Path, t
     shutil.copytree(runs / "whole", tmp_path / "again")
     (tmp_path / "again" / "checkpoints" / "step_000099").mkdir()
     (tmp_path / "again" / "checkpoints" / "step_000099" / "state.json").touch()
-    said = vlcot("eval", str(tmp_path / "again"))
+    said = vlcot("eval", str(tmp_path / "again"), "eval.samples=2")
     assert "state.json: damaged: it is empty; this checkpoint is passed over" in said
     assert [path.name for path in tmp_path.iterdir()] == ["again"], "another cold start was made"
-    runs_of = {"whole": runs / "whole", "again": tmp_path / "again"}
-    rows = {n: json.loads((run / "eval.json").read_text())["rows"]["grpo"] for n, run in runs_of.items()}
+    whole, again = (read_evaluation(run / "eval.json") for run in (runs / "whole", tmp_path / "again"))
     for metric in ("psnr", "generation"):
-        assert rows["again"][metric]["mean"] == pytest.approx(rows["whole"][metric]["mean"], abs=1e-3)
+        mean = whole["rows"]["now"][metric]["mean"]
+        assert again["rows"]["now"][metric]["mean"] == pytest.approx(mean, abs=1e-3)
+    assert again["rows"]["start"] == whole["rows"]["start"]
+    assert again["drawn"]["num_samples"] == 2
+    assert set(again["drawn"]["rows"]) == {"bicubic", "now"}
+    assert set(again["drawn"]["rows"]["now"]) == set(again["rows"]["now"])
+    assert "2 answers each" in said

@@ -64,8 +64,8 @@ def make_run(path: Path, *, num_steps: int = 30, done: int = 30, evaluated: bool
 
 def evaluate(path, recorder, step, rng):
     prompts = [make_prompt(photo, f"eval/{i}", rng) for i in range(2) for photo in PHOTOS]
-    values = {row: {} for row in ("bicubic", "coldstart", "grpo")}
-    for row, skill in (("bicubic", 0.25), ("coldstart", 0.2), ("grpo", 0.75)):
+    values = {row: {} for row in ("bicubic", "start", "now")}
+    for row, skill in (("bicubic", 0.25), ("start", 0.2), ("now", 0.75)):
         for metric, low, gain in (
             ("psnr", 21.0, 3.0),
             ("ssim", 0.55, 0.2),

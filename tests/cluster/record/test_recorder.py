@@ -118,7 +118,7 @@ def test_no_more_than_a_steps_share(tmp_path, prompt):
     assert [folder is not None for folder in kept] == [True, True, False, False]
     assert recorder.record(1, "train", "train", make_chain(), {}, prompt, {}) is not None
     before = recorder.record(1, "eval", "coldstart", make_chain(), {}, prompt, {})
-    after = recorder.record(1, "eval", "grpo", make_chain(), {}, prompt, {})
+    after = recorder.record(1, "eval", "now", make_chain(), {}, prompt, {})
     assert before is not None
     assert after not in (None, before)
 

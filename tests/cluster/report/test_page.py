@@ -42,7 +42,7 @@ def test_every_section_of_a_whole_run_is_there(html):
         assert f'id="{part}"' in html
     for words in (
         "finished, 30 steps",
-        "GRPO - cold start",
+        "now - start",
         "Held-out PSNR",
         "One group, best first",
         "measured only",
@@ -108,8 +108,8 @@ def test_the_same_photo_is_shown_for_every_model(run_dir):
         assert [column.title for column in strip.columns] == [
             "degraded",
             "bicubic",
-            "cold start",
-            "GRPO",
+            "start",
+            "now",
             "truth",
         ]
         assert strip.columns[1].picture.width == strip.columns[4].picture.width == 64

@@ -273,8 +273,8 @@ def test_a_trial_reserves_what_it_spawns():
 
 
 def test_a_metric_that_was_not_to_be_had_is_not_a_zero():
-    assert held_out({"rows": {"grpo": {"psnr": {"mean": 2.0}}}}, "psnr") == 2.0
-    assert held_out({"rows": {"grpo": {}}}, "psnr") is None
+    assert held_out({"rows": {"now": {"psnr": {"mean": 2.0}}}}, "psnr") == 2.0
+    assert held_out({"rows": {"now": {}}}, "psnr") is None
 
 
 # ------------------------------------------------------------------------------- what comes out

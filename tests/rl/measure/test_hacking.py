@@ -226,7 +226,7 @@ def test_an_evaluation_is_a_further_line_of_its_step():
         feed(one, [record(step, 0.0, 0.0)])
         if (step + 1) % 5 == 0:
             cells = {"total": {"mean": 0.1 * step}, "gmsd": {"mean": 0.01 * step}}
-            one.evaluated(step, {"rows": {"grpo": cells}})
+            one.evaluated(step, {"rows": {"now": cells}})
     step, metrics = one.evaluations.lines[-1]
     assert step == 34
     assert metrics["eval/gmsd/mean"] == pytest.approx(0.34)

@@ -79,8 +79,8 @@ def test_wrong_arguments_are_refused():
         mean_interval([1.0, 2.0], 1.0)
     with pytest.raises(ValueError, match="against"):
         paired_interval([1.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="grpo/psnr"):
-        summarise_eval(["a"], {"grpo": {"psnr": [1.0, 2.0]}})
+    with pytest.raises(ValueError, match="now/psnr"):
+        summarise_eval(["a"], {"now": {"psnr": [1.0, 2.0]}})
 
 
 def test_summary_of_an_evaluation():
@@ -88,15 +88,15 @@ def test_summary_of_an_evaluation():
         ["a", "b", "c"],
         {
             "bicubic": {"psnr": [20.0, 21.0, 22.0]},
-            "coldstart": {"psnr": [19.0, 20.5, 21.0], "format": [1.0, 0.0, 1.0], "never": [None, None, None]},
-            "grpo": {"psnr": [20.0, float("nan"), 22.5], "format": [1.0, 1.0, 1.0], "never": [1.0, 1.0, 1.0]},
+            "start": {"psnr": [19.0, 20.5, 21.0], "format": [1.0, 0.0, 1.0], "never": [None, None, None]},
+            "now": {"psnr": [20.0, float("nan"), 22.5], "format": [1.0, 1.0, 1.0], "never": [1.0, 1.0, 1.0]},
         },
     )
     json.dumps(found, allow_nan=False)
     assert found["num_prompts"] == 3
-    assert found["rows"]["grpo"]["psnr"]["mean"] == 21.25
-    assert "never" not in found["rows"]["coldstart"]
-    assert found["paired"]["grpo-coldstart"]["psnr"]["mean"] == 1.25
-    assert found["paired"]["grpo-coldstart"]["psnr"]["num"] == 2
-    assert list(found["paired"]["grpo-bicubic"]) == ["psnr"]
-    assert found["prompts"]["b"]["grpo"] == {"psnr": None, "format": 1.0, "never": 1.0}
+    assert found["rows"]["now"]["psnr"]["mean"] == 21.25
+    assert "never" not in found["rows"]["start"]
+    assert found["paired"]["now-start"]["psnr"]["mean"] == 1.25
+    assert found["paired"]["now-start"]["psnr"]["num"] == 2
+    assert list(found["paired"]["now-bicubic"]) == ["psnr"]
+    assert found["prompts"]["b"]["now"] == {"psnr": None, "format": 1.0, "never": 1.0}
