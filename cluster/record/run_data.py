@@ -78,13 +78,33 @@ class RecordedChain:
         """Return the names of the prompt's other pictures, for rewards and judges."""
         return [name for name in self.record["prompt"]["pictures"] if name not in self.shown]
 
-    def reference(self, name: str) -> Any:
-        """Return what the prompt knows of the answer under a name, or None."""
-        return self.record["prompt"]["reference"].get(name)
+    @property
+    def messages(self) -> list[tuple[str, str]]:
+        """Return role and text of what was asked."""
+        messages = self.record["prompt"].get("messages", [])
+        return [
+            (message["role"], " ".join(part["text"] for part in message["content"] if "text" in part))
+            for message in messages
+        ]
+
+    @property
+    def text(self) -> str:
+        """Return everything it wrote."""
+        return str(self.record["text"])
+
+    @property
+    def paints(self) -> bool:
+        """Return whether its policies paint; a record of before formats were numbered names no last block, and did."""
+        return bool(self.record.get("final_block", True) or self.record["pictures"])
+
+    @property
+    def references(self) -> JsonDict:
+        """Return what the prompt knows of the answer, by name."""
+        return dict(self.record["prompt"]["reference"])
 
     def words(self, name: str) -> list[str]:
         """Return a reference value that is a list of words; [] for any other."""
-        value = self.reference(name)
+        value = self.references.get(name)
         return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
     def has(self, name: str) -> bool:

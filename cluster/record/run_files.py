@@ -188,8 +188,20 @@ class Status(TypedDict):
 
 
 @with_config(_OPEN)
+class _Part(TypedDict):
+    text: NotRequired[str]
+
+
+@with_config(_OPEN)
+class _Message(TypedDict):
+    role: str
+    content: list[_Part]
+
+
+@with_config(_OPEN)
 class _Prompt(TypedDict):
     prompt_id: str
+    messages: list[_Message]
     pictures: dict[str, str]
     shown: list[str]
     reference: dict[str, Any]
@@ -216,6 +228,7 @@ class ChainRecord(_Chain):
     format: int
     prompt: _Prompt
     pictures: dict[str, str]
+    final_block: str
 
 
 @with_config(_OPEN)

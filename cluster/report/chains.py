@@ -1,30 +1,35 @@
-"""Chains as a reader sees them: each text beside the picture it led to, right and wrong words marked.
+"""Chains as a reader sees them: each text beside the picture it led to, the prompt before and the truth behind.
 
-Pure but for opening pictures. Which words are right is said by the rewards' own rules; the scores shown are
+A chain without pictures shows what was asked, what was written and what is known of the answer. The scores shown are
 those that were recorded.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
 
+from cluster.record.recorder import PICTURE_MARK
 from cluster.record.run_data import RecordedChain, Run, data_uri, picture_names
 from cluster.record.tables import number
-from cluster.report.text import Slot, Span, mark_markup, mark_tags, pair_slots, split_blocks
+from cluster.report.restoration import Slot, mark_note, named_tags
+from cluster.report.spans import Span, mark_markup
 from rl.measure.statistics import BICUBIC, NOW, START
-from rl.restoration.names import DEGRADED, LABELS, TAGS, TRUTH
+from rl.restoration.names import DEGRADED, TRUTH
 from rl.types import JsonDict
 
-DEGRADATION = "degradation"
+_LONGEST_VALUE = 400
+"""Characters of a reference value that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """One text block."""
+    """One text."""
 
     name: str
     spans: Sequence[Span] = ()
@@ -43,10 +48,12 @@ class Picture:
 
 @dataclass(slots=True, kw_only=True)
 class Column:
-    """A picture and what was written before it."""
+    """A picture and what was written before it, or texts alone."""
 
     title: str
     picture: Picture | None = None
+    has_frame: bool = True
+    """Whether a picture belongs here: one that is missing leaves an empty frame."""
     notes: list[Note] = field(default_factory=list)
 
 
@@ -70,10 +77,13 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
-    """Pictures of one photograph, side by side."""
+    """Answers to one prompt, side by side."""
 
     title: str
     columns: Sequence[Column]
+
+
+# --------------------------------------------------------------------------------- which chains
 
 
 def chain_cards(run: Run) -> list[Card]:
@@ -82,26 +92,21 @@ def chain_cards(run: Run) -> list[Card]:
     if not scored:
         return []
     first, newest = scored[0].step, max(chain.step for chain in scored)
-    chosen: dict[str, RecordedChain] = {}
     pools = {
         f"newest step ({newest})": [chain for chain in scored if chain.step == newest],
         f"first step ({first})": [chain for chain in scored if chain.step == first],
         "run": scored,
     }
+    cards: dict[str, Card] = {}
     for name, pool in pools.items():
         ranked = sorted(pool, key=_rank)
-        chosen.setdefault(f"Best of the {name}", ranked[-1])
-        chosen.setdefault(f"Worst of the {name}", ranked[0])
-    cards, seen = [], set()
-    for heading, chain in chosen.items():
-        if chain.folder not in seen:
-            seen.add(chain.folder)
-            cards.append(_card(run, heading, chain))
-    return cards
+        for word, chain in (("Best", ranked[-1]), ("Worst", ranked[0])):
+            cards.setdefault(str(chain.folder), _card(run, f"{word} of the {name}", chain))
+    return list(cards.values())
 
 
 def group_strip(run: Run) -> Strip | None:
-    """Return the final pictures of one group of the newest step, best first: what GRPO compares."""
+    """Return the answers of one group of the newest step, best first: what GRPO compares."""
     if not run.training:
         return None
     newest = max(chain.step for chain in run.training)
@@ -110,15 +115,13 @@ def group_strip(run: Run) -> Strip | None:
         if chain.step == newest:
             groups.setdefault(chain.record["group_id"], []).append(chain)
     name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
-    columns = [
-        Column(title=number(chain.total), picture=last_picture(run, chain, ()))
-        for chain in sorted(group, key=_rank, reverse=True)
-    ]
+    ranked = sorted(group, key=_rank, reverse=True)
+    columns = [answer_column(run, chain, number(chain.total)) for chain in ranked]
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
 
 
 def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
-    """Return degraded | bicubic | start | now | truth for held-out photographs, each in turn."""
+    """Return prompt | bicubic | start | now | truth for held-out prompts, as far as they are there, each in turn."""
     models: dict[str, dict[str, RecordedChain]] = {}
     for chain in sorted(run.chains, key=lambda chain: chain.step):
         if chain.record.get("kind") == "eval":
@@ -141,11 +144,11 @@ def take_turns(prompt_ids: Sequence[str]) -> list[str]:
     return [prompt_id for _, prompt_id in sorted(turns)]
 
 
+# --------------------------------------------------------------------------------- how they are laid out
+
+
 def _card(run: Run, heading: str, chain: RecordedChain) -> Card:
     record = chain.record
-    written = " ".join(body or "" for _, body in split_blocks(record["text"]))
-    tags = chain.words(TAGS)
-    found = {span.text.lower() for span in mark_tags(written, tags) if span.mark}
     return Card(
         heading=heading,
         chain_id=record["chain_id"],
@@ -155,61 +158,99 @@ def _card(run: Run, heading: str, chain: RecordedChain) -> Card:
         total=number(chain.total),
         rewards=[(name, number(value)) for name, value in record["rewards"].items()],
         columns=_columns(run, chain),
-        tags=[(tag, tag.lower() in found) for tag in tags],
+        tags=named_tags(chain, " ".join(body or "" for _, body in split_blocks(record["text"]))),
         raw=mark_markup(record["text"]),
     )
 
 
 def _columns(run: Run, chain: RecordedChain) -> list[Column]:
-    """Lay the chain out: a text block goes under the picture that follows it, all others under the input."""
-    record = chain.record
-    columns = [Column(title=DEGRADED, picture=_picture(run, chain, DEGRADED))]
+    """Lay the chain out: a text block goes under the picture that follows it, all others under the prompt."""
+    columns = prompt_columns(run, chain)
+    if not chain.paints:
+        return [*columns, answer_column(run, chain, "answer"), *truth_columns(run, chain)]
+    num_shown = len(columns)
     waiting: list[Note] = []
-    for name, body in split_blocks(record["text"]):
+    for name, body in split_blocks(chain.record["text"]):
         if body is not None:
-            waiting.append(_note(name, body, chain))
+            spans, slots = mark_note(name, body, chain)
+            waiting.append(Note(name=name or "outside any block", spans=spans, slots=slots))
             continue
-        columns[-1 if len(columns) > 1 else 0].notes += waiting[:-1]
+        columns[-1 if len(columns) > num_shown else 0].notes += waiting[:-1]
         picture = _picture(run, chain, name)
         columns.append(Column(title=name.replace("_", " "), picture=picture, notes=waiting[-1:]))
         waiting = []
+    if waiting and len(columns) == num_shown:
+        columns[0].notes.append(waiting.pop(0))
     if waiting:
-        columns[0].notes += waiting[:1] if len(columns) == 1 else []
-        rest = waiting[1:] if len(columns) == 1 else waiting
-        columns += [Column(title="no picture", notes=rest)] if rest else []
-    if chain.has(TRUTH):
-        columns.append(Column(title=TRUTH, picture=_picture(run, chain, TRUTH)))
-    return columns
+        columns.append(Column(title="no picture", notes=waiting))
+    return columns + truth_columns(run, chain)
 
 
-def _note(name: str, body: str, chain: RecordedChain) -> Note:
-    if name == DEGRADATION:
-        return Note(name=name, slots=pair_slots(body, chain.words(LABELS)))
-    return Note(name=name or "outside any block", spans=mark_tags(body, chain.words(TAGS)))
+def prompt_columns(run: Run, chain: RecordedChain) -> list[Column]:
+    """Return what the policies saw: the pictures that the prompt shows, or what it asks."""
+    pictures = [Column(title=name, picture=_picture(run, chain, name)) for name in chain.shown]
+    asked = [Note(name=role, spans=[Span(text)]) for role, text in chain.messages]
+    return pictures or [Column(title="prompt", has_frame=False, notes=asked)]
+
+
+def truth_columns(run: Run, chain: RecordedChain) -> list[Column]:
+    """Return what is known of the answer: the prompt's other pictures; its values where nothing is painted."""
+    pictures = [Column(title=name, picture=_picture(run, chain, name)) for name in chain.hidden]
+    if chain.paints or not chain.references:
+        return pictures
+    known = [Note(name=name, spans=[Span(_cut(value))]) for name, value in chain.references.items()]
+    return [*pictures, Column(title="known", has_frame=False, notes=known)]
+
+
+def answer_column(run: Run, chain: RecordedChain, title: str, notes: Sequence[str] = ()) -> Column:
+    """Return a chain's last picture with lines under it, or its text where it paints none.
+
+    A chain that ended early says so.
+    """
+    if not chain.paints:
+        lines = [Note(name=line) for line in notes]
+        return Column(
+            title=title, has_frame=False, notes=[*lines, Note(name="", spans=mark_markup(chain.text))]
+        )
+    pictures = picture_names(chain)
+    early = [] if chain.record["finish"] == "stop" else ["ended early"]
+    picture = _picture(run, chain, pictures[-1], [*notes, *early]) if pictures else None
+    return Column(title=title, picture=picture)
 
 
 def _held_out(run: Run, prompt_id: str, chains: dict[str, RecordedChain], measured: JsonDict) -> Strip:
     some = next(iter(chains.values()))
-    columns = [Column(title=DEGRADED, picture=_picture(run, some, DEGRADED))]
+    columns = prompt_columns(run, some)
     degraded, truth = run.picture(some, DEGRADED), run.picture(some, TRUTH)
     if degraded is not None and truth is not None:
         bicubic = degraded.resize(truth.size, Image.Resampling.BICUBIC)
         columns.append(Column(title=BICUBIC, picture=embed(bicubic, _quality(measured, BICUBIC))))
     for model in (START, NOW):
-        picture = last_picture(run, chains[model], _quality(measured, model)) if model in chains else None
-        columns.append(Column(title=model, picture=picture))
-    if some.has(TRUTH):
-        columns.append(Column(title=TRUTH, picture=_picture(run, some, TRUTH)))
-    return Strip(title=prompt_id, columns=columns)
+        if model in chains:
+            is_whole = chains[model].record["finish"] == "stop"
+            quality = _quality(measured, model) if is_whole else ()
+            columns.append(answer_column(run, chains[model], model, quality))
+    return Strip(title=prompt_id, columns=columns + truth_columns(run, some))
 
 
-def last_picture(run: Run, chain: RecordedChain, quality: Sequence[str]) -> Picture | None:
-    """Return the chain's last picture; a chain that ended early says so instead of its quality."""
-    pictures = picture_names(chain)
-    if not pictures:
-        return None
-    is_whole = chain.record["finish"] == "stop"
-    return _picture(run, chain, pictures[-1], quality if is_whole else ("ended early",))
+def split_blocks(text: str) -> list[tuple[str, str | None]]:
+    """Return (name, body) of each block in order; the body of a picture block, None.
+
+    An unclosed block keeps what was written of it; text outside blocks has no name.
+    """
+    blocks: list[tuple[str, str | None]] = []
+    rest = text
+    while rest:
+        match = re.match(r"<(\w+)>", rest)
+        if match is None:
+            end = rest.find("<", 1)
+            outside, rest = (rest, "") if end < 0 else (rest[:end], rest[end:])
+            blocks.append(("", outside))
+            continue
+        name = match.group(1)
+        inside, _, rest = rest[match.end() :].partition(f"</{name}>")
+        blocks.append((name, None if PICTURE_MARK in inside else inside))
+    return [(name, body) for name, body in blocks if name or (body or "").strip()]
 
 
 def _quality(measured: JsonDict, row: str) -> list[str]:
@@ -226,6 +267,11 @@ def _picture(run: Run, chain: RecordedChain, name: str, notes: Sequence[str] = (
 def embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
     """Return a picture to show, with lines to stand under it."""
     return Picture(uri=data_uri(image), width=image.width, height=image.height, notes=notes)
+
+
+def _cut(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
 def _rank(chain: RecordedChain) -> tuple[float, str]:

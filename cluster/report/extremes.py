@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.record.run_data import RecordedChain, Run
 from cluster.record.tables import number
-from cluster.report.chains import Column, Picture, Strip, embed, last_picture
+from cluster.report.chains import Column, Strip, answer_column, truth_columns
 from cluster.report.components import components, is_judge
-from cluster.report.text import Span, mark_markup
-from rl.restoration.names import TRUTH
+from cluster.report.spans import Span, mark_markup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +33,18 @@ def _extreme(run: Run, name: str) -> Extreme | None:
     scored = [chain for chain in run.training if chain.score(name) is not None]
     if not scored:
         return None
-    columns, texts = [], []
+    columns, texts = list[Column](), []
     for step in dict.fromkeys((scored[0].step, scored[-1].step)):
         ranked = sorted((c for c in scored if c.step == step), key=lambda chain: _rank(chain, name))
         for word, chain in (("best", ranked[-1]), ("worst", ranked[0])):
             title, value = f"{word}, step {step}", number(chain.score(name))
-            columns.append(Column(title=title, picture=_final(run, chain, value)))
-            columns.append(Column(title=TRUTH, picture=_truth(run, chain)))
+            notes = [value, f"total {number(chain.total)}"]
+            columns += [answer_column(run, chain, title, notes), *truth_columns(run, chain)]
             texts.append(
                 (f"{title}: {value} · {chain.record['chain_id']}", mark_markup(chain.record["text"]))
             )
     strip = Strip(title=name, columns=columns)
     return Extreme(name=name, is_judge=is_judge(run, name), strip=strip, texts=texts)
-
-
-def _final(run: Run, chain: RecordedChain, value: str) -> Picture | None:
-    picture = last_picture(run, chain, ())
-    if picture is None:
-        return None
-    return replace(picture, notes=[value, f"total {number(chain.total)}", *picture.notes])
-
-
-def _truth(run: Run, chain: RecordedChain) -> Picture | None:
-    image = run.picture(chain, TRUTH)
-    return None if image is None else embed(image)
 
 
 def _rank(chain: RecordedChain, name: str) -> tuple[float, str]:

@@ -133,11 +133,11 @@ def summarise_eval(
         for index, prompt_id in enumerate(prompt_ids)
     }
     return {
-        "format": FORMAT,
         "rows": rows,
         "paired": paired,
         "num_prompts": len(prompt_ids),
         "prompts": prompts,
+        "format": FORMAT,
     }
 
 

@@ -49,7 +49,10 @@ def make_run(path: Path, *, num_steps: int = 30, done: int = 30, evaluated: bool
     rng = np.random.default_rng(0)
     path.mkdir(parents=True)
     (path / "resolved.yaml").write_text(CONFIG.format(name=path.name, num_steps=num_steps))
-    sink, recorder = JsonlSink(path / "metrics.jsonl"), ChainRecorder(path, max_chains_per_step=8)
+    sink, recorder = (
+        JsonlSink(path / "metrics.jsonl"),
+        ChainRecorder(path, final_block="final_image", max_chains_per_step=8),
+    )
     for step in range(done):
         skill = step / num_steps
         sink.log(step, metrics_of(skill, rng) | {"wall_time_s": 12.3 * (step + 1)})

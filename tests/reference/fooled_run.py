@@ -45,7 +45,7 @@ def make_fooled_run(path, *, num_steps=24, window=20, gain=1.5):
     )
     sink = JsonlSink(path / "metrics.jsonl")
     watch = JudgeWatch(config, judges_of(config, {}), sink, sink)
-    recorder = ChainRecorder(path, weights={"contrast": 1.0, "fidelity": 0.0})
+    recorder = ChainRecorder(path, final_block="final_image", weights={"contrast": 1.0, "fidelity": 0.0})
     prompts = [make_prompt(photo, "train/0", rng) for photo in PHOTOS][:2]
     for step in range(num_steps):
         pictures = [[paint(prompt, gain * step, rng) for _ in range(4)] for prompt in prompts]

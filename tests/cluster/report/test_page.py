@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cluster.record.recorder import ChainRecorder
 from cluster.record.run_data import data_uri, load_run
-from cluster.report.chains import chain_cards, group_strip, held_out_strips, take_turns
+from cluster.report.chains import chain_cards, group_strip, held_out_strips, split_blocks, take_turns
 from cluster.report.page import write_report
-from cluster.report.text import mark_tags, pair_slots, split_blocks
+from cluster.report.restoration import pair_slots
+from cluster.report.spans import mark_words
+from rl.measure.statistics import summarise_eval
+from rl.types import Chain, Finish, Message, Prompt, TextPart
 from tests.reference.fake_run import make_run
 
 
@@ -95,9 +99,9 @@ def test_marks_agree_with_the_recorded_scores(run_dir):
     run = load_run(run_dir)
     for chain in run.training:
         blocks = dict(split_blocks(chain.record["text"]))
-        slots = pair_slots(blocks["degradation"], chain.reference("labels"))
+        slots = pair_slots(blocks["degradation"], chain.words("labels"))
         assert sum(slot.is_right for slot in slots) / 5 == chain.record["rewards"]["degradation"]
-        named = {s.text for s in mark_tags(blocks["rough_understand"], chain.reference("tags")) if s.mark}
+        named = {s.text for s in mark_words(blocks["rough_understand"], chain.words("tags")) if s.mark}
         assert len(named) / 4 == chain.record["rewards"]["understanding"]
 
 
@@ -137,11 +141,11 @@ def test_any_text_can_be_cut_into_blocks(text):
 
 @given(st.text(max_size=40), st.lists(st.text(max_size=5), max_size=4))
 def test_marking_keeps_the_text(text, tags):
-    assert "".join(span.text for span in mark_tags(text, tags)) == text
+    assert "".join(span.text for span in mark_words(text, tags)) == text
 
 
 def test_whole_words_only():
-    assert [s.text for s in mark_tags("a rocket, Rock and rock", ["rock"]) if s.mark] == ["Rock", "rock"]
+    assert [s.text for s in mark_words("a rocket, Rock and rock", ["rock"]) if s.mark] == ["Rock", "rock"]
 
 
 def test_large_pictures_are_made_smaller():
@@ -149,3 +153,62 @@ def test_large_pictures_are_made_smaller():
     assert data_uri(Image.fromarray(noise)).startswith("data:image/jpeg")
     assert len(data_uri(Image.fromarray(noise))) < 200_000
     assert data_uri(Image.fromarray(noise[:64, :64])).startswith("data:image/png")
+
+
+# --------------------------------------------------------------------------------- other than photographs
+
+
+@pytest.fixture
+def text_run(tmp_path):
+    """A run of sums: one text block, no picture, no truth but a number."""
+    recorder = ChainRecorder(tmp_path)
+    sums = [
+        Prompt(
+            prompt_id=f"sum/{n}",
+            messages=(Message(role="user", parts=(TextPart(f"what is {n} + {n}?"),)),),
+            reference={"answer": 2 * n, "steps": ["add"]},
+        )
+        for n in (3, 4)
+    ]
+    values = {row: {"exact": [float(row == "now"), 1.0]} for row in ("start", "now")}
+    for prompt in sums:
+        for kind, model in (("eval", "start"), ("eval", "now"), ("train", "train")):
+            for index in range(2 if kind == "train" else 1):
+                group = f"{prompt.prompt_id}#0"
+                chain = Chain(
+                    chain_id=f"{group}/{index}", group_id=group, index=index, text=f"It is <b>{index}</b> & so on",
+                    segments=(), pictures={}, finish=Finish.STOP, error="", versions={},
+                )  # fmt: skip
+                recorder.record(0, kind, model, chain, {}, prompt, {"exact": float(index)})
+    summary = summarise_eval([prompt.prompt_id for prompt in sums], values) | {"rewards": ["exact"]}
+    (tmp_path / "eval.json").write_text(json.dumps(summary))
+    return tmp_path
+
+
+def test_a_run_of_text_shows_question_answer_and_what_is_known(text_run):
+    html = write_report(text_run).read_text()
+    assert "no picture" not in html
+    assert "bicubic" not in html
+    assert "PSNR" not in html
+    assert "<img" not in html
+    for words in ("what is 3 + 3?", "It is <mark", "&amp; so on", "<h5>answer</h5>", "<h5>steps</h5>"):
+        assert words in html
+    run = load_run(text_run)
+    assert run.damaged == []
+    first, second = held_out_strips(run)
+    assert [column.title for column in first.columns] == ["prompt", "start", "now", "known"]
+    assert [column.title for column in chain_cards(run)[0].columns] == ["prompt", "answer", "known"]
+    assert [column.title for column in group_strip(run).columns] == ["1.000", "0.000"]
+    assert not any(column.has_frame for strip in (first, second) for column in strip.columns)
+
+
+def test_photographs_without_a_truth_have_no_columns_of_it(tmp_path, run_dir):
+    run = load_run(Path(shutil.copytree(run_dir, tmp_path / "copy")))
+    for chain in run.chains:
+        del chain.record["prompt"]["pictures"]["truth"]
+        (chain.folder / "chain.json").write_text(json.dumps(chain.record))
+        (chain.folder / "truth.png").unlink()
+    strips = held_out_strips(load_run(run.path))
+    assert {tuple(column.title for column in strip.columns) for strip in strips} == {
+        ("degraded", "start", "now")
+    }

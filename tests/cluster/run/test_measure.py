@@ -53,10 +53,10 @@ def attempt_in(world: World, *, every: int) -> Attempt:
 def test_evaluation_in_training_borrows_the_rollout_workers(step: int, is_due: bool) -> None:
     world = World()
     attempt_in(world, every=2).after_step(step)
-    assert world.calls == ["publish averages", f"evaluate grpo {step}", "publish"] * is_due
+    assert world.calls == ["publish averages", f"evaluate now {step}", "publish"] * is_due
 
 
 def test_the_last_evaluation_leaves_what_it_measured() -> None:
     world = World()
     assert attempt_in(world, every=0).measure(4) == {"step": 2, "rows": {}}
-    assert world.calls == ["publish averages", "evaluate grpo 4"]
+    assert world.calls == ["publish averages", "evaluate now 4"]
