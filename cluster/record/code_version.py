@@ -1,4 +1,4 @@
-"""Which code runs: the distribution's version and, in a checkout, the commit."""
+"""Version of the code that runs: the distribution's version and, in a checkout, the commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watches a run from the driver: once a second it writes ``status.json`` and appends to ``timeline.json``.
+"""Observer of a run, in the driver: once a second it writes ``status.json`` and appends to ``timeline.json``.
 
 A thread of its own reads the board (``cluster.runtime.heartbeats``) and the driver's own spans; the loop is never
 asked and never waits. A fault here is logged once and ends the watching, never the run.

@@ -103,10 +103,9 @@ class Gain(TypedDict):
 
 
 @with_config(_OPEN)
-class Drawn(TypedDict):
-    """Answers drawn at the policies' temperature, in ``eval.json``."""
+class Summary(TypedDict):
+    """What ``rl.measure.statistics.summarise_eval`` makes."""
 
-    num_samples: int
     rows: dict[str, dict[str, Cell]]
     paired: dict[str, dict[str, Gain]]
     num_prompts: int
@@ -114,15 +113,18 @@ class Drawn(TypedDict):
 
 
 @with_config(_OPEN)
-class Evaluation(TypedDict):
-    """``eval.json``; see ``rl.measure.statistics.summarise_eval``."""
+class Drawn(Summary):
+    """Answers drawn at the policies' temperature, in ``eval.json``."""
+
+    num_samples: int
+
+
+@with_config(_OPEN)
+class Evaluation(Summary):
+    """``eval.json``."""
 
     format: NotRequired[int]
     drawn: NotRequired[Drawn]
-    rows: dict[str, dict[str, Cell]]
-    paired: dict[str, dict[str, Gain]]
-    num_prompts: int
-    prompts: dict[str, dict[str, dict[str, FiniteFloat | None]]]
 
 
 @with_config(_OPEN)

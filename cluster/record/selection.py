@@ -1,4 +1,4 @@
-"""Which chains of a step are kept for people to look at: one group whole, and the extremes of every reward."""
+"""Selection of chains that are kept for people to look at: a step's first group, and the extremes of every reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where metrics go: a JSONL file that is always written, a line a step on the terminal, and others.
+"""Sinks of metrics: a JSONL file that is always written, a line a step on the terminal, and others.
 
 All are ``rl.ports.Sink``. ``read_metrics`` is the one reader of the file.
 """

@@ -1,4 +1,4 @@
-"""``timeline.json``: what every worker did when, in Chrome's trace-event format (open it in ui.perfetto.dev).
+"""Timeline, ``timeline.json``: what every worker did when, in Chrome's trace-event format (open it in ui.perfetto.dev).
 
 A JSON array with an event a line. It is appended to while a run lasts, so the file of a killed run lacks its closing
 bracket, as that format allows; one that ended has it. A process of the trace is a worker, a thread one of its lanes.

@@ -1,4 +1,4 @@
-"""The report's alarms: which judge fell while the trained total rose, when, and both curves."""
+"""Alarms in a report: which judge fell while the trained total rose, when, and both curves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Alarm:
 
 def alarms(run: Run) -> list[Alarm]:
     """Return every judge whose alarm was on at some step, the earliest first."""
-    found = []
+    begun = []
     for metric in run.metric_names:
         if not metric.startswith("alarm/"):
             continue
         steps = [step for step, value in run.curve(metric) if value == 1.0]
         if steps:
-            found.append((steps[0], _alarm(run, metric.removeprefix("alarm/"), steps)))
-    return [alarm for _, alarm in sorted(found, key=lambda item: (item[0], item[1].judge))]
+            begun.append((steps[0], _alarm(run, metric.removeprefix("alarm/"), steps)))
+    return [alarm for _, alarm in sorted(begun, key=lambda item: (item[0], item[1].judge))]
 
 
 def _alarm(run: Run, name: str, steps: Sequence[float]) -> Alarm:

@@ -1,4 +1,4 @@
-"""The report's view of each reward by itself: its curves, its numbers, and what it is bought with.
+"""Rewards in a report, each by itself: its curves, its numbers, and what it is bought with.
 
 Pure: numbers in, charts and table cells out.
 """
@@ -50,13 +50,13 @@ COLUMNS = (
 
 def components(run: Run) -> list[str]:
     """Return the rewards that were measured, the paper's first; the total is none."""
-    found = [
+    rewards = [
         parts[1]
         for parts in (name.split("/") for name in run.metric_names)
         if len(parts) == 3 and parts[0] == "reward" and parts[1] != TOTAL
     ]
-    known = [name for name in tables.REWARDS if name in found]
-    return list(dict.fromkeys(known + found))
+    known = [name for name in tables.REWARDS if name in rewards]
+    return list(dict.fromkeys(known + rewards))
 
 
 def is_judge(run: Run, name: str) -> bool:
@@ -133,8 +133,7 @@ def correlation_rows(run: Run) -> tuple[list[str], list[tuple[str, list[Cell | N
     measured = [name for name in names if any(name in pair and v is not None for pair, v in values.items())]
     rows = []
     for index, name in enumerate(measured[1:], start=1):
-        found = [values[name, other] for other in measured[:index]]
-        rows.append((name, [_cell(value) for value in found]))
+        rows.append((name, [_cell(values[name, other]) for other in measured[:index]]))
     return measured[:-1], rows
 
 

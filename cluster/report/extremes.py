@@ -1,4 +1,4 @@
-"""The report's best and worst chains by reward, at the start and at the end: what each reward really likes."""
+"""Extremes in a report: best and worst chains by reward, at the start and at the end: what each reward really likes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class Extreme:
 
 def extremes(run: Run) -> list[Extreme]:
     """Return every reward's best and worst chain of the first and of the newest recorded step."""
-    found = [_extreme(run, name) for name in components(run)]
-    return [one for one in found if one is not None]
+    return [extreme for name in components(run) if (extreme := _extreme(run, name))]
 
 
 def _extreme(run: Run, name: str) -> Extreme | None:

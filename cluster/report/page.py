@@ -1,4 +1,4 @@
-"""Writes ``report.html``: one file that shows what a run did, opens offline and asks the network for nothing.
+"""Page of a report, ``report.html``: one file about a run that opens offline and asks the network for nothing.
 
 Reads the run directory only (also one of a killed or running run); numbers come from where they were logged.
 """
@@ -40,47 +40,31 @@ class Tile:
     """``better``, ``worse`` or ''."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Quantity:
     """One policy metric worth a chart; metrics are ``<component>/<policy>/<ending>``."""
 
     title: str
+    note: str
     endings: tuple[str, ...]
     """Metrics that are added up."""
-    note: str
     is_log: bool = False
     limit_key: str = ""
     """Config key, with the policy's name for ``{}``, of a bound to draw."""
 
 
+_TOLERANCE = "policies.{}.rollout.canary_tolerance_nats"
+_AGREE = "largest |ratio - 1|: learner and rollout worker compute the same"
+_GAP = "largest log-prob gap with the new weights, nats; dashed: tolerance"
 _HEALTH = (
-    Quantity(
-        title="Ratio before the update",
-        endings=("ratio_before_update/max_dev",),
-        note="largest |ratio - 1|: learner and rollout worker compute the same",
-        is_log=True,
-    ),
-    Quantity(
-        title="Canary after publishing",
-        endings=("canary_nats/max",),
-        note="largest log-prob gap with the new weights, nats; dashed: tolerance",
-        is_log=True,
-        limit_key="policies.{}.rollout.canary_tolerance_nats",
-    ),
-    Quantity(title="Entropy", endings=("entropy_nats/mean",), note="of the sampling distribution, nats"),
-    Quantity(
-        title="Clipped actions",
-        endings=("clip_frac_low", "clip_frac_high"),
-        note="share whose gradient a bound cut",
-    ),
-    Quantity(
-        title="KL to the reference",
-        endings=("ref_kl_nats/mean",),
-        note="nats, estimated as kl_estimator says",
-    ),
-    Quantity(title="KL to the behaviour", endings=("behaviour_kl_nats/mean",), note="k3 estimate, nats"),
-    Quantity(title="Gradient norm", endings=("grad_norm",), note="before it is scaled down", is_log=True),
-    Quantity(title="Staleness", endings=("staleness/max",), note="weight versions; 0 is on-policy"),
+    Quantity("Ratio before the update", _AGREE, ("ratio_before_update/max_dev",), is_log=True),
+    Quantity("Canary after publishing", _GAP, ("canary_nats/max",), is_log=True, limit_key=_TOLERANCE),
+    Quantity("Entropy", "of the sampling distribution, nats", ("entropy_nats/mean",)),
+    Quantity("Clipped actions", "share whose gradient a bound cut", ("clip_frac_low", "clip_frac_high")),
+    Quantity("KL to the reference", "nats, estimated as kl_estimator says", ("ref_kl_nats/mean",)),
+    Quantity("KL to the behaviour", "k3 estimate, nats", ("behaviour_kl_nats/mean",)),
+    Quantity("Gradient norm", "before it is scaled down", ("grad_norm",), is_log=True),
+    Quantity("Staleness", "weight versions; 0 is on-policy", ("staleness/max",)),
 )
 
 

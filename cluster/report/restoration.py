@@ -1,4 +1,4 @@
-"""What is particular to restored photographs: degradation words set beside what was done, and things that are named.
+"""Restoration in a report: degradation words set beside what was done, and things of the photograph that are named.
 
 Which words are right is said by the rewards' own rules.
 """

@@ -1,4 +1,4 @@
-"""The report's account of time: seconds a step by stage, the slowest step, and which workers waited."""
+"""Times in a report: seconds a step by stage, the slowest step, and which workers waited."""
 
 from __future__ import annotations
 

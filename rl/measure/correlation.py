@@ -1,4 +1,4 @@
-"""Do rewards pull the same way? Correlations between them, within groups."""
+"""Correlations between rewards, within groups: do they pull the same way?"""
 
 from __future__ import annotations
 

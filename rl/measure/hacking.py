@@ -1,4 +1,4 @@
-"""Is the reward being fooled? The alarm: what is trained rises while a judge that nobody trains on falls.
+"""Alarm for rewards that are fooled: what is trained rises while a judge that nobody trains on falls.
 
 Pure numpy: the records of past steps in, metrics out, so that a resumed run sees what it saw before. Judges are
 rewards with weight 0, measured on training chains, and everything unrewarded that held-out photos are measured by.

@@ -1,4 +1,4 @@
-"""Every metric's name, and how metrics are added up.
+"""Metrics: every name, and how they are added up.
 
 A name is ``component/quantity[_unit][/reduction]``. Means travel as (sum, count) pairs until the very end,
 because a mean of means is wrong as soon as two ranks see different numbers of actions. ``<policy>``,
