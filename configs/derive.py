@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.load import RESOLVED, digest, load_config
+from configs.load import DIGEST_FORMAT, RESOLVED, digest, load_config
 from configs.schema import (
     BlockConfig,
     Config,
@@ -112,7 +112,20 @@ def _coldstart_state(config: Config) -> str:
         return "the run's own"
     if (directory / COLDSTART_DONE).exists():
         return "made"
-    return "missing" if has_weights(run_directory(config)) else "to be made"
+    if has_weights(run_directory(config)):
+        return "missing"
+    older = [
+        made.parent
+        for made in sorted(directory.parent.glob(f"coldstart-*/{COLDSTART_DONE}"))
+        if _is_old(made)
+    ]
+    hint = f"; {older[0]} is an older vlcot's: coldstart.directory takes it" if older else ""
+    return f"to be made{hint}"
+
+
+def _is_old(made: Path) -> bool:
+    """Whether a cold start's digest was made in another way, so that none of now can find it."""
+    return f'"format": {DIGEST_FORMAT}' not in made.read_text(errors="replace")
 
 
 def token_policy(policy: PolicyConfig) -> TokenPolicyConfig:

@@ -7,6 +7,7 @@ written last: without it the directory is half-made and is gone on with.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from rich.progress import Progress
 from typing_extensions import TypedDict
@@ -38,10 +39,12 @@ from configs.derive import (
     has_weights,
     run_directory,
 )
-from configs.load import digest
+from configs.load import DIGEST_FORMAT, digest
 from configs.schema import Config
 from rl.chain.grammar import ChainGrammar
 from rl.errors import CallTimeoutError, ConfigError, OwnedError
+
+logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the progress bars move."""
@@ -53,6 +56,8 @@ class Made(TypedDict):
     """``coldstart.json``."""
 
     digest: str
+    format: NotRequired[int]
+    """``DIGEST_FORMAT``; older versions of vlcot wrote none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,14 @@ def _ensure_made(config: Config, directory: Path, policies: Sequence[str]) -> No
         _make_or_wait(config, directory, policies)
     if directory == (run / START).resolve():
         return  # made for it, whatever is asked of the run now
-    if read_as(done, Made)["digest"] != coldstart_digest(config):
+    made = read_as(done, Made)
+    if made.get("format") != DIGEST_FORMAT and not has_weights(run):
+        logger.warning(
+            "%s was made by an older vlcot, whose settings cannot be compared with these; it is taken as it is",
+            directory,
+        )
+        return
+    if made["digest"] != coldstart_digest(config):
         raise ConfigError(
             f"{directory} holds the cold start of another configuration; name another coldstart.directory "
             "or leave it empty"
@@ -178,7 +190,10 @@ def _make_or_wait(config: Config, directory: Path, policies: Sequence[str]) -> N
             if not (directory / COLDSTART_DONE).exists():
                 _make(config, directory, policies)
                 flush_tree(directory)
-                write_atomically(directory / COLDSTART_DONE, json.dumps({"digest": digest(config)}))
+                write_atomically(
+                    directory / COLDSTART_DONE,
+                    json.dumps({"format": DIGEST_FORMAT, "digest": digest(config)}),
+                )
     except OwnedError:
         if (owner := owner_of(directory)) is not None:
             _wait_for(owner, directory, 2 * config.deadline_s)

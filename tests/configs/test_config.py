@@ -491,6 +491,19 @@ def test_what_follows_from_the_demo():
     assert num_gpus(load_config("qwen2_5_vl_8gpu")) == 8
 
 
+def test_a_cold_start_of_an_older_version_is_pointed_out(tmp_path):
+    def state() -> str:
+        return derived(load_config("demo", [f"output_dir={tmp_path}"]))["cold start"]
+
+    assert state().endswith("(to be made)")
+    old = tmp_path / "coldstart-0123"
+    old.mkdir()
+    (old / "coldstart.json").write_text('{"digest": "0123"}')
+    assert f"to be made; {old} is an older vlcot's: coldstart.directory takes it" in state()
+    (old / "coldstart.json").write_text('{"format": 2, "digest": "0123"}')
+    assert state().endswith("(to be made)")
+
+
 # ------------------------------------------------------------------------------- digest
 
 

@@ -19,7 +19,7 @@ from configs.derive import (
     run_directory,
     shared_coldstart,
 )
-from configs.load import digest, load_config, to_yaml
+from configs.load import DIGEST_FORMAT, digest, load_config, to_yaml
 from configs.schema import Config
 from rl.errors import ConfigError, DamagedFileError
 
@@ -33,7 +33,7 @@ def make_shared(config: Config) -> Path:
     for name in ("text/tokenizer.json", "image/model.safetensors", "expert/expert.pth", "work/scratch"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text(f"{name} of {config.seed}")
-    (folder / COLDSTART_DONE).write_text(json.dumps({"digest": digest(config)}))
+    (folder / COLDSTART_DONE).write_text(json.dumps({"format": DIGEST_FORMAT, "digest": digest(config)}))
     return folder
 
 
@@ -100,6 +100,17 @@ def test_another_cold_start_is_not_taken_for_that_of_a_run_with_weights(config, 
     shared_coldstart(config).rename(named)
     start = ensure_start(asked_again(config, [f"coldstart.directory={named}", "seed=7"]))
     assert start.directory == named
+
+
+def test_a_cold_start_of_an_older_version_is_taken_where_it_is_named_and_said_so(config, tmp_path, caplog):
+    old = shared_coldstart(config).rename(tmp_path / "old")
+    (old / COLDSTART_DONE).write_text('{"digest": "made in another way"}')
+    named = replace(config, name="new", coldstart=replace(config.coldstart, directory=str(old)))
+    assert ensure_start(named).directory == old
+    assert "was made by an older vlcot, whose settings cannot be compared" in caplog.text
+    save(config)
+    with pytest.raises(ConfigError, match="holds the cold start of another configuration"):
+        ensure_start(asked_again(config, [f"coldstart.directory={old}"]))
 
 
 def test_keeping_links_what_it_can_and_leaves_scratch_out(config):
