@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 LOCK := requirements-cpu.lock
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.installed-$(shell cat $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
@@ -53,15 +53,15 @@ $(STAMP): | prerequisites
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
-	  echo "torch does not load: pip took its CUDA build. Point pip at PyTorch's CPU wheels (README, Install), make clean, again" >&2; exit 1; }
+	  echo "torch does not load: pip took its CUDA build. Point pip at PyTorch's CPU wheels (docs/install.md), make clean, again" >&2; exit 1; }
 	rm -f .venv/.installed-*
 	touch $@
 
 prerequisites:
 	@[[ "$$(uname -sm)" == "Linux x86_64" ]] || { \
 	  echo "vlcot needs Linux on x86-64; this is $$(uname -sm)" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	  echo "$(PYTHON) is missing: install Python 3.11 (Debian: python3.11 python3.11-venv python3.11-dev), or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null || { \
+	  echo "$(PYTHON) is missing or neither 3.11 nor 3.12: install one (Debian: python3.11 python3.11-venv python3.11-dev), or say make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "Python's venv module is missing: install it (Debian: python3.11-venv)" >&2; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
