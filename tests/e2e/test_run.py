@@ -20,6 +20,7 @@ from cluster.record.timeline import covered_frac, spans_of
 from rl.data.images import load_picture, resize
 from tests.reference import own_package
 from tests.reference.command import FAILING, INTERRUPTIBLE, NUM_STEPS, ROOT, interrupt, numbers, vlcot
+from tests.reference.extensions import write_extensions
 
 pytestmark = [
     pytest.mark.ray,
@@ -152,6 +153,27 @@ def test_a_users_own_package_is_a_reward_of_a_config_from_outside(runs: Path, tm
     for reward in ("contrast", "brevity"):
         assert 0 <= record[f"reward/{reward}/mean"] <= 1
         assert record[f"reward/{reward}/invalid_frac"] == 0
+
+
+def test_one_of_each_extension_is_a_file_outside_and_a_line_of_configuration(
+    runs: Path, tmp_path: Path
+) -> None:
+    """Reward, surrogate, baseline, sampler, tracker, data source and model family, in one step of GRPO."""
+    newest = sorted((runs / "whole" / "checkpoints").iterdir())[-1]
+    sources = [f"policies.{name}.source={newest / name / 'model'}" for name in ("text", "image")]
+    (start,) = runs.glob("coldstart-*")
+    settings = [f"output_dir={tmp_path}", "name=own", f"coldstart.directory={start}", "num_steps=1"]
+    settings += [*write_extensions(tmp_path / "mine"), *sources, "eval.num_prompts=2"]
+    vlcot("train", "tiny", *settings, cwd=tmp_path)
+    (record,) = read_metrics(tmp_path / "own" / "metrics.jsonl")
+    assert 0 < record["reward/brevity/mean"] <= 1
+    assert record["policy/text/ratio_before_update/max_dev"] < 1e-4
+    assert record["policy/image/ratio_before_update/max_dev"] < 1e-4
+    assert (tmp_path / "own" / "lines.txt").read_text().startswith(f"0 {record['reward/brevity/mean']}")
+    assert set(json.loads((tmp_path / "own" / "eval.json").read_text())["prompts"]) == {
+        "gradient/held-out/1000000",
+        "gradient/held-out/1000001",
+    }
 
 
 def test_exports_load_with_the_plain_libraries(runs: Path) -> None:
