@@ -48,6 +48,12 @@ class Lines(Tracker):
     def log(self, step, metrics):
         with self.file.open("a") as file:
             file.write(f"{step} {metrics.get('reward/brevity/mean')}\\n")
+
+    def chains(self, step, chains):
+        pass
+
+    def end(self, outcome):
+        pass
 ''',
     "my_data": '''
 import numpy as np
