@@ -142,34 +142,30 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(runs: Path) -> None:
     assert before["rows"] == after["rows"]
 
 
-def test_a_users_own_package_is_a_reward_of_a_config_from_outside(runs: Path, tmp_path: Path) -> None:
-    """The recipe of docs/rewards.md to its end: one step of GRPO from the same cold start."""
-    config = own_package.write_recipe(tmp_path, base="tiny")
-    python = own_package.install(tmp_path / "shiny", tmp_path / "venv")
-    (start,) = runs.glob("coldstart-*")
-    settings = [f"output_dir={tmp_path}", "name=own", f"coldstart.directory={start}", "num_steps=1"]
-    vlcot("train", str(config), *settings, "eval.num_prompts=2", cwd=tmp_path, python=python)
-    (record,) = read_metrics(tmp_path / "own" / "metrics.jsonl")
-    for reward in ("contrast", "brevity"):
-        assert 0 <= record[f"reward/{reward}/mean"] <= 1
-        assert record[f"reward/{reward}/invalid_frac"] == 0
-
-
-def test_one_of_each_extension_is_a_file_outside_and_a_line_of_configuration(
+def test_a_users_own_package_and_one_of_each_extension_fit_a_run_from_outside(
     runs: Path, tmp_path: Path
 ) -> None:
-    """Reward, surrogate, baseline, sampler, tracker, data source and model family, in one step of GRPO."""
+    """The recipe of docs/rewards.md to its end, with six more things of one's own: one step of GRPO.
+
+    Each is a file outside the checkout and a line of configuration: a reward, a surrogate, a baseline, a sampler, a
+    tracker, a source of prompts, a model family.
+    """
+    config = own_package.write_recipe(tmp_path, base="tiny")
+    python = own_package.install(tmp_path / "shiny", tmp_path / "venv")
     newest = sorted((runs / "whole" / "checkpoints").iterdir())[-1]
-    sources = [f"policies.{name}.source={newest / name / 'model'}" for name in ("text", "image")]
     (start,) = runs.glob("coldstart-*")
     settings = [f"output_dir={tmp_path}", "name=own", f"coldstart.directory={start}", "num_steps=1"]
-    settings += [*write_extensions(tmp_path / "mine"), *sources, "eval.num_prompts=2"]
-    vlcot("train", "tiny", *settings, cwd=tmp_path)
+    settings += [f"policies.{name}.source={newest / name / 'model'}" for name in ("text", "image")]
+    settings += [*write_extensions(tmp_path / "mine"), "eval.num_prompts=2"]
+    vlcot("train", str(config), *settings, cwd=tmp_path, python=python)
     (record,) = read_metrics(tmp_path / "own" / "metrics.jsonl")
-    assert 0 < record["reward/brevity/mean"] <= 1
-    assert record["policy/text/ratio_before_update/max_dev"] < 1e-4
-    assert record["policy/image/ratio_before_update/max_dev"] < 1e-4
-    assert (tmp_path / "own" / "lines.txt").read_text().startswith(f"0 {record['reward/brevity/mean']}")
+    for reward in ("contrast", "brevity", "shortness"):
+        assert 0 <= record[f"reward/{reward}/mean"] <= 1
+        assert record[f"reward/{reward}/invalid_frac"] == 0
+    for policy in ("text", "image"):
+        assert record[f"policy/{policy}/ratio_before_update/max_dev"] < 1e-4
+    lines = (tmp_path / "own" / "lines.txt").read_text()
+    assert lines.startswith(f"0 {record['reward/shortness/mean']}")
     assert set(json.loads((tmp_path / "own" / "eval.json").read_text())["prompts"]) == {
         "gradient/held-out/1000000",
         "gradient/held-out/1000001",

@@ -8,7 +8,7 @@ FILES = {
     "my_reward": '''
 from rewards.base import Reward
 
-class Brevity(Reward):
+class Shortness(Reward):
     """Fewer words are better."""
 
     def score(self, chains):
@@ -47,7 +47,7 @@ class Lines(Tracker):
 
     def log(self, step, metrics):
         with self.file.open("a") as file:
-            file.write(f"{step} {metrics.get('reward/brevity/mean')}\\n")
+            file.write(f"{step} {metrics.get('reward/shortness/mean')}\\n")
 
     def chains(self, step, chains):
         pass
@@ -86,7 +86,7 @@ MINE = replace(QWEN2_5_VL, name="mine")
 """,
 }
 SETTINGS = [
-    "rewards.brevity.target=my_reward:Brevity",
+    "rewards.shortness.target=my_reward:Shortness",
     "policies.text.loss.surrogate=my_loss:soft_ppo",
     "advantage.baseline=my_baseline:median",
     "policies.image.rollout.sampler=my_sampler:QUIET",
