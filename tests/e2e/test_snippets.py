@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONG = {"train", "coldstart", "eval", "restore", "search"}
 """Commands that start workers."""
+SEARCH = "runs/hunt"
+"""A folder of trials that the pages go on with; tests/e2e/test_scale.py makes one."""
 MODULE = re.compile(r"# (\w+)\.py")
 """First line of a snippet that is a module of the reader's own."""
 
@@ -121,8 +123,10 @@ def test_a_command_does_what_it_says(command: str, reader: Path, capfd: pytest.C
     _, *words = shlex.split(command)
     arguments = parse(build_parser(), words)
     if words[0] in LONG:
-        overrides = [word for word in arguments.overrides if not word.startswith("search.")]
-        validate(load_config(arguments.config, overrides))
+        config = str(getattr(arguments, "config", "") or arguments.run_dir)
+        overrides = [word for word in getattr(arguments, "overrides", []) if not word.startswith("search.")]
+        if config != SEARCH:
+            validate(load_config(config, overrides))
     elif words[:2] == ["rewards", "serve"] or "--watch" in words:
         pass  # both go on until Ctrl-C; tests/cluster/commands runs them
     else:
