@@ -100,12 +100,9 @@ def place(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for snippet in written("python"):
         if module := MODULE.match(snippet.text):
             (folder / f"{module[1]}.py").write_text(snippet.text)
-    (folder / "tuned.yaml").write_text(
-        yaml.safe_dump(
-            yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
-            | next(yaml.safe_load(s.text) for s in written("yaml") if s.text.startswith("# tuned.yaml"))
-        )
-    )
+    tuned = next(snippet.text for snippet in written("yaml") if snippet.text.startswith("# tuned.yaml"))
+    demo = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    (folder / "tuned.yaml").write_text(yaml.safe_dump(demo | yaml.safe_load(tuned), sort_keys=False))
     return folder
 
 
