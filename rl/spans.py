@@ -65,13 +65,13 @@ class _Open:
     begin_s: float
     details: Mapping[str, Detail]
 
-    def until_now(self) -> Span:
+    def until(self, now_s: float) -> Span:
         return Span(
             name=self.name,
             lane=self.lane,
             overlaps=self.overlaps,
             begin_s=self.begin_s,
-            seconds=_now_s() - self.begin_s,
+            seconds=now_s - self.begin_s,
             details=self.details,
         )
 
@@ -109,7 +109,7 @@ class SpanLog:
             yield details
         finally:
             del self._open[key]
-            self.add(begun.until_now())
+            self.add(begun.until(_now_s()))
 
     def add(self, span: Span) -> None:
         """Keep a span that was measured elsewhere."""
@@ -126,7 +126,8 @@ class SpanLog:
 
     def under_way(self) -> list[Span]:
         """Return the spans that are open now, outermost first, each as long as it has taken so far."""
-        return [begun.until_now() for _, begun in sorted(self._open.copy().items())]
+        now_s = _now_s()  # once: an outer span has taken no less than one inside it
+        return [begun.until(now_s) for _, begun in sorted(self._open.copy().items())]
 
 
 SPANS = SpanLog()

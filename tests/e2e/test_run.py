@@ -257,4 +257,4 @@ def test_eval_measures_the_newest_weights_with_the_runs_own_expert(runs: Path, t
     assert again["drawn"]["num_samples"] == 2
     assert set(again["drawn"]["rows"]) == {"bicubic", "now"}
     assert set(again["drawn"]["rows"]["now"]) == set(again["rows"]["now"])
-    assert "2 answers each" in said
+    assert "2 answers each" in " ".join(said.split())

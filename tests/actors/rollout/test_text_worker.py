@@ -235,7 +235,8 @@ def test_guidance_changes_what_is_sampled(
     assert worst_gap(policy, examples) < TOLERANCE_NATS
     other = 2.5 - config.rollout.guidance_scale
     swapped = [replace(e, segment=replace(stream_of(e), sampling=guided_by(e, other))) for e in examples]
-    assert worst_gap(make_policy(directory, replace(config, guidance_scale=other)), swapped) > 0.01
+    swapped_config = replace(config, rollout=replace(config.rollout, guidance_scale=other))
+    assert worst_gap(make_policy(directory, swapped_config), swapped) > 0.01
 
 
 def flat(published: tuple[Manifest, list[Bytes]]) -> tuple[Manifest, *tuple[Bytes, ...]]:

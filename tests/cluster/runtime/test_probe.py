@@ -122,5 +122,5 @@ def test_turns_are_given_once_and_only_where_something_is_shared(monkeypatch):
     gpu_sharing.wake("text", "rollout")
     assert asked == [("rollout", "sleep"), ("learner", "wake"), ("learner", "sleep"), ("rollout", "wake")]
     asked.clear()
-    GpuSharing(learners={"text": ["learner"]}, rollouts={"text": ["rollout"]}).give("text", "learner")
+    GpuSharing(learners={"text": ["learner"]}, rollouts={"text": ["rollout"]}).wake("text", "learner")
     assert asked == []

@@ -190,7 +190,7 @@ def test_two_photographs_of_one_name(tmp_path):
         ({"degradation": "hard"}, {}, r"data\.degradation=hard"),
         ({"images": "/nowhere"}, {}, r"data\.images"),
         ({}, {"output_px": 66}, "not a multiple of scale=4"),
-        ({}, {"output_px": 0}, "not a multiple of scale=4"),
+        ({}, {"output_px": 0}, "photographs are for chains that paint"),
         ({}, {"output_px": 160}, r"held-out strip is .* px, crops need 160; change data\.holdout_frac"),
         ({"holdout_frac": 0.0}, {"output_px": 512}, "crops need 512"),
         ({"holdout_frac": 0.0, "holdout_photos": 0}, {"output_px": 512}, "part to train on"),
