@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 import sys
@@ -13,6 +12,7 @@ from configs import PACKAGES
 from configs.errors import ConfigError
 from configs.fields import TARGET
 from configs.schema import Config
+from configs.suggest import nearest
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 SCHEMES = ("file", "mock", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
@@ -104,8 +104,8 @@ def check_trackers(trackers: Sequence[str]) -> None:
         elif name in KNOWN:
             _check_installed(name)
         else:
-            near = difflib.get_close_matches(name, KNOWN, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KNOWN)}"
+            near = nearest(name, KNOWN)
+            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(KNOWN)}"
             raise ConfigError(f"trackers: no tracker {name!r}; {hint} Your own is package.module:Class")
 
 
