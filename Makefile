@@ -28,10 +28,11 @@ demo: install
 	$(BIN)/vlcot train demo $(if $(wildcard runs/demo/resolved.yaml),resume=true)
 
 # One thread a process: the suite starts many processes on few cores. Two at a time: end-to-end tests wait more than
-# they compute. A file stays with one process, whose tests share a Ray; the long files go first.
+# they compute. A file stays with one process, whose tests share a Ray; the long files go first. Property tests try the
+# same examples each time (profile ci), so that CI says of a commit what it said before; plain pytest looks for new ones.
 test: export OMP_NUM_THREADS = 1
 test: install lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile ci
 
 test-hosts: export OMP_NUM_THREADS = 1
 test-hosts: install

@@ -173,8 +173,9 @@ def _scales(series: Sequence[Series], is_log: bool, limit: float | None) -> tupl
     x = Scale(min(steps), max(steps), _LEFT, WIDTH - _RIGHT)
     if is_log:
         positive = [value for value in values if value > 0] or [1e-9, 1.0]
-        first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-        last = max(last, first + 1)
+        # A power of ten beyond these is no float; subnormal and largest values lie on the edge.
+        first = max(math.floor(math.log10(min(positive))), -307)
+        last = min(max(math.ceil(math.log10(max(positive))), first + 1), 308)
         ticks = [10.0**power for power in range(first, last + 1, max((last - first) // 3, 1))]
         return x, Scale(10.0**first, 10.0**last, HEIGHT - _BOTTOM, _TOP, is_log=True), ticks
     ticks = nice_ticks(min(values), max(values))

@@ -5,7 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cluster.report.charts import (
@@ -33,6 +33,8 @@ def test_ticks_span_the_values_and_are_few(low, span):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40), st.booleans())
+@example([5e-324], True)
+@example([1.7e308], True)
 def test_any_curve_can_be_drawn(values, is_log):
     svg = line_chart([Series(name="<x>", points=list(enumerate(values)))], is_log=is_log, limit=1e-4)
     assert "nan" not in svg
