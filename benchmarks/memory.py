@@ -287,7 +287,7 @@ def examples_of(config: Config, name: str, directory: Path, number: int) -> list
 
 def text_examples(config: Config, name: str, directory: Path, number: int) -> list[Any]:
     """Three pictures in the context, and every block as long as it may be."""
-    from actors.policies.token.tokenizer import load_vocabulary
+    from actors.policies.token.vocabulary import load_vocabulary
     from rl.types import Example, TextSampling, TokenStream
 
     vocabulary = load_vocabulary(directory, tuple(config.chain))
@@ -348,7 +348,7 @@ def picture_example(config: Config, seed: int) -> Any:
 
 def write_texts(config: Config, name: str, directory: Path, watch: Watch) -> None:
     """Fill the cache with long contexts, and take a publication."""
-    from actors.policies.token.tokenizer import load_vocabulary
+    from actors.policies.token.vocabulary import load_vocabulary
     from actors.rollout.text_worker import TextRolloutWorker
     from configs.planning.memory import CPU_CACHE_BYTES
     from configs.planning.workload import cache_bytes_a_token

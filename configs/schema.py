@@ -106,6 +106,9 @@ class TokenRollout(RolloutConfig):
 
     temperature: Annotated[Positive, Field(le=10)] = 1.0
     """Sampling temperature, applied in scoring too. Larger explores more."""
+    max_context: Natural = 0
+    """Longest context, tokens: prompt, pictures and answer; 0 is what the model allows, for which the engine's cache
+    must have room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +187,8 @@ class TokenPolicyConfig(_Policy):
 
     kind: Literal["token"] = "token"
     """Name."""
+    chat_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the checkpoint's chat template, such as ``enable_thinking``."""
     rollout: TokenRollout = field(default_factory=TokenRollout)
     """How it samples."""
     loss: TokenLoss = field(default_factory=TokenLoss)

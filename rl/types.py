@@ -168,6 +168,8 @@ class TextReply:
     """False when it ran out of tokens."""
     version: int
     """Weight version that wrote it."""
+    context: Ints | None = None
+    """Ids that the engine saw before them, ``[S]``, pictures expanded; None where the request's were all."""
     num_cached: int = 0
     """Context tokens whose prefill was reused."""
 
@@ -234,15 +236,16 @@ class TokenStream:
     """What one token policy saw and wrote in one chain: a single sequence for the learner."""
 
     tokens: Ints
-    """Prompt, sampled and forced tokens, ``[L]``, one placeholder a picture."""
+    """Prompt, sampled and forced tokens up to the last sampled one, ``[L]``, as the engine saw them: every picture is
+    as many tokens as the model's processor makes of it."""
     pictures: tuple[str, ...]
-    """Name of each placeholder's picture, in order: one that the prompt shows, or a block."""
+    """Names of the pictures in them, in order: one that the prompt shows, or a block."""
     action_mask: Bools
     """True where a token was sampled, ``[L]``; forced and prompt tokens are False."""
     behaviour_logprobs: Floats
     """``[L]``, nats; 0 where forced."""
     block_of: NDArray[np.int8]
-    """Index of the chain's block a token belongs to, ``[L]``; -1 for the prompt."""
+    """Index of the block in which a token was sampled, ``[L]``; -1 where none was."""
     sampling: TextSampling
 
     def __post_init__(self) -> None:

@@ -156,7 +156,7 @@ class LearnerModel:
             }
         if spec.lora is not None and is_first:
             folder = directory.with_name(ADAPTER)
-            weights = lora.export_adapter(folder, spec.lora, weights, prefix=self.policy.net_prefix)
+            weights = lora.export_adapter(folder, spec.lora, weights, net_name=self.policy.net_name)
         published = {id(parameter) for _, parameter in self.policy.published()}
         others = [parameter for parameter in self.policy.parameters() if id(parameter) not in published]
         with ds.whole(others, zero_stage=spec.config.learner.zero_stage):

@@ -66,6 +66,10 @@ class TrainablePolicy(nn.Module, ABC):
     def published(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the trained parameters under the names the rollout engine and the checkpoint use."""
 
+    def net_name(self, published: str) -> str:
+        """Return a published parameter's name in ``trained_net``."""
+        return published.removeprefix(self.net_prefix)
+
     @abstractmethod
     def export(self, directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write what the plain library's ``from_pretrained`` loads; ``weights`` by published name."""

@@ -7,7 +7,7 @@ record and one line in ``FAMILIES``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,13 +18,13 @@ from rl.errors import ConfigError
 from rl.targets import load_target
 
 FAMILIES: Mapping[str, str] = {
-    "qwen2_5_vl": "actors.policies.token.family:QWEN2_5_VL",
+    "language_model": "actors.policies.token.family:LANGUAGE_MODEL",
     "restoration": "actors.policies.denoising.family:RESTORATION",
 }
 """``package.module:RECORD`` of the families that come with vlcot."""
-Part = Literal["learner", "rollout", "coldstart", "vocabulary", "published_name"]
+Part = Literal["learner", "rollout", "coldstart", "vocabulary"]
 PARTS: tuple[Part, ...] = get_args(Part)
-OF_KIND: Mapping[str, str] = {"token": "qwen2_5_vl", "denoising": "restoration"}
+OF_KIND: Mapping[str, str] = {"token": "language_model", "denoising": "restoration"}
 """The family of a policy that names none, by its kind."""
 
 
@@ -48,8 +48,8 @@ class PolicyFamily:
     """What messages call it."""
     kind: Literal["token", "denoising"]
     """Of the policies it can be: what they write."""
-    checkpoint: CheckpointMark
-    """The checkpoints it reads."""
+    checkpoint: CheckpointMark | str
+    """The checkpoints it reads: how to tell, or the target of a function of the folder that refuses others."""
     learner: str
     """Target: the ``TrainablePolicy`` that a learner rank trains."""
     rollout: str
@@ -61,9 +61,8 @@ class PolicyFamily:
     lora_targets: tuple[str, ...]
     """Layers that are adapted where ``lora.targets`` is empty."""
     vocabulary: str = ""
-    """Target, of token families: function of directory and block names that returns the ``TextVocabulary``."""
-    published_name: str = ""
-    """Target, of token families: function from the name of a weight in the checkpoint to that it is published by."""
+    """Target, of token families: function of checkpoint, block names and ``chat_options`` that returns the
+    ``TextVocabulary``."""
 
     def load(self, part: Part) -> Any:
         """Import what one of the targets names.
@@ -82,6 +81,36 @@ class PolicyFamily:
         for part in PARTS:
             if getattr(self, part):
                 self.load(part)
+        if isinstance(self.checkpoint, str):
+            self._refuse()
+
+    def _refuse(self) -> Callable[[Path], None]:
+        refuse: Callable[[Path], None] = load_target(
+            str(self.checkpoint), key=f"model family {self.name}, checkpoint"
+        )
+        return refuse
+
+    def check_checkpoint(self, directory: Path) -> None:
+        """Refuse a checkpoint that the family does not read; from its JSON alone, nothing is loaded.
+
+        Raises:
+            ConfigError: If the file is missing, damaged or names another architecture.
+        """
+        if isinstance(self.checkpoint, str):
+            self._refuse()(directory)
+            return
+        mark = self.checkpoint
+        path = directory / mark.file
+        wants = f"a {self.kind} policy of family {self.name} starts from a {mark.value} checkpoint"
+        if not path.is_file():
+            raise ConfigError(f"{directory}: no {mark.file} in it; {wants}")
+        try:
+            stored = json.loads(path.read_text())[mark.key]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{path} is damaged or names no {mark.key}; {wants}") from error
+        architecture = stored[-1] if isinstance(stored, list) and stored else stored
+        if architecture != mark.value:
+            raise ConfigError(f"{directory} holds a {architecture} model; {wants}")
 
 
 def family_of(name: str, policy: PolicyConfig) -> PolicyFamily:
@@ -105,20 +134,3 @@ def family_of(name: str, policy: PolicyConfig) -> PolicyFamily:
             f"{key}: {family.name} is a family of {family.kind} policies, and policies.{name}.kind is {policy.kind}"
         )
     return family
-
-
-def check_checkpoint(directory: Path, family: PolicyFamily) -> None:
-    """Refuse a checkpoint that the family does not read; from its JSON alone, nothing is loaded.
-
-    Raises:
-        ConfigError: If the file is missing or names another architecture.
-    """
-    mark = family.checkpoint
-    path = directory / mark.file
-    wants = f"a {family.kind} policy of family {family.name} starts from a {mark.value} checkpoint"
-    if not path.is_file():
-        raise ConfigError(f"{directory}: no {mark.file} in it; {wants}")
-    stored = json.loads(path.read_text()).get(mark.key)
-    architecture = stored[-1] if isinstance(stored, list) else stored
-    if architecture != mark.value:
-        raise ConfigError(f"{directory} holds a {architecture} model; {wants}")

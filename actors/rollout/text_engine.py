@@ -6,32 +6,36 @@ The only file of the text policy that knows vLLM. Not thread-safe: one thread ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from actors.policies.token.checkpoint import local_directory
 from actors.policies.token.guidance import without_content
 from actors.rollout.guided_pairs import UNCONDITIONAL, GuidedPairQueue, Pair, Room
 from actors.rollout.worker import RolloutSpec
 from actors.shared.lora import scale_of
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
+from configs.derive import token_policy
 from configs.methods import Adapter
 from rl.compat.vllm import device_arguments, max_model_len, prepare
 from rl.errors import WeightSyncError
 from rl.types import Manifest, Pixels, TextReply, TextRequest
 
 BATCHED_TOKENS = 8192
-"""Most tokens in one step of the engine; at least the longest chain."""
-MAX_MODEL_LEN = 4096
-"""Longest chain, tokens with expanded pictures; less where the model allows less."""
+"""Most tokens in one step of the engine; at least the longest context."""
 GPU_MEMORY_FRAC = 0.9
 """Share of its part of a GPU that the engine takes, weights and cache together."""
 RECEIVER = "actors.rollout.vllm_extension.WeightReceiver"
+MASKS = "actors.rollout.vllm_masks:ForbiddenIds"
 GUIDANCE = "actors.rollout.vllm_guidance:PairGuidance"
+FORBIDDEN = "forbidden_ids"
+"""Key of ``extra_args`` by which ``MASKS`` is told."""
 
-GUIDED_ENVIRONMENT = {
+ENVIRONMENT = {
     # The newer model runner, the default on GPUs, has another interface for what changes logits.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
 }
@@ -44,29 +48,30 @@ class TextEngine:
 
     Args:
         spec: Of the worker; its seed is the engine's, every request has its own.
-        max_pictures: Most pictures in one context.
     """
 
-    def __init__(self, spec: RolloutSpec, *, max_pictures: int) -> None:
-        directory, config = spec.directory, spec.config
-        is_guided = config.rollout.guidance_scale != 1
-        prepare(directory, GUIDED_ENVIRONMENT if is_guided else None)
+    def __init__(self, spec: RolloutSpec) -> None:
+        directory, rollout = local_directory(spec.directory), token_policy(spec.config).rollout
+        config = spec.config
+        is_guided = rollout.guidance_scale != 1
+        prepare(directory, ENVIRONMENT)
         from vllm import EngineArgs, LLMEngine
 
+        length = max_model_len(directory, rollout.max_context)
         arguments = EngineArgs(
             model=str(directory),
             dtype=config.dtype,
             seed=spec.seed,
-            max_model_len=max_model_len(directory, MAX_MODEL_LEN),
-            max_num_batched_tokens=BATCHED_TOKENS,
+            max_model_len=length,
+            max_num_batched_tokens=max(BATCHED_TOKENS, length),
             enable_prefix_caching=True,
-            limit_mm_per_prompt={"image": max_pictures, "video": 0},
+            limit_mm_per_prompt={"video": 0, "audio": 0},
             # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
             logprobs_mode="processed_logprobs",
             worker_extension_cls=RECEIVER,
             # So that it can give its memory back wherever it has to take turns with a learner.
             enable_sleep_mode=config.num_gpus > 0,
-            logits_processors=[GUIDANCE] if is_guided else None,
+            logits_processors=[MASKS, *([GUIDANCE] if is_guided else [])],
             # What a step wrote must be known before the next begins, to prove that pairs kept in step.
             async_scheduling=False if is_guided else None,
             **device_arguments(
@@ -74,9 +79,8 @@ class TextEngine:
                 gpu_memory_frac=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
             ),
         )
-        self._base = _base_of(spec)
+        self._base = _base_of(spec, directory)
         self._engine: Any = LLMEngine.from_engine_args(arguments)
-        self._num_ids = int(self._engine.model_config.get_vocab_size())
         self._pairs = GuidedPairQueue(self._room()) if is_guided else None
 
     def _room(self) -> Room:
@@ -114,7 +118,7 @@ class TextEngine:
             )
         if self._pairs is None:
             prompt = _prompt(request, pictures)
-            self._engine.add_request(key, prompt, _sampling_params(request, self._num_ids))
+            self._engine.add_request(key, prompt, _sampling_params(request))
         else:
             self._pairs.put(self._pair(key, request, pictures))
 
@@ -129,7 +133,7 @@ class TextEngine:
                 scale=request.sampling.guidance,
                 is_conditional=shown is pictures,
             )
-            params = _sampling_params(request, self._num_ids, {ARGUMENT: half})
+            params = _sampling_params(request, {ARGUMENT: half})
             tasks = self._engine.get_supported_tasks()
             return self._engine.input_processor.process_inputs(
                 row_key, _prompt(request, shown), params, tasks
@@ -200,14 +204,14 @@ class TextEngine:
         self._engine.engine_core.shutdown()
 
 
-def _base_of(spec: RolloutSpec) -> Any:
+def _base_of(spec: RolloutSpec, directory: Path) -> Any:
     """Describe what published adapters are added to; None where whole weights are published."""
     lora = spec.config.learner.lora
     if not isinstance(lora, Adapter):
         return None
     from actors.rollout.vllm_extension import Base
 
-    return Base(directory=spec.directory, family=spec.family, scale=scale_of(lora))
+    return Base(directory=directory, scale=scale_of(lora))
 
 
 def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
@@ -219,6 +223,7 @@ def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
         logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
         stopped=completion.finish_reason == "stop",
         version=version,
+        context=np.asarray(output.prompt_token_ids, dtype=np.int32) if request.pictures else None,
         num_cached=int(output.num_cached_tokens or 0),
     )
 
@@ -226,19 +231,19 @@ def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
 def _prompt(request: TextRequest, pictures: Sequence[Pixels]) -> dict[str, Any]:
     prompt: dict[str, Any] = {"prompt_token_ids": request.tokens.tolist()}
     if pictures:
-        prompt["multi_modal_data"] = {"image": list(pictures)}
+        prompt["multi_modal_data"] = {"image": [Image.fromarray(picture) for picture in pictures]}
     return prompt
 
 
-def _sampling_params(request: TextRequest, num_ids: int, extra: Mapping[str, object] | None = None) -> Any:
+def _sampling_params(request: TextRequest, extra: Mapping[str, object] | None = None) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    forbidden = request.sampling.forbidden_ids
     return SamplingParams(
         temperature=request.sampling.temperature,
         max_tokens=request.max_tokens,
         stop_token_ids=list(request.stop_ids),
-        allowed_token_ids=_allowed_ids(request.sampling.forbidden_ids, num_ids),
         ignore_eos=True,
         seed=request.seed,
         logprobs=0,
@@ -246,14 +251,5 @@ def _sampling_params(request: TextRequest, num_ids: int, extra: Mapping[str, obj
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
-        extra_args=None if extra is None else dict(extra),
+        extra_args={**({FORBIDDEN: forbidden} if forbidden else {}), **(extra or {})} or None,
     )
-
-
-@lru_cache(maxsize=4)
-def _allowed_ids(forbidden_ids: tuple[int, ...], num_ids: int) -> list[int] | None:
-    """Return the ids that may be sampled: vLLM gives all others probability 0, which a logit bias does not."""
-    if not forbidden_ids:
-        return None
-    allowed: list[int] = np.setdiff1d(np.arange(num_ids), forbidden_ids).tolist()
-    return allowed

@@ -23,18 +23,20 @@ from actors.rollout.worker import RolloutSpec
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from configs.derive import token_policy
+from rl.chain.scored import ScoredContext
 from rl.errors import RolloutError, VlcotError
-from rl.restoration.names import REQUEST
 from rl.spans import PoolMeter, span
 from rl.types import (
     Example,
     Manifest,
+    Message,
     Metrics,
+    PicturePart,
     Pixels,
+    TextPart,
     TextReply,
     TextRequest,
     TextSampling,
-    TokenStream,
 )
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,10 @@ CANARY = "canary"
 CANARY_TOKENS = 16
 """Tokens the canary samples."""
 CANARY_PX = (16, 24)
-"""Edges of the canary's two pictures; small ones are enlarged by the image processor."""
+"""Edges of the canary's pictures, where the model reads any; small ones are enlarged by the image processor."""
+CANARY_NAMES = ("first", "second")
+CANARY_TEXT = "The quick brown fox jumps over the lazy dog, counts to 1234567890, and says nothing at all. "
+"""Fills more than a block of the engine's cache with any tokenizer, so that a cache that was not dropped shows."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +88,7 @@ class TextLoop:
         self._incoming, self._meter = incoming, meter
         self._deterministic = spec.deterministic
         self._canary, self._canary_pictures = _canary_request(spec)
-        self.engine = TextEngine(spec, max_pictures=len(spec.block_names) + 1)
+        self.engine = TextEngine(spec)
         self._waiting: deque[TextCall | EngineTask | None] = deque()
         self._writing: dict[str, tuple[TextCall, int]] = {}
         self._keys = itertools.count()
@@ -203,42 +208,35 @@ class TextLoop:
             raise
         reply = make_reply(request, outputs[CANARY], self._version)
         self.counts["canary_cached_tokens"] = float(reply.num_cached)
-        length, num = len(request.tokens), len(reply.tokens)
-        written = np.arange(length + num) >= length
-        logprobs = np.zeros(length + num, dtype=np.float32)
-        logprobs[written] = reply.logprobs
-        stream = TokenStream(
-            tokens=np.concatenate([request.tokens, reply.tokens]),
-            pictures=("first", "second"),
-            action_mask=written,
-            behaviour_logprobs=logprobs,
-            block_of=np.where(written, 0, -1).astype(np.int8),
-            sampling=request.sampling,
-        )
-        return Example(segment=stream, pictures=self._canary_pictures)
+        scored = ScoredContext()
+        context = request.tokens if reply.context is None else reply.context
+        scored.add(0, context, reply.tokens, reply.logprobs, CANARY_NAMES[: len(request.pictures)])
+        return Example(segment=scored.stream(request.sampling), pictures=self._canary_pictures)
 
 
 def _canary_request(spec: RolloutSpec) -> tuple[TextRequest, tuple[Pixels, ...]]:
-    """Ask twice for the prompt's continuation, with two pictures of noise.
+    """Ask for the continuation of a fixed prompt, with two pictures of noise where the model reads pictures.
 
     Raises:
         ConfigError: If a tag of the chain is not one token of the checkpoint's.
     """
-    rollout = token_policy(spec.config).rollout
-    vocabulary = spec.family.load("vocabulary")(spec.directory, spec.block_names)
-    prompt = vocabulary.encode((REQUEST,))
+    policy = token_policy(spec.config)
+    vocabulary = spec.family.load("vocabulary")(spec.directory, spec.block_names, policy.chat_options)
     rng = np.random.default_rng(spec.seed)
-    pictures = tuple(rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in CANARY_PX)
+    edges = CANARY_PX if vocabulary.tags.picture else ()
+    pictures = tuple(rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in edges)
+    shown = [PicturePart(name) for name, _ in zip(CANARY_NAMES, edges, strict=False)]
+    message = Message(role="user", parts=(*shown, TextPart(2 * CANARY_TEXT)))
     request = TextRequest(
         request_id=CANARY,
-        tokens=np.asarray([*prompt, *prompt], dtype=np.int32),
-        pictures=(0, 1),
+        tokens=np.asarray(vocabulary.encode((message,)), dtype=np.int32),
+        pictures=tuple(range(len(pictures))),
         max_tokens=CANARY_TOKENS,
         stop_ids=(),
         sampling=TextSampling(
-            temperature=rollout.temperature,
+            temperature=policy.rollout.temperature,
             forbidden_ids=vocabulary.forbidden_ids,
-            guidance=rollout.guidance_scale,
+            guidance=policy.rollout.guidance_scale,
         ),
         seed=spec.seed,
     )

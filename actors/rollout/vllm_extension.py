@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from actors.policies.family import PolicyFamily
 from actors.shared.lora import merged
 from actors.weights.buckets import Received, unpack
 from actors.weights.inbox import LoadTimes
@@ -29,8 +28,6 @@ class Base:
 
     directory: Path
     """Checkpoint of the starting weights, in the Hugging Face layout."""
-    family: PolicyFamily
-    """Knows by which names its weights are published."""
     scale: float
     """``alpha / rank``."""
 
@@ -74,7 +71,7 @@ def _pack_output_matrices(model: nn.Module) -> None:
 
 
 def starting_weights(base: Base) -> Iterator[tuple[str, Tensor]]:
-    """Yield a checkpoint's weights one by one, under the names they are published by.
+    """Yield a checkpoint's weights one by one; the names in its files are those that weights are published by.
 
     The files are mapped, so the starting weights of all workers of a machine are in its memory once.
 
@@ -83,11 +80,10 @@ def starting_weights(base: Base) -> Iterator[tuple[str, Tensor]]:
     """
     from safetensors import safe_open
 
-    published_name = base.family.load("published_name")
     files = sorted(base.directory.glob("*.safetensors"))
     if not files:
         raise WeightSyncError(f"{base.directory}: adapters are added to safetensors files, and it has none")
     for path in files:
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  # not a mapping
-                yield published_name(name), weights.get_tensor(name)
+                yield name, weights.get_tensor(name)

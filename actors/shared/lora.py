@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +156,7 @@ def merged(
 
 
 def export_adapter(
-    directory: Path, lora: Adapter, weights: Mapping[str, Tensor], *, prefix: str
+    directory: Path, lora: Adapter, weights: Mapping[str, Tensor], *, net_name: Callable[[str], str]
 ) -> dict[str, Tensor]:
     """Write an adapter by itself, and return the plain weights it is merged into.
 
@@ -164,13 +164,13 @@ def export_adapter(
         directory: Of the adapter.
         lora: What it was trained with.
         weights: All that a policy publishes, whole, under the names of its parameters.
-        prefix: What the policy puts before the names of its net.
+        net_name: From a published name to that in the policy's net.
 
     Returns:
         Weights under the plain net's published names.
     """
     plain, adapters = split(weights)
-    write_adapter(directory, lora, {name.removeprefix(prefix): t for name, t in adapters.items()})
+    write_adapter(directory, lora, {net_name(name): t for name, t in adapters.items()})
     return dict(merged(plain.items(), adapters, scale_of(lora)))
 
 

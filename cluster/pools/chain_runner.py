@@ -198,7 +198,11 @@ class ChainRunner:
         replies: list[TextReply] = await answer(call, deadline_s=self._config.deadline_s)
         for (writing, _), reply in zip(steps, replies, strict=True):
             writing.state.text_written(
-                reply.tokens, reply.logprobs, stopped=reply.stopped, version=reply.version
+                reply.tokens,
+                reply.logprobs,
+                stopped=reply.stopped,
+                version=reply.version,
+                context=reply.context,
             )
 
     async def _paint(
@@ -293,7 +297,8 @@ class ChainRunner:
         policy, num_actions = self._context.grammar.token_policy, state.num_actions()
         if policy is not None and num_actions:
             stream = state.stream(self._sampling(group, next(iter(num_actions))))
-            refs = tuple(writing.pictures[name] for name in state.pictures)
+            assert stream is not None
+            refs = tuple(writing.pictures[name] for name in stream.pictures)
             segments.insert(
                 0,
                 SegmentInfo(
@@ -302,7 +307,7 @@ class ChainRunner:
                     blocks=tuple(num_actions),
                     num_actions=num_actions,
                     shape_key=(),
-                    length=len(state.tokens),
+                    length=state.length,
                 ),
             )
         return Chain(

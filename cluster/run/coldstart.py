@@ -21,7 +21,7 @@ from rich.progress import Progress
 from typing_extensions import TypedDict
 
 from actors.policies.family import family_of
-from actors.policies.token.tokenizer import TextVocabulary
+from actors.policies.token.vocabulary import TextVocabulary
 from cluster.pools.chain_runner import TextContext
 from cluster.record.run_files import read_as
 from cluster.run.coldstart_job import EXPERT, EXPERT_TRAINER, ColdstartJob
@@ -38,6 +38,7 @@ from configs.derive import (
     coldstart_directory,
     has_weights,
     run_directory,
+    token_policy,
 )
 from configs.load import DIGEST_FORMAT, digest
 from configs.schema import Config
@@ -161,8 +162,9 @@ def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
     if name is None:
         grammar = ChainGrammar(config.chain)
         return TextContext(grammar=grammar, encode=_no_prompt, forbidden_ids=(), decode=_no_text)
-    family = family_of(name, config.policies[name])
-    vocabulary: TextVocabulary = family.load("vocabulary")(sources[name], tuple(config.chain))
+    policy = config.policies[name]
+    load = family_of(name, policy).load("vocabulary")
+    vocabulary: TextVocabulary = load(sources[name], tuple(config.chain), token_policy(policy).chat_options)
     return TextContext(
         grammar=ChainGrammar(config.chain, vocabulary.tags),
         encode=vocabulary.encode,

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import track
 from rich.table import Table
 
-from actors.policies.family import check_checkpoint, family_of
+from actors.policies.family import family_of
 from cluster.record.trackers.base import check_trackers
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.plugins import use_plugins
@@ -45,7 +45,7 @@ def preflight(config: Config) -> PromptSource:
         if ":" in policy.family:
             family.check()
         if (source_dir := Path(policy.source).expanduser()).is_dir():
-            check_checkpoint(source_dir, family)
+            family.check_checkpoint(source_dir)
     source = prompt_source(config)
     known = _names(source.train(0))
     if clash := sorted(known & {*config.chain, PREVIOUS}):

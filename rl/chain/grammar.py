@@ -69,7 +69,11 @@ class ChainGrammar:
             raise ConfigError(f"chain: one policy writes all text of a chain, got {sorted(policies)}")
         self.token_policy = next(iter(policies), None)
         self.tags = tags or TagVocabulary(opening={}, closing={})
-        if self.token_policy is not None:
+        self.is_tagged = len(self.names) > 1 or bool(self.tags.opening)
+        """Whether tags lead through the chain; a single text block may end with the model's own end token."""
+        if self.token_policy is not None and not self.is_tagged and not self.tags.end:
+            raise ConfigError("chain: no token ends the answer of its only block")
+        if self.token_policy is not None and self.is_tagged:
             lacking = [n for n in self.names if n not in self.tags.opening or n not in self.tags.closing]
             if lacking:
                 raise ConfigError(f"chain: no token id for the tags of {lacking}")
@@ -80,16 +84,20 @@ class ChainGrammar:
         """Whether ``index`` is an image block; False past the end."""
         return index < len(self.blocks) and self.blocks[index].kind == "image"
 
-    def last_tag(self, index: int) -> int:
-        """Id of the tag that ends the request of text block ``index``."""
+    def last_ids(self, index: int) -> frozenset[int]:
+        """Ids that end text block ``index`` rightly: its last tag, or without tags any end id."""
+        if not self.is_tagged:
+            return self.tags.end
         if self.is_image(index + 1):
-            return self.tags.opening[self.names[index + 1]]
-        return self.tags.closing[self.names[index]]
+            return frozenset({self.tags.opening[self.names[index + 1]]})
+        return frozenset({self.tags.closing[self.names[index]]})
 
     def stop_ids(self, index: int) -> tuple[int, ...]:
         """Ids that end the request of text block ``index``: all reserved ones but its inner tags."""
+        if not self.is_tagged:
+            return tuple(sorted(self.tags.end))
         name = self.names[index]
-        inner = {self.tags.opening[name], self.tags.closing[name]} - {self.last_tag(index)}
+        inner = {self.tags.opening[name], self.tags.closing[name]} - self.last_ids(index)
         return tuple(sorted(self.tags.reserved - inner))
 
 

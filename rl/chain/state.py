@@ -13,13 +13,17 @@ Who writes which token:
 - An image block that no text block leads into (the first of a chain, or one right after another image
   block) has its opening tag forced: the grammar leaves nothing to decide there.
 - A chain of image blocks only (Flow-GRPO) has no tags and no token stream at all.
+- A chain of one text block may have no tags either (plain GRPO): it ends with the model's own end token, which is
+  sampled, and its body is everything before.
 
 Whitespace is legal between blocks (not before the first), as in the paper's expression. The first token out
 of grammar ends the chain; it stays in the stream as an action, so that the policy learns from it.
 
-``block_of``: a sampled token belongs to the text block whose request wrote it, so a block has one version,
-and a reward that judges text blocks reaches every decision of the text policy, an image's opening tag
-included. A forced token belongs to the image block it serves.
+A sampled token belongs to the text block whose request wrote it, so a block has one version, and a reward that
+judges text blocks reaches every decision of the text policy, an image's opening tag included.
+
+Two contexts are kept: that of the next request, with one placeholder a picture, and that which the engine saw, with
+every picture expanded (``rl.chain.scored``). The second comes back from the engine: nothing here expands.
 """
 
 from __future__ import annotations
@@ -28,9 +32,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rl.chain.grammar import ChainGrammar
+from rl.chain.scored import ScoredContext
 from rl.errors import ConfigError, RolloutError
 from rl.types import Finish, Floats, Ints, TextSampling, TokenStream
 
@@ -92,9 +96,7 @@ class ChainState:
         self.grammar = grammar
         self.versions: dict[str, tuple[int, int]] = {}
         self._tokens: list[int] = []
-        self._logprobs: list[float] = []
-        self._sampled: list[bool] = []
-        self._block_of: list[int] = []
+        self._scored = ScoredContext()
         self._pictures: list[str] = []
         self._painted: list[tuple[str, slice]] = []
         self._bodies: dict[str, slice] = {}
@@ -103,7 +105,7 @@ class ChainState:
         self._inside = False
         self._done: Done | None = None
         if grammar.token_policy is not None:
-            self._force(prompt, block=-1)
+            self._force(prompt)
             self._pictures.extend(pictures)
             if self._tokens.count(grammar.tags.placeholder) != len(pictures):
                 raise ConfigError(f"the prompt must hold one placeholder for each of {pictures}")
@@ -124,7 +126,13 @@ class ChainState:
         return WriteText(block=name, max_tokens=block.max_tokens, stop_ids=stop_ids)
 
     def text_written(
-        self, tokens: Sequence[int] | Ints, logprobs: Sequence[float] | Floats, *, stopped: bool, version: int
+        self,
+        tokens: Sequence[int] | Ints,
+        logprobs: Sequence[float] | Floats,
+        *,
+        stopped: bool,
+        version: int,
+        context: Ints | None = None,
     ) -> None:
         """Take what the text policy wrote for the present ``WriteText``.
 
@@ -133,10 +141,12 @@ class ChainState:
             logprobs: Of the sampling distribution, ``[n]``, nats.
             stopped: False when it ran out of tokens.
             version: Weight version that wrote it.
+            context: Ids that the engine saw before them, pictures expanded, ``[S]``; None where ``tokens`` has
+                been all of it.
 
         Raises:
-            RolloutError: If no text is due, a log-prob is not finite, lengths differ, or text follows
-                the tag that ends the request.
+            RolloutError: If no text is due, a log-prob is not finite, lengths differ, text follows the tag that ends
+                the request, or the context does not begin with that of the block before and what was written then.
         """
         step = self.next_step()
         if not isinstance(step, WriteText):
@@ -144,15 +154,11 @@ class ChainState:
         if len(tokens) != len(logprobs) or not np.all(np.isfinite(logprobs)):
             raise RolloutError(f"{step.block}: want one finite log-prob for each of {len(tokens)} tokens")
         self._saw_version(self._index, version)
-        index, target, whole = self._index, self.grammar.last_tag(self._index), False
-        for token, logprob in zip(map(int, tokens), map(float, logprobs), strict=True):
-            if whole:
-                raise RolloutError(f"{step.block}: text goes on after the tag that ends the request")
-            self._append(token, block=index, logprob=logprob, sampled=True)
-            if not self._accept(token):
-                self._finish(Finish.MALFORMED, f"{step.block}: token {token} does not fit")
-                return
-            whole = token == target
+        index, context = self._index, self.tokens if context is None else context
+        taken, whole = self._take(step.block, tokens)
+        self._scored.add(index, context, tokens[:taken], logprobs[:taken], self._pictures)
+        if self._done is not None:
+            return
         if not whole and stopped:
             self._finish(Finish.MALFORMED, f"{step.block}: stopped before its last tag")
         elif not whole:
@@ -173,11 +179,11 @@ class ChainState:
         is_last = self._index + 1 == len(self.grammar.names)
         start = len(self._tokens)
         if self.grammar.token_policy is not None and not is_last:
-            self._force(self.grammar.tags.picture, block=self._index)
+            self._force(self.grammar.tags.picture)
             self._pictures.append(block)
         self._painted.append((block, slice(start, len(self._tokens))))
         if self.grammar.token_policy is not None:
-            self._force([self.grammar.tags.closing[block]], block=self._index)
+            self._force([self.grammar.tags.closing[block]])
         self._index, self._inside = self._index + 1, False
         if is_last:
             self._finish(Finish.STOP, "")
@@ -192,6 +198,11 @@ class ChainState:
         return np.asarray(self._tokens, dtype=np.int32)
 
     @property
+    def length(self) -> int:
+        """Tokens that a learner sees, pictures expanded."""
+        return len(self._scored)
+
+    @property
     def pictures(self) -> tuple[str, ...]:
         """Names of the placeholders' pictures, in order."""
         return tuple(self._pictures)
@@ -203,24 +214,14 @@ class ChainState:
 
     def stream(self, sampling: TextSampling) -> TokenStream | None:
         """Return the token segment, or None where the chain has no token policy."""
-        if self.grammar.token_policy is None:
-            return None
-        return TokenStream(
-            tokens=self.tokens,
-            pictures=self.pictures,
-            action_mask=np.asarray(self._sampled, dtype=np.bool_),
-            behaviour_logprobs=np.asarray(self._logprobs, dtype=np.float32),
-            block_of=self._blocks_array(),
-            sampling=sampling,
-        )
+        return None if self.grammar.token_policy is None else self._scored.stream(sampling)
 
     def num_actions(self) -> dict[str, int]:
         """Count sampled tokens by block; blocks without any are left out."""
-        counts = np.bincount(self._blocks_array()[np.asarray(self._sampled, dtype=np.bool_)])
-        return {self.grammar.names[index]: int(num) for index, num in enumerate(counts) if num}
+        return {self.grammar.names[index]: num for index, num in self._scored.num_actions().items()}
 
     def block_text(self, decode: Decode) -> dict[str, str]:
-        """Decode the body of every closed text block, in order."""
+        """Decode the body of every closed text block, in order; without tags also of one that found no end."""
         return {block: decode(self._tokens[span]) for block, span in self._bodies.items()}
 
     def text(self, decode: Decode) -> str:
@@ -233,9 +234,31 @@ class ChainState:
 
     # ------------------------------------------------------------------ inside
 
+    def _take(self, block: str, tokens: Sequence[int] | Ints) -> tuple[int, bool]:
+        """Move by sampled tokens; return how many were taken, and whether the request came to its end.
+
+        Raises:
+            RolloutError: If text follows the tag that ends the request.
+        """
+        last, whole = self.grammar.last_ids(self._index), False
+        for num, token in enumerate(map(int, tokens), 1):
+            if whole:
+                raise RolloutError(f"{block}: text goes on after the tag that ends the request")
+            self._tokens.append(token)
+            if not self._accept(token):
+                self._finish(Finish.MALFORMED, f"{block}: token {token} does not fit")
+                return num, False
+            whole = token in last
+        return len(tokens), whole
+
     def _accept(self, token: int) -> bool:
         """Move by one sampled token; False where it is out of grammar."""
         tags, name = self.grammar.tags, self.grammar.names[self._index]
+        if not self.grammar.is_tagged:
+            is_end = token in tags.end
+            self._bodies[name] = slice(self._prompt_length, len(self._tokens) - is_end)
+            self._index += is_end
+            return is_end or token not in tags.reserved
         if self._inside and token == tags.closing[name]:
             self._bodies[name] = slice(self._body_start, len(self._tokens) - 1)
             self._index, self._inside = self._index + 1, False
@@ -250,21 +273,11 @@ class ChainState:
     def _open_image(self) -> None:
         """Force the opening tag of an image block that no text leads into."""
         if self.grammar.is_image(self._index) and self.grammar.token_policy is not None:
-            self._force([self.grammar.tags.opening[self.grammar.names[self._index]]], block=self._index)
+            self._force([self.grammar.tags.opening[self.grammar.names[self._index]]])
             self._inside = True
 
-    def _force(self, tokens: Iterable[int], *, block: int) -> None:
-        for token in tokens:
-            self._append(int(token), block=block, logprob=0.0, sampled=False)
-
-    def _append(self, token: int, *, block: int, logprob: float, sampled: bool) -> None:
-        self._tokens.append(token)
-        self._logprobs.append(logprob)
-        self._sampled.append(sampled)
-        self._block_of.append(block)
-
-    def _blocks_array(self) -> NDArray[np.int8]:
-        return np.asarray(self._block_of, dtype=np.int8)
+    def _force(self, tokens: Iterable[int]) -> None:
+        self._tokens.extend(map(int, tokens))
 
     def _saw_version(self, index: int, version: int) -> None:
         policy = self.grammar.blocks[index].policy

@@ -16,6 +16,8 @@ from rl.compat.torchvision import ensure_torchvision
 
 BLOCK_TOKENS = 32
 """Tokens of a cache block: the smallest vLLM's CPU attention takes. Prompts share whole blocks only."""
+FALLBACKS = ("TransformersForCausalLM", "TransformersMultiModalForCausalLM")
+"""vLLM's classes for models that it has no code of its own for."""
 ENVIRONMENT: Mapping[str, str] = {
     # The engine lives in the worker's own process and thread.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -62,17 +64,21 @@ def device_arguments(*, on_gpu: bool, gpu_memory_frac: float) -> dict[str, Any]:
 
 
 def max_model_len(model: str | Path, most: int) -> int:
-    """Return the longest context, tokens: ``most``, or what the model allows where that is less."""
+    """Return the longest context, tokens.
+
+    Args:
+        model: Directory or hub name.
+        most: What is wanted; 0 is what the model allows.
+    """
     from transformers import AutoConfig
 
-    config: Mapping[str, Any] = (
-        AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config().to_dict()
-    )
-    return min(most, int(config["max_position_embeddings"]))
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    allowed = int(config.max_position_embeddings)
+    return min(most or allowed, allowed)
 
 
 def _register_in_process(model: str | Path) -> None:
-    """Have vLLM look at the model class here.
+    """Have vLLM look at the model class here, and at those by which it serves models of transformers' own code.
 
     By itself it imports the class in a process of its own, which costs ten seconds, and where
     ``ensure_torchvision`` has not run.
@@ -80,7 +86,9 @@ def _register_in_process(model: str | Path) -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    for name in AutoConfig.from_pretrained(model, trust_remote_code=False).architectures or ():
-        known = ModelRegistry.models.get(name)
-        if known is not None:
-            ModelRegistry.register_model(name, known.load_model_cls())
+    named = AutoConfig.from_pretrained(model, trust_remote_code=False).architectures or ()
+    known = {name: ModelRegistry.models[name] for name in named if name in ModelRegistry.models}
+    if len(known) < len(named):
+        known |= {name: ModelRegistry.models[name] for name in FALLBACKS if name in ModelRegistry.models}
+    for name, entry in known.items():
+        ModelRegistry.register_model(name, entry.load_model_cls())

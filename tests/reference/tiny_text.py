@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from actors.policies.token.qwen2_5_vl import build_text_policy
-from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
+from actors.policies.token.vocabulary import TextVocabulary, load_vocabulary
+from rl.chain.scored import ScoredContext
 from rl.restoration.names import DEGRADED, INSTRUCTION, REQUEST
-from rl.types import Example, Pixels, TextReply, TextRequest, TextSampling, TokenStream
+from rl.types import Example, Pixels, TextReply, TextRequest, TextSampling
 
 BLOCKS = ("look", "picture", "say")
 TEXTS = ("light blur, heavy noise", "a cat on a red chair", "a rocket before the sky")
@@ -48,16 +49,7 @@ def make_request(
 
 def as_example(request: TextRequest, reply: TextReply, picture: Pixels) -> Example:
     """What a learner scores again."""
-    start, num = len(request.tokens), len(reply.tokens)
-    mask = np.arange(start + num) >= start
-    logprobs = np.zeros(start + num, dtype=np.float32)
-    logprobs[mask] = reply.logprobs
-    stream = TokenStream(
-        tokens=np.concatenate([request.tokens, reply.tokens]),
-        pictures=(DEGRADED,),
-        action_mask=mask,
-        behaviour_logprobs=logprobs,
-        block_of=np.where(mask, 0, -1).astype(np.int8),
-        sampling=request.sampling,
-    )
-    return Example(segment=stream, pictures=(picture,))
+    context = request.tokens if reply.context is None else reply.context
+    scored = ScoredContext()
+    scored.add(0, context, reply.tokens, reply.logprobs, (DEGRADED,))
+    return Example(segment=scored.stream(request.sampling), pictures=(picture,))

@@ -8,7 +8,7 @@ Letters: N examples, B rows, S expanded tokens (padded), P patches, d values a p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from actors.policies.token.policy import TokenPolicy
-from actors.policies.token.tokenizer import TextVocabulary, closing_tag, encode, opening_tag
+from actors.policies.token.pictures import PictureInputs
+from actors.policies.token.policy import MODEL, TokenPolicy
+from actors.policies.token.tokenizer import closing_tag, encode, opening_tag
+from actors.policies.token.vocabulary import TextVocabulary
 from rl.chain.grammar import ChainGrammar
 from rl.chain.state import ChainState, PaintImage, WriteText
 from rl.data.images import resize
@@ -25,7 +27,7 @@ from rl.errors import DataError
 from rl.restoration.labels import VOCABULARY, degradation_text
 from rl.restoration.names import CAPTIONS, DEGRADED, LABELS, degraded_of, truth_of, words_of
 from rl.seeding import derive_seed
-from rl.types import Example, Finish, Pixels, Prompt, TextSampling
+from rl.types import Example, Finish, Pixels, Prompt, TextSampling, TokenStream
 
 DEGRADATION_BLOCK = "degradation"
 """The text block that names the degradations; the others take the captions, coarse to fine."""
@@ -84,6 +86,7 @@ def make_dataset(
     """
     if len({degraded_of(prompt).shape for prompt in prompts}) != 1:
         raise DataError("the text cold start wants degraded photos of one size")
+    assert policy.pictures is not None
     num_ids = int(policy.model.config.get_text_config().vocab_size)
     sampling = TextSampling(forbidden_ids=vocabulary.forbidden_ids)
     parts = []
@@ -91,7 +94,8 @@ def make_dataset(
         some = prompts[first : first + COLLATE_ROWS]
         states = [write_chain(prompt, grammar, vocabulary, tokenizer) for prompt in some]
         chains = zip(some, states, strict=True)
-        parts.append(_rows(policy, [make_example(p, s, grammar, sampling, seed=seed) for p, s in chains]))
+        examples = [make_example(p, s, grammar, sampling, seed=seed) for p, s in chains]
+        parts.append(_rows(policy, [expanded(example, policy.pictures) for example in examples]))
     length = max(part["input_ids"].shape[1] for part in parts)
     columns = {"input_ids": 0, "position_ids": 0, "targets": NOT_AN_ACTION}
 
@@ -229,6 +233,27 @@ def make_example(
     return Example(segment=stream, pictures=pictures)
 
 
+def expanded(example: Example, pictures: PictureInputs) -> Example:
+    """Expand the pictures of a stream that no engine has seen, as it would.
+
+    Args:
+        example: Its stream has one placeholder a picture.
+        pictures: Of the policy.
+    """
+    stream = example.segment
+    assert isinstance(stream, TokenStream)
+    parts = pictures.expanded(stream.tokens.tolist(), example.pictures)
+    lengths = [len(part) for part in parts]
+    whole = replace(
+        stream,
+        tokens=np.concatenate([np.asarray(part, dtype=np.int32) for part in parts]),
+        action_mask=stream.action_mask.repeat(lengths),
+        behaviour_logprobs=stream.behaviour_logprobs.repeat(lengths),
+        block_of=stream.block_of.repeat(lengths),
+    )
+    return replace(example, segment=whole)
+
+
 def _context_picture(prompt: Prompt, size: int, rng: np.random.Generator) -> Pixels:
     """Mix the truth and the enlarged degraded photo, ``u8[size, size, 3]``."""
     blurred, photo = resize(degraded_of(prompt), size, size), truth_of(prompt)
@@ -241,20 +266,24 @@ def _context_picture(prompt: Prompt, size: int, rng: np.random.Generator) -> Pix
 
 def _rows(policy: TokenPolicy, examples: Sequence[Example]) -> dict[str, Tensor]:
     """Collate some examples the way the learner does, one row each."""
-    inputs = policy.collate(examples).inputs
-    input_ids, num = inputs["input_ids"], len(examples)
+    batch, num = policy.collate(examples), len(examples)
+    inputs = {name.removeprefix(MODEL): tensor for name, tensor in batch.inputs.items()}
+    input_ids = inputs["input_ids"]
     targets = torch.full_like(input_ids, NOT_AN_ACTION)
-    targets[inputs["row_of"], inputs["source"]] = inputs["target"]
-    grids = inputs["image_grid_thw"].view(num, -1, 3)
-    patches = inputs["pixel_values"]
+    targets[inputs["row_of"], inputs["column"] - 1] = inputs["target"]
     last = torch.where(targets != NOT_AN_ACTION, torch.arange(input_ids.shape[1]), 0).amax(1)
+    grids = inputs["image_grid_thw"]
+    position_ids, _ = policy.model.model.get_rope_index(
+        input_ids, mm_token_type_ids=inputs["mm_token_type_ids"], image_grid_thw=grids
+    )
+    patches = inputs["pixel_values"]
     return {
         "input_ids": input_ids,
-        "position_ids": inputs["position_ids"].transpose(0, 1),
+        "position_ids": position_ids.transpose(0, 1),
         "targets": targets,
         "lengths": last + 1,
         "patches": patches.view(num, -1, patches.shape[-1]).half(),
-        "grids": grids[0],
+        "grids": grids.view(num, -1, 3)[0],
     }
 
 

@@ -24,7 +24,8 @@ from actors.coldstart.supervised import run_supervised
 from actors.coldstart.task import ColdstartTask, Report, training_prompts
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.qwen2_5_vl import build_text_policy
-from actors.policies.token.tokenizer import load_tokenizer, load_vocabulary
+from actors.policies.token.tokenizer import load_tokenizer
+from actors.policies.token.vocabulary import load_vocabulary
 from configs.derive import degraded_px
 from configs.schema import TokenPolicyConfig
 from rl.chain.grammar import ChainGrammar

@@ -1,1 +1,1 @@
-"""Qwen2.5-VL, which writes tokens."""
+"""Language models, which write tokens."""

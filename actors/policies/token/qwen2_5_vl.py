@@ -1,6 +1,4 @@
-"""Small Qwen2.5-VL made from nothing, and the names of the family's weights.
-
-``actors.policies.token.policy`` scores any model of the family, small or released.
+"""Small Qwen2.5-VL made from nothing, for a cold start without a checkpoint.
 
 What degraded a photo shows in the sizes of its frequencies (JPEG rounds those of 8x8 blocks, blur takes the high
 ones, noise fills them). A random vision tower needs far longer than minutes to find that out, so ours starts from
@@ -79,18 +77,6 @@ def build_text_policy(
     model.save_pretrained(directory)
     cell = PATCH_PX * MERGE
     _processor(tokenizer, -(-degraded_px // cell) * cell).save_pretrained(directory)
-
-
-def published_name(stored: str) -> str:
-    """Return the name in transformers' module tree of a weight in a checkpoint's file.
-
-    Files keep the names of the first release: ``visual.*`` and ``model.layers.*``.
-    """
-    if stored.startswith("visual."):
-        return f"model.{stored}"
-    if stored.startswith("model.") and not stored.startswith(("model.language_model.", "model.visual.")):
-        return f"model.language_model.{stored.removeprefix('model.')}"
-    return stored
 
 
 def _config(tokenizer: Any, tie_word_embeddings: bool) -> Any:

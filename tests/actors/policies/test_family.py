@@ -11,8 +11,8 @@ from actors.learner.model import load_policy
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import TrainablePolicy
 from actors.policies.denoising.family import RESTORATION
-from actors.policies.family import FAMILIES, check_checkpoint, family_of
-from actors.policies.token.family import QWEN2_5_VL
+from actors.policies.family import FAMILIES, family_of
+from actors.policies.token.family import LANGUAGE_MODEL
 from actors.rollout.worker import RolloutWorker
 from configs.load import load_config
 from configs.schema import ColdstartConfig
@@ -33,19 +33,36 @@ def test_what_a_record_names_is_there(family):
     assert getattr(ColdstartConfig(), family.coldstart_steps) > 0
     if family.kind == "token":
         assert callable(family.load("vocabulary"))
-        assert family.load("published_name")("model.visual.weight") == "model.visual.weight"
 
 
 def test_a_policy_without_a_family_has_that_of_its_kind():
-    assert family_of("text", policy_config(kind="token")) is QWEN2_5_VL
+    assert family_of("text", policy_config(kind="token")) is LANGUAGE_MODEL
     assert family_of("image", policy_config(kind="denoising")) is RESTORATION
 
 
 @pytest.mark.parametrize(
     ("family", "file", "content", "error"),
     [
-        (QWEN2_5_VL, "other.json", {}, r"no config\.json in it; .* starts from a qwen2_5_vl checkpoint$"),
-        (QWEN2_5_VL, "config.json", {"model_type": "llama"}, "holds a llama model; a token policy of family"),
+        (
+            LANGUAGE_MODEL,
+            "other.json",
+            {},
+            r"no config\.json in it; a token policy starts from a language model",
+        ),
+        (LANGUAGE_MODEL, "config.json", {"model_type": "lama"}, r"transformers cannot read its config\.json"),
+        (
+            LANGUAGE_MODEL,
+            "config.json",
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+            "holds a T5ForConditionalGeneration model, which writes no text that transformers",
+        ),
+        (
+            LANGUAGE_MODEL,
+            "config.json",
+            {"model_type": "bert", "architectures": ["BertModel"]},
+            "holds a BertModel model, from which vLLM does not write text",
+        ),
+        (RESTORATION, "model_index.json", [], r"is damaged or names no _class_name"),
         (
             RESTORATION,
             "model_index.json",
@@ -57,13 +74,13 @@ def test_a_policy_without_a_family_has_that_of_its_kind():
 def test_a_checkpoint_of_another_architecture_is_refused_by_its_name(tmp_path, family, file, content, error):
     (tmp_path / file).write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=error) as caught:
-        check_checkpoint(tmp_path, family)
+        family.check_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_its_own_checkpoint_is_taken(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": ["pipeline", "RestorationPipeline"]}')
-    check_checkpoint(tmp_path, RESTORATION)
+    RESTORATION.check_checkpoint(tmp_path)
 
 
 SKETCHES = '''
@@ -102,7 +119,7 @@ def test_a_family_of_the_users_own_is_found_by_its_key(own, tmp_path):
     family = family_of("text", policy)
     assert (family.name, family.lora_targets) == ("sketch", ("head",))
     (tmp_path / "config.json").write_text('{"architectures": ["SketchForCausalLM"]}')
-    check_checkpoint(tmp_path, family)
+    family.check_checkpoint(tmp_path)
     write_start(tmp_path)
     spec = LearnerSpec(
         policy_name="text",
@@ -118,7 +135,7 @@ def test_a_family_of_the_users_own_is_found_by_its_key(own, tmp_path):
 @pytest.mark.parametrize(
     ("family", "error"),
     [
-        ("qwen2_5_v", r"no model family 'qwen2_5_v'; did you mean qwen2_5_vl\?"),
+        ("language_modle", r"no model family 'language_modle'; did you mean language_model\?"),
         ("restoration", "restoration is a family of denoising policies, and policies.text.kind is token"),
         ("sketches:SKETHC", r"sketches has no 'SKETHC'; did you mean SKETCH\?"),
         ("sketches:NUMBER", "sketches:NUMBER is an int, want a PolicyFamily"),

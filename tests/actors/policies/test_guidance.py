@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from actors.policies.token.guidance import guided, without_content
 from actors.policies.token.policy import TokenPolicy
-from actors.policies.token.tokenizer import load_vocabulary
+from actors.policies.token.vocabulary import load_vocabulary
 from rl.types import TextReply, TextSampling
 from tests.reference.guidance import guided_logprobs
 from tests.reference.policy_configs import policy_config
@@ -103,10 +104,26 @@ def example_of(directory, seed, *, scale, num=6):
     allowed = sorted(set(range(40)) - set(vocabulary.forbidden_ids))
     tokens = np.random.default_rng(seed).choice(allowed, num).astype(np.int32)
     reply = TextReply(
-        request_id="guided", tokens=tokens, logprobs=-np.ones(num, np.float32), stopped=False, version=0
+        request_id="guided",
+        tokens=tokens,
+        logprobs=-np.ones(num, np.float32),
+        stopped=False,
+        version=0,
+        context=expanded(directory, request.tokens, photo(seed)),
     )
     example = as_example(request, reply, photo(seed))
     return sampled_with(example, sampling)
+
+
+@cache
+def pictures_of(directory):
+    return TokenPolicy.load(directory, CONFIG, block_names=BLOCKS).pictures
+
+
+def expanded(directory, tokens, picture):
+    """As the engine says that it saw them."""
+    parts = pictures_of(directory).expanded(tokens.tolist(), [picture])
+    return np.asarray([i for part in parts for i in part], dtype=np.int32)
 
 
 def sampled_with(example, sampling):
@@ -116,8 +133,8 @@ def sampled_with(example, sampling):
 def raw_logits(plain, example, picture):
     """Logits before each action from transformers' model with one picture, ``[n, V]`` float64."""
     batch = plain.collate([replace(sampled_with(example, TextSampling()), pictures=(picture,))])
-    places = batch.inputs["source"]
-    inputs = {key: batch.inputs[key] for key in ("input_ids", "pixel_values", "image_grid_thw")}
+    places = batch.inputs["column"] - 1
+    inputs = {key: batch.inputs[f"model.{key}"] for key in ("input_ids", "pixel_values", "image_grid_thw")}
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == plain.model.config.image_token_id).int()
     plain.model.model.rope_deltas = None
     logits = plain.model(**inputs).logits[0, places].double()

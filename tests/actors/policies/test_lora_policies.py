@@ -15,7 +15,7 @@ from actors.policies.denoising.family import RESTORATION
 from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.denoising.sampler import load_pipeline
 from actors.policies.denoising.small import build_image_policy
-from actors.policies.token.family import QWEN2_5_VL
+from actors.policies.token.family import LANGUAGE_MODEL
 from actors.policies.token.policy import TokenPolicy
 from actors.shared.lora import adapters_only, add_adapter, export_adapter, with_targets
 from actors.weights.buckets import Bucket, pack
@@ -28,7 +28,7 @@ from tests.reference.tiny_text import BLOCKS, build
 pytestmark = pytest.mark.engine
 
 LORA = Adapter(rank=4, alpha=8.0)
-FAMILIES = {"text": QWEN2_5_VL, "image": RESTORATION}
+FAMILIES = {"text": LANGUAGE_MODEL, "image": RESTORATION}
 CONFIGS = {
     "text": policy_config(kind="token", temperature=0.9, lora=LORA),
     "image": policy_config(kind="denoising", micro_batch_size=4, lora=LORA),
@@ -130,7 +130,7 @@ def test_the_merged_export_and_the_adapter_give_the_same_logprobs(
     plain = policy_config(kind=CONFIGS[kind].kind)
     policy.export(
         tmp_path / "model",
-        export_adapter(tmp_path / "adapter", adapter(kind), weights, prefix=policy.net_prefix),
+        export_adapter(tmp_path / "adapter", adapter(kind), weights, net_name=policy.net_name),
     )
     merged = CLASSES[kind].load(tmp_path / "model", plain, block_names=BLOCKS).eval()
     adapted = CLASSES[kind].load(directory, plain, block_names=BLOCKS).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from actors.policies.token.checkpoint import load_config
+from actors.policies.token.pictures import PictureInputs
 from actors.policies.token.policy import TokenPolicy
-from actors.policies.token.tokenizer import load_vocabulary, vocabulary_size
+from actors.policies.token.vocabulary import load_processor, load_vocabulary, picture_mark
 from rl.compat.torchvision import ensure_torchvision
 from rl.types import DenoisingSegment, Example, Pixels, SamplerSpec, TextSampling, TokenStream
 from tests.reference.policy_configs import policy_config
@@ -38,14 +41,16 @@ def policy(directory: Path) -> TokenPolicy:
     from transformers import Qwen2VLImageProcessor
 
     loaded = TokenPolicy.load(directory, CONFIG, block_names=BLOCKS)
+    processor = load_processor(directory)
     vision = loaded.model.config.vision_config
     cell = vision.patch_size * vision.spatial_merge_size
-    processor = Qwen2VLImageProcessor(
+    processor.image_processor = Qwen2VLImageProcessor(
         patch_size=vision.patch_size,
         merge_size=vision.spatial_merge_size,
         size={"shortest_edge": cell**2, "longest_edge": (4 * cell) ** 2},
     )
-    return TokenPolicy(loaded.model, processor, directory)
+    mark = picture_mark(processor, processor.tokenizer, loaded.model.config)
+    return TokenPolicy(loaded.model, PictureInputs(processor, mark), directory)
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> Pixels:
@@ -56,7 +61,7 @@ def picture(rng: np.random.Generator, height: int, width: int) -> Pixels:
 def known_ids(directory: Path) -> tuple[list[int], list[int]]:
     """Ids that stand for a picture, and ids that may be sampled."""
     vocabulary = load_vocabulary(directory, BLOCKS)
-    allowed = set(range(vocabulary_size(directory))) - set(vocabulary.forbidden_ids)
+    allowed = set(range(load_config(directory).get_text_config().vocab_size)) - set(vocabulary.forbidden_ids)
     return list(vocabulary.tags.picture), sorted(allowed)
 
 
@@ -75,6 +80,11 @@ def make_example(
     mask[0] = False
     mask &= ~np.isin(tokens, ids)
     mask[-1] = True
+    pictures = tuple(picture(rng, *rng.integers(8, 33, 2).tolist()) for _ in range(num_pictures))
+    tokens, places = expand_slowly(policy, tokens, pictures)
+    expanded = np.zeros(len(tokens), dtype=np.bool_)
+    expanded[places] = mask
+    mask = expanded
     stream = TokenStream(
         tokens=np.asarray(tokens, dtype=np.int32),
         pictures=tuple(f"picture {i}" for i in range(num_pictures)),
@@ -83,7 +93,6 @@ def make_example(
         block_of=np.where(mask, rng.integers(0, 3, len(tokens)), -1).astype(np.int8),
         sampling=sampling,
     )
-    pictures = tuple(picture(rng, *rng.integers(8, 33, 2).tolist()) for _ in range(num_pictures))
     return Example(segment=stream, pictures=pictures)
 
 
@@ -92,37 +101,44 @@ def stream_of(example: Example) -> TokenStream:
     return example.segment
 
 
-def expand_slowly(policy: TokenPolicy, example: Example) -> tuple[list[int], list[int]]:
-    """Expanded ids, and where each stream token went, token by token."""
+def expand_slowly(
+    policy: TokenPolicy, tokens: Sequence[int], pictures: Sequence[Pixels]
+) -> tuple[list[int], list[int]]:
+    """Expanded ids, and where each token went, token by token."""
     placeholder = int(policy.model.config.image_token_id)
-    costs = iter([_cost(policy, p) for p in example.pictures])
+    costs = iter([_cost(policy, p) for p in pictures])
     expanded: list[int] = []
     places = []
-    for token in stream_of(example).tokens.tolist():
+    for token in tokens:
         places.append(len(expanded))
-        expanded += [token] * (next(costs) if token == placeholder else 1)
+        expanded += [int(token)] * (next(costs) if token == placeholder else 1)
     return expanded, places
 
 
+def image_processor(policy: TokenPolicy) -> Any:
+    assert policy.pictures is not None
+    return policy.pictures._processor.image_processor
+
+
 def _cost(policy: TokenPolicy, pixels: Pixels) -> int:
-    processor = policy._image_processor
+    processor = image_processor(policy)
     grid = processor([pixels], return_tensors="pt")["image_grid_thw"][0]
-    return int(grid.prod()) // processor.merge_size**2
+    return int(grid.prod()) // int(processor.merge_size) ** 2
 
 
 def score_slowly(policy: TokenPolicy, example: Example) -> tuple[list[float], list[float]]:
     """Log-prob and entropy of each stream token from transformers' model on this row alone."""
     stream, sampling = stream_of(example), stream_of(example).sampling
-    expanded, places = expand_slowly(policy, example)
-    inputs = {"input_ids": torch.tensor([expanded]), "attention_mask": torch.ones(1, len(expanded)).long()}
+    ids = torch.from_numpy(stream.tokens.astype(np.int64))[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if example.pictures:
-        inputs |= policy._image_processor(list(example.pictures), return_tensors="pt")
+        inputs |= image_processor(policy)(list(example.pictures), return_tensors="pt")
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == policy.model.config.image_token_id).int()
     policy.model.model.rope_deltas = None
     logits = policy.model(**inputs).logits[0]
     policy.model.model.rope_deltas = None
     logprobs, entropy = [], []
-    for token, place, is_action in zip(stream.tokens.tolist(), places, stream.action_mask, strict=True):
+    for place, (token, is_action) in enumerate(zip(stream.tokens.tolist(), stream.action_mask, strict=True)):
         if not is_action:
             logprobs.append(0.0)
             entropy.append(0.0)
@@ -150,19 +166,33 @@ def assert_scores(policy: TokenPolicy, examples: Sequence[Example]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 4))
+def test_placeholders_are_expanded_like_in_a_loop(policy: TokenPolicy, seed: int, num: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids, allowed = known_ids(policy._directory)
+    tokens = [i for _ in range(num) for i in (*rng.choice(allowed, 2).tolist(), *ids)]
+    pictures = [picture(rng, *rng.integers(8, 33, 2).tolist()) for _ in range(num)]
+    assert policy.pictures is not None
+    parts = policy.pictures.expanded(tokens, pictures)
+    assert len(parts) == len(tokens)
+    assert [i for part in parts for i in part] == expand_slowly(policy, tokens, pictures)[0]
+    with pytest.raises(ValueError, match=f"{num} placeholders, but {num + 1} pictures"):
+        policy.pictures.expanded(tokens, [*pictures, picture(rng, 8, 8)])
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3)), min_size=1, max_size=4))
-def test_collate_expands_like_a_loop(policy: TokenPolicy, rows: list[tuple[int, int]]) -> None:
+def test_collate_pads_like_a_loop(policy: TokenPolicy, rows: list[tuple[int, int]]) -> None:
     examples = [make_example(policy, seed, num_pictures=num) for seed, num in rows]
     batch = policy.collate(examples)
     inputs = batch.inputs
     wanted = []
     for row, example in enumerate(examples):
-        expanded, places = expand_slowly(policy, example)
         stream = stream_of(example)
-        assert inputs["input_ids"][row, : len(expanded)].tolist() == expanded
-        actions = np.flatnonzero(stream.action_mask)
-        wanted += [(row, c, places[c] - 1, int(stream.tokens[c])) for c in actions.tolist()]
         num = len(stream.tokens)
+        assert inputs["model.input_ids"][row, :num].tolist() == stream.tokens.tolist()
+        actions = np.flatnonzero(stream.action_mask)
+        wanted += [(row, c, int(stream.tokens[c])) for c in actions.tolist()]
         for ours, theirs in (
             (batch.action_mask, stream.action_mask),
             (batch.behaviour_logprobs, stream.behaviour_logprobs),
@@ -171,26 +201,17 @@ def test_collate_expands_like_a_loop(policy: TokenPolicy, rows: list[tuple[int, 
             np.testing.assert_array_equal(ours[row, :num], theirs)
         assert not batch.action_mask[row, num:].any()
         assert (batch.block_of[row, num:] == -1).all()
-    found = zip(*(inputs[k].tolist() for k in ("row_of", "column", "source", "target")), strict=True)
+    found = zip(*(inputs[k].tolist() for k in ("row_of", "column", "target")), strict=True)
     assert list(found) == wanted
 
 
 def test_no_row_has_fewer_placeholders_than_picture_tokens(policy: TokenPolicy) -> None:
     """A row without pictures gets a black one behind its end, so that every row runs the vision tower."""
     batch = policy.collate([make_example(policy, 0, num_pictures=0), make_example(policy, 1, num_pictures=2)])
-    placeholders = (batch.inputs["input_ids"] == policy.model.config.image_token_id).sum()
-    grids = batch.inputs["image_grid_thw"]
+    placeholders = (batch.inputs["model.input_ids"] == policy.model.config.image_token_id).sum()
+    grids = batch.inputs["model.image_grid_thw"]
     assert len(grids) == 3
-    assert placeholders == grids.prod(1).sum() // policy._image_processor.merge_size**2
-
-
-def test_collate_refuses_pictures_without_placeholder(policy: TokenPolicy) -> None:
-    example = make_example(policy, 0, num_pictures=1)
-    surplus = Example(segment=example.segment, pictures=example.pictures * 2)
-    with pytest.raises(ValueError, match="1 placeholders, but 2 pictures"):
-        policy.collate([surplus])
-    with pytest.raises(ValueError, match="1 placeholders, but 0 pictures"):
-        policy.collate([Example(segment=example.segment, pictures=())])
+    assert placeholders == grids.prod(1).sum() // image_processor(policy).merge_size ** 2
 
 
 def test_collate_refuses_other_segments(policy: TokenPolicy) -> None:
@@ -282,7 +303,7 @@ def test_an_entropy_bonus_reaches_every_weight(directory: Path) -> None:
     found = {name: parameter.grad for name, parameter in policy.published()}
 
     policy.zero_grad(set_to_none=True)
-    logits = policy.model.lm_head(policy.hidden_states(inputs)[0, inputs["source"]]) / 0.8
+    logits = policy.model.lm_head(policy.hidden_states(inputs)[0, inputs["column"] - 1]) / 0.8
     kept = [i for i in range(logits.shape[1]) if i not in forbidden]
     torch.distributions.Categorical(logits=logits[:, kept]).entropy().sum().backward()
     for name, parameter in policy.published():
@@ -298,7 +319,7 @@ def test_an_entropy_bonus_reaches_every_weight(directory: Path) -> None:
 def test_rows_without_pictures_touch_the_vision_tower(policy: TokenPolicy) -> None:
     """ZeRO stage 3 hangs where ranks run different modules, so its gradient must be zero rather than absent."""
     found = gradients(policy, [make_example(policy, 0, num_pictures=0)])
-    vision = [gradient for name, gradient in found.items() if ".visual." in name]
+    vision = [gradient for name, gradient in found.items() if "visual." in name]
     assert vision
     assert all(gradient is not None and not gradient.any() for gradient in vision)
 
@@ -320,9 +341,9 @@ def test_export_is_what_transformers_loads(directory: Path, policy: TokenPolicy,
     policy.export(tmp_path / "out", weights)
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out")
     found = dict(loaded.named_parameters())
-    assert found.keys() == weights.keys()
+    assert found.keys() == {policy.net_name(name) for name in weights}
     for name, value in weights.items():
-        torch.testing.assert_close(found[name].detach(), value, atol=0, rtol=0)
+        torch.testing.assert_close(found[policy.net_name(name)].detach(), value, atol=0, rtol=0)
     assert AutoProcessor.from_pretrained(tmp_path / "out").image_processor.patch_size
     assert load_vocabulary(tmp_path / "out", BLOCKS).tags == load_vocabulary(directory, BLOCKS).tags
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from actors.policies.token.policy import TokenPolicy
-from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
+from actors.policies.token.vocabulary import TextVocabulary, load_vocabulary
 from actors.rollout.text_engine import BATCHED_TOKENS
 from actors.rollout.text_worker import TextRolloutWorker
 from actors.weights.buckets import Bytes, stream_buckets

@@ -117,8 +117,9 @@ def check_stream(state, num_sampled, script):
     ]
     assert not stream.action_mask[: len(PROMPT)].any()
     assert (stream.block_of[: len(PROMPT)] == -1).all()
-    assert (stream.block_of[len(PROMPT) :] >= 0).all()
-    assert (np.diff(stream.block_of) >= 0).all()
+    assert ((stream.block_of >= 0) == stream.action_mask).all()
+    assert (np.diff(stream.block_of[stream.action_mask]) >= 0).all()
+    assert stream.tokens.tolist() == state.tokens.tolist()[: len(stream.tokens)]
     pictures = stream.tokens == PLACEHOLDER
     assert not (pictures & stream.action_mask)[:-1].any()  # the last token may be an offending one
     assert (pictures & ~stream.action_mask).sum() == len(stream.pictures)
@@ -206,7 +207,8 @@ def test_the_paper_chain_step_by_step():
     assert state.versions == {"writer": (4, 5), "painter": (9, 9)}
     assert state.num_actions() == {"b0": 3, "b1": 5}
     stream = state.stream(TextSampling())
-    assert stream.block_of.tolist()[-9:] == [1] * 5 + [2] * 4
+    assert stream.block_of.tolist()[-5:] == [1] * 5
+    assert stream.pictures == SHOWN
     third = [tags.opening["b3"], tags.closing["b3"], tags.opening["b4"]]
     state.text_written(third, [-1.0] * 3, stopped=True, version=5)
     assert state.next_step() == PaintImage(block="b4", size_px=16, num_steps=4, previous="b2")
@@ -220,7 +222,7 @@ def test_the_last_picture_never_enters_the_context():
     assert done.finish is Finish.STOP
     assert state.tokens.tolist() == [*PROMPT, *script, tags.closing["b1"]]
     assert state.pictures == SHOWN
-    assert not state.stream(TextSampling()).action_mask[-1]
+    assert state.stream(TextSampling()).tokens.tolist() == [*PROMPT, *script]
 
 
 def test_an_image_only_chain_has_no_stream():
@@ -335,3 +337,82 @@ def test_bad_grammars_are_refused():
 )
 def test_full_match(text, expected):
     assert full_match(text, ["a", "b"]) is expected
+
+
+# --------------------------------------------------------------------------------- without tags
+
+
+def plain(*, max_tokens=1000):
+    return ChainGrammar(
+        chain_blocks(["text"], max_tokens=max_tokens),
+        TagVocabulary(opening={}, closing={}, end=frozenset({END, PAD})),
+    )
+
+
+@quick
+@given(st.lists(st.sampled_from((*WORDS, *SPACES)), max_size=8), st.sampled_from([END, PAD, None]))
+def test_a_single_text_block_without_tags_ends_with_an_end_token(body, end):
+    grammar = plain(max_tokens=len(body) + 1 if end is not None else len(body))
+    state = ChainState(grammar, WORDS[:2])
+    step = state.next_step()
+    assert isinstance(step, WriteText)
+    assert step.stop_ids == (PAD, END)
+    written = [*body, *([] if end is None else [end])]
+    state.text_written(written, [-1.0] * len(written), stopped=end is not None, version=3)
+    assert state.next_step().finish is (Finish.LENGTH if end is None else Finish.STOP)
+    stream = state.stream(TextSampling())
+    assert stream.tokens[stream.action_mask].tolist() == written  # the end is an action ...
+    assert state.block_text(list) == ({"b0": body} if written else {})  # ... and no part of the answer
+    assert state.num_actions() == ({"b0": len(written)} if written else {})
+
+
+def test_several_blocks_need_tags():
+    with pytest.raises(ConfigError, match="no token id for the tags of"):
+        ChainGrammar(
+            chain_blocks(["text", "text"]), TagVocabulary(opening={}, closing={}, end=frozenset({END}))
+        )
+    with pytest.raises(ConfigError, match="no token ends"):
+        ChainGrammar(chain_blocks(["text"]), TagVocabulary(opening={}, closing={}))
+
+
+# --------------------------------------------------------------------------------- expanded contexts
+
+
+def expanded(tokens, sizes):
+    """Each placeholder as many times as its picture costs."""
+    left = iter(sizes)
+    return np.asarray([t for token in tokens for t in [token] * (next(left) if token == PLACEHOLDER else 1)])
+
+
+@quick
+@given(legal_scripts(), st.lists(st.integers(1, 5), min_size=7, max_size=7))
+def test_the_stream_is_what_the_engine_saw(case, sizes):
+    kinds, script = case
+    grammar = build(kinds)
+    state, position = ChainState(grammar, PROMPT, pictures=SHOWN), 0
+    while not isinstance(step := state.next_step(), Done):
+        if isinstance(step, PaintImage):
+            state.image_painted(step.block, 0)
+            continue
+        end = next(i for i in range(position, len(script)) if script[i] in step.stop_ids) + 1
+        context = expanded(state.tokens, sizes)
+        state.text_written(
+            script[position:end], [-1.0] * (end - position), stopped=True, version=0, context=context
+        )
+        position = end
+    stream = state.stream(TextSampling())
+    assert stream.tokens.tolist() == expanded(state.tokens, sizes).tolist()[: len(stream.tokens)]
+    assert stream.tokens[stream.action_mask].tolist() == script
+    assert state.length == len(stream.tokens)
+
+
+def test_an_engine_that_changes_what_was_written_is_refused():
+    grammar = build(["text", "image", "text"])
+    tags = grammar.tags
+    state = ChainState(grammar, PROMPT, pictures=SHOWN)
+    first = [tags.opening["b0"], tags.closing["b0"], SPACES[0], tags.opening["b1"]]
+    state.text_written(first, [-1.0] * 4, stopped=True, version=0)
+    state.image_painted("b1", 0)
+    swallowed = state.tokens[state.tokens != SPACES[0]]
+    with pytest.raises(RolloutError, match="cannot have pictures before a text block"):
+        state.text_written([tags.opening["b2"]], [-1.0], stopped=False, version=0, context=swallowed)

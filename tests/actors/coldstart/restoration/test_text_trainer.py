@@ -21,7 +21,7 @@ from actors.coldstart.restoration.text_data import (
 )
 from actors.coldstart.restoration.text_trainer import SupervisedTextModel
 from actors.policies.token.qwen2_5_vl import build_text_policy
-from actors.policies.token.tokenizer import TextVocabulary, load_vocabulary
+from actors.policies.token.vocabulary import TextVocabulary, load_vocabulary
 from configs.schema import BlockConfig
 from rl.chain.grammar import ChainGrammar, full_match
 from rl.chain.state import Done
