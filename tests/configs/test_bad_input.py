@@ -119,7 +119,7 @@ def test_too_few_cores_are_named() -> None:
 @pytest.mark.parametrize(
     ("policy", "file", "content", "expected"),
     [
-        ("text", "config.json", {"model_type": "bert"}, "holds a bert model; a token policy"),
+        ("text", "config.json", {"model_type": "bert"}, "holds a bert model, from which vLLM does not write text"),
         ("image", "model_index.json", {"_class_name": "FluxPipeline"}, "holds a FluxPipeline model"),
         ("image", "config.json", {"model_type": "bert"}, "no model_index.json in it"),
     ],

@@ -519,7 +519,7 @@ def test_the_cold_start_does_not_depend_on(override):
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "scale=2", "data.degradation=light", "chain.rough_image.num_steps=5", "policies.text.source=a/b",
-     "policies.text.family=qwen2_5_vl",
+     "policies.text.family=language_model",
      "coldstart.text_steps=3"],
 )  # fmt: skip
 def test_the_cold_start_depends_on(override):

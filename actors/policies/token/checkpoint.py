@@ -76,7 +76,7 @@ def check_language_model(directory: Path) -> None:
             f"{directory}: no config.json in it; a token policy starts from a language model in the Hugging Face layout"
         )
     config = load_config(directory)
-    (name, *_) = config.architectures or [type(config).__name__]
+    (name, *_) = config.architectures or [config.model_type]
     model_class = _model_class(config)
     if model_class is None:
         raise ConfigError(
