@@ -119,7 +119,12 @@ def test_too_few_cores_are_named() -> None:
 @pytest.mark.parametrize(
     ("policy", "file", "content", "expected"),
     [
-        ("text", "config.json", {"model_type": "bert"}, "holds a bert model, from which vLLM does not write text"),
+        (
+            "text",
+            "config.json",
+            {"model_type": "bert"},
+            "holds a bert model, from which vLLM does not write text",
+        ),
         ("image", "model_index.json", {"_class_name": "FluxPipeline"}, "holds a FluxPipeline model"),
         ("image", "config.json", {"model_type": "bert"}, "no model_index.json in it"),
     ],
