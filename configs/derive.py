@@ -63,9 +63,18 @@ def derived(config: Config) -> dict[str, str]:
     if judges := judge_names(config):
         said["judges"] = f"{', '.join(judges)} (measured, never trained on)"
     said["GPUs"] = f"{num_gpus(config):g}"
-    if any(policy.source == COLDSTART for policy in config.policies.values()):
+    if taught_policies(config):
         said["cold start"] = f"{coldstart_directory(config)} ({_coldstart_state(config)})"
     return said
+
+
+def taught_policies(config: Config) -> list[str]:
+    """Return the policies that start from the cold start, by name."""
+    return [
+        name
+        for name, policy in config.policies.items()
+        if policy.source == COLDSTART or (policy.kind == "token" and policy.coldstart)
+    ]
 
 
 def run_directory(config: Config) -> Path:

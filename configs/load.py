@@ -24,7 +24,15 @@ from configs.algorithms import algorithm_layer, entries
 from configs.build import build, merge
 from configs.errors import ConfigError
 from configs.explain import missing_entry
-from configs.schema import BlockConfig, ColdstartConfig, Config, Photographs
+from configs.schema import (
+    BlockConfig,
+    ColdstartConfig,
+    Config,
+    DenoisingPolicyConfig,
+    Photographs,
+    PolicyConfig,
+    TokenPolicyConfig,
+)
 from configs.suggest import nearest
 
 SHIPPED = Path(__file__).parent
@@ -147,7 +155,7 @@ def digest(config: Config) -> str:
     starts = {
         name: [
             policy.kind,
-            _changed(type(policy)(family=policy.family, source=policy.source), type(policy)()),
+            _changed(_start_of(policy), type(policy)()),
         ]
         for name, policy in sorted(config.policies.items())
     }
@@ -160,6 +168,18 @@ def digest(config: Config) -> str:
         "coldstart": _changed(replace(config.coldstart, directory=""), ColdstartConfig()),
     }
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+
+
+def _start_of(policy: PolicyConfig) -> PolicyConfig:
+    """Return a policy of which only what its cold start depends on is set."""
+    if policy.kind == "token":
+        return TokenPolicyConfig(
+            family=policy.family,
+            source=policy.source,
+            coldstart=policy.coldstart,
+            chat_options=policy.chat_options,
+        )
+    return DenoisingPolicyConfig(family=policy.family, source=policy.source)
 
 
 def _changed(value: Any, default: Any) -> Any:

@@ -187,6 +187,9 @@ class TokenPolicyConfig(_Policy):
 
     kind: Literal["token"] = "token"
     """Name."""
+    coldstart: Flag = False
+    """Train ``source`` on supervised chains before GRPO, as the paper does, its tags added where it has none; a source
+    of ``coldstart`` is made from nothing in any case."""
     chat_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the checkpoint's chat template, such as ``enable_thinking``."""
     rollout: TokenRollout = field(default_factory=TokenRollout)

@@ -45,7 +45,11 @@ class ColdstartTask:
         )
 
 
+TRAINING_OFFSET = 1_000_000_000
+"""Index of the cold start's first prompt: far past GRPO's own."""
+
+
 def training_prompts(config: Config, first: int, num: int) -> list[Prompt]:
-    """Make training prompts that GRPO does not use: their indexes are far past its own."""
+    """Make training prompts that GRPO does not use, where a source has as many."""
     source = prompt_source(config)
-    return [source.train(1_000_000_000 + first + i) for i in range(num)]
+    return [source.train(TRAINING_OFFSET + first + i) for i in range(num)]

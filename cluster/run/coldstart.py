@@ -38,6 +38,7 @@ from configs.derive import (
     coldstart_directory,
     has_weights,
     run_directory,
+    taught_policies,
     token_policy,
 )
 from configs.load import DIGEST_FORMAT, digest
@@ -88,7 +89,7 @@ def ensure_start(config: Config) -> Start:
             another configuration, or a damaged one.
     """
     directory = coldstart_directory(config).resolve()
-    taught = [name for name, policy in config.policies.items() if policy.source == COLDSTART]
+    taught = taught_policies(config)
     if taught:
         _ensure_made(config, directory, taught)
     sources = {n: directory / n if n in taught else Path(p.source) for n, p in config.policies.items()}
@@ -126,7 +127,7 @@ def keep_start(config: Config) -> None:
     From then on nothing else is taken for it, wherever the run is moved and whatever is asked of it.
     """
     source, own = coldstart_directory(config).resolve(), (run_directory(config) / START).resolve()
-    if source == own or all(policy.source != COLDSTART for policy in config.policies.values()):
+    if source == own or not taught_policies(config):
         return
     partial = own.with_name(own.name + PARTIAL)
     for leftover in (partial, own):
@@ -152,8 +153,7 @@ def uses_expert(config: Config) -> bool:
 
 def has_start(config: Config) -> bool:
     """Whether the policies have something to start from without a cold start being made."""
-    taught = any(policy.source == COLDSTART for policy in config.policies.values())
-    return not taught or (coldstart_directory(config) / COLDSTART_DONE).exists()
+    return not taught_policies(config) or (coldstart_directory(config) / COLDSTART_DONE).exists()
 
 
 def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
@@ -282,8 +282,7 @@ def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Genera
         CallTimeoutError: If it makes no step within ``deadline_s``.
     """
     config, num_steps = settings["config"], settings["num_steps"]
-    num_workers = 1 if settings["name"] == EXPERT else config.coldstart.num_workers
-    fit = job.call("fit", settings, num_workers, Path(settings["made"]) / WORK / "ray")
+    fit = job.call("fit", settings, *_workers(settings), Path(settings["made"]) / WORK / "ray")
     task = progress.add_task(f"cold start: {settings['name']}", total=num_steps)
     done, moved_s = 0, time.monotonic()
     while not is_answered(fit):
@@ -297,6 +296,20 @@ def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Genera
         yield
     gather([fit], deadline_s=config.deadline_s)
     progress.update(task, completed=num_steps)
+
+
+def _workers(settings: Mapping[str, Any]) -> tuple[int, float]:
+    """Return how many workers train a job, and the GPUs of each.
+
+    A checkpoint is trained as GRPO will train it: on the ranks of its learner.
+    """
+    config: Config = settings["config"]
+    policy = config.policies[settings["policy"]]
+    if settings["name"] == EXPERT:
+        return 1, 0
+    if policy.source == COLDSTART:
+        return config.coldstart.num_workers, 0
+    return policy.learner.num_ranks, min(1.0, policy.num_gpus)
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:

@@ -28,12 +28,13 @@ class ColdstartJob:
     def __init__(self) -> None:
         self._done = 0
 
-    def fit(self, settings: dict[str, Any], num_workers: int, storage: Path) -> None:
+    def fit(self, settings: dict[str, Any], num_workers: int, num_gpus: float, storage: Path) -> None:
         """Run the job to its end.
 
         Args:
             settings: What :func:`run_job` takes.
             num_workers: Ray Train workers, data-parallel.
+            num_gpus: Of each of them.
             storage: Where Ray Train keeps its own records.
 
         Raises:
@@ -45,7 +46,11 @@ class ColdstartJob:
         trainer = TorchTrainer(
             run_job,
             train_loop_config=settings,
-            scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=num_gpus > 0,
+                resources_per_worker={"CPU": 0.5} | ({"GPU": num_gpus} if num_gpus else {}),
+            ),
             run_config=RunConfig(name=settings["name"], storage_path=str(storage)),
         )
         try:

@@ -13,7 +13,7 @@ from cluster.run.coldstart import WORK
 from cluster.run.storage import Storage, open_storage
 from cluster.runtime.console import stage
 from cluster.runtime.ownership import owned
-from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory, shared_coldstart
+from configs.derive import COLDSTART_DONE, coldstart_directory, shared_coldstart, taught_policies
 from configs.schema import Config
 from rl.errors import OwnedError
 
@@ -63,9 +63,7 @@ class Mirror:
 
     def _start(self) -> Path | None:
         """Return the folder of the cold start that the run is made from, if it is made from one."""
-        if all(policy.source != COLDSTART for policy in self.config.policies.values()):
-            return None
-        return coldstart_directory(self.config)
+        return coldstart_directory(self.config) if taught_policies(self.config) else None
 
 
 def open_mirror(config: Config, run: RunDir) -> Mirror:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import Config, OwnData
-from rl.errors import ConfigError
+from configs.schema import BlockConfig, Config, OwnData
+from rl.errors import ConfigError, DataError
 from rl.targets import check_options, load_target
 from rl.types import Pixels, Prompt
 
 PHOTOGRAPHS = "rl.restoration.prompts:photograph_source"
 """Makes the source of ``data.kind=photographs``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A right answer to a prompt."""
+
+    texts: Mapping[str, str]
+    """Body of each text block."""
+    pictures: Mapping[str, Pixels]
+    """Picture of each image block."""
 
 
 class PromptSource(ABC):
@@ -45,6 +56,22 @@ class PromptSource(ABC):
     def training_texts(self) -> list[str]:
         """Return texts with every word that chains may need, for a cold start that trains a tokenizer."""
         return []
+
+    def answer(self, prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -> Answer:
+        """Return a right answer to a prompt, for a cold start that trains on supervised chains.
+
+        Args:
+            prompt: One of this source's.
+            blocks: The chain's, in order.
+            seed: Of what is drawn for it.
+
+        Raises:
+            DataError: If none is known.
+        """
+        raise DataError(
+            f"{prompt.prompt_id}: this source of prompts knows no answers, so nothing can be taught before GRPO; name "
+            "a checkpoint in policies.<name>.source, and leave its coldstart out"
+        )
 
     def baselines(self, prompt: Prompt) -> Mapping[str, Pixels]:
         """Return pictures that need no policy, by the name of their row: what an evaluation compares with."""

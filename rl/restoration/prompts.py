@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from configs.derive import final_px
-from configs.schema import Config, Photographs
+from configs.schema import BlockConfig, Config, Photographs
 from rl.data.images import resize
-from rl.data.source import PromptSource
+from rl.data.source import Answer, PromptSource
 from rl.errors import ConfigError, DataError
 from rl.restoration import sidecar as sidecars
+from rl.restoration.answers import right_answer
 from rl.restoration.degradation import degrade
 from rl.restoration.labels import all_degradation_texts, label
 from rl.restoration.names import degraded_of, restoration_prompt
@@ -147,6 +148,14 @@ class PhotographSource(PromptSource):
         for photo in self._photos:
             texts += sidecar_texts(photo.sidecar)
         return texts
+
+    def answer(self, prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -> Answer:
+        """Return the right texts and pictures.
+
+        Raises:
+            DataError: If labels or captions are missing.
+        """
+        return right_answer(prompt, blocks, seed)
 
     def baselines(self, prompt: Prompt) -> Mapping[str, Pixels]:
         """Return the degraded photo enlarged to the output size."""

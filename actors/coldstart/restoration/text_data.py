@@ -1,36 +1,30 @@
 """Training data of the text policy's cold start: true chains and their pictures as patches, made once.
 
-Chains are put together from what is known of a photo by walking the grammar, so the grammar proves each.
-
 Letters: N examples, B rows, S expanded tokens (padded), P patches, d values a patch, V ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from actors.policies.token.pictures import PictureInputs
+from actors.coldstart.chains import ChainWriter
 from actors.policies.token.policy import MODEL, TokenPolicy
-from actors.policies.token.tokenizer import closing_tag, encode, opening_tag
+from actors.policies.token.tokenizer import encode
 from actors.policies.token.vocabulary import TextVocabulary
 from rl.chain.grammar import ChainGrammar
-from rl.chain.state import ChainState, PaintImage, WriteText
-from rl.data.images import resize
 from rl.errors import DataError
-from rl.restoration.labels import VOCABULARY, degradation_text
-from rl.restoration.names import CAPTIONS, DEGRADED, LABELS, degraded_of, truth_of, words_of
+from rl.restoration.answers import right_answer
+from rl.restoration.labels import VOCABULARY
+from rl.restoration.names import CAPTIONS, LABELS, degraded_of, words_of
 from rl.seeding import derive_seed
-from rl.types import Example, Finish, Pixels, Prompt, TextSampling, TokenStream
+from rl.types import Example, Prompt
 
-DEGRADATION_BLOCK = "degradation"
-"""The text block that names the degradations; the others take the captions, coarse to fine."""
 COLLATE_ROWS = 64
 """Examples turned to patches at a time."""
 NOT_AN_ACTION = -100
@@ -86,16 +80,15 @@ def make_dataset(
     """
     if len({degraded_of(prompt).shape for prompt in prompts}) != 1:
         raise DataError("the text cold start wants degraded photos of one size")
-    assert policy.pictures is not None
     num_ids = int(policy.model.config.get_text_config().vocab_size)
-    sampling = TextSampling(forbidden_ids=vocabulary.forbidden_ids)
+    writer = ChainWriter(
+        grammar=grammar, vocabulary=vocabulary, tokenizer=tokenizer, pictures=policy.pictures
+    )
+    blocks = dict(zip(grammar.names, grammar.blocks, strict=True))
     parts = []
     for first in range(0, len(prompts), COLLATE_ROWS):
         some = prompts[first : first + COLLATE_ROWS]
-        states = [write_chain(prompt, grammar, vocabulary, tokenizer) for prompt in some]
-        chains = zip(some, states, strict=True)
-        examples = [make_example(p, s, grammar, sampling, seed=seed) for p, s in chains]
-        parts.append(_rows(policy, [expanded(example, policy.pictures) for example in examples]))
+        parts.append(_rows(policy, [writer.example(p, right_answer(p, blocks, seed)) for p in some]))
     length = max(part["input_ids"].shape[1] for part in parts)
     columns = {"input_ids": 0, "position_ids": 0, "targets": NOT_AN_ACTION}
 
@@ -114,58 +107,6 @@ def make_dataset(
         slots=torch.tensor([_slot_ids(prompt) for prompt in prompts]),
         words=torch.stack([_word_mask(prompt, tokenizer, num_ids) for prompt in prompts]),
     )
-
-
-def true_texts(prompt: Prompt, grammar: ChainGrammar) -> dict[str, str]:
-    """Return the right body of every text block.
-
-    Raises:
-        DataError: If labels or captions are missing.
-    """
-    texts, labels = {}, words_of(prompt, LABELS)
-    captions = iter(words_of(prompt, CAPTIONS))
-    for name, block in zip(grammar.names, grammar.blocks, strict=True):
-        if block.kind == "image":
-            continue
-        if name == DEGRADATION_BLOCK:
-            texts[name] = degradation_text(labels) if labels else ""
-        else:
-            texts[name] = next(captions, "")
-        if not texts[name]:
-            what = "degradation labels" if name == DEGRADATION_BLOCK else "a caption"
-            raise DataError(f"{prompt.prompt_id}: the text cold start needs {what} for <{name}>")
-    return texts
-
-
-def write_chain(
-    prompt: Prompt, grammar: ChainGrammar, vocabulary: TextVocabulary, tokenizer: Any
-) -> ChainState:
-    """Walk the grammar with the right texts.
-
-    Raises:
-        DataError: If labels or captions are missing, or a text is longer than its block.
-    """
-    texts = true_texts(prompt, grammar)
-    state = ChainState(grammar, vocabulary.encode(prompt.messages), pictures=prompt.shown)
-    index = {name: i for i, name in enumerate(grammar.names)}
-    while isinstance(step := state.next_step(), WriteText | PaintImage):
-        if isinstance(step, PaintImage):
-            state.image_painted(step.block, 0)
-            continue
-        written = f"{opening_tag(step.block)}{texts[step.block]}{closing_tag(step.block)}"
-        following = index[step.block] + 1
-        if grammar.is_image(following):
-            written += opening_tag(grammar.names[following])
-        tokens = encode(tokenizer, written)
-        if len(tokens) > step.max_tokens:
-            raise DataError(
-                f"{prompt.prompt_id}: <{step.block}> takes {len(tokens)} tokens; "
-                f"raise chain.{step.block}.max_tokens (now {step.max_tokens})"
-            )
-        state.text_written(tokens, [0.0] * len(tokens), stopped=True, version=0)
-    if step.finish is not Finish.STOP:
-        raise DataError(f"{prompt.prompt_id}: its texts do not fit the chain: {step.error}")
-    return state
 
 
 def batches(
@@ -211,57 +152,6 @@ def _batch(dataset: TextDataset, rows: Tensor, *, has_chains: bool) -> dict[str,
 
 
 # --------------------------------------------------------------------------------- examples
-
-
-def make_example(
-    prompt: Prompt, state: ChainState, grammar: ChainGrammar, sampling: TextSampling, *, seed: int
-) -> Example:
-    """Put a chain and its pictures together.
-
-    Raises:
-        DataError: If the chain has no text blocks.
-    """
-    stream = state.stream(sampling)
-    if stream is None:
-        raise DataError("the text cold start needs a chain with text blocks")
-    rng = np.random.default_rng(derive_seed(seed, "context pictures", prompt.prompt_id))
-    sizes = {name: block.size_px for name, block in zip(grammar.names, grammar.blocks, strict=True)}
-    pictures = tuple(
-        degraded_of(prompt) if name == DEGRADED else _context_picture(prompt, sizes[name], rng)
-        for name in stream.pictures
-    )
-    return Example(segment=stream, pictures=pictures)
-
-
-def expanded(example: Example, pictures: PictureInputs) -> Example:
-    """Expand the pictures of a stream that no engine has seen, as it would.
-
-    Args:
-        example: Its stream has one placeholder a picture.
-        pictures: Of the policy.
-    """
-    stream = example.segment
-    assert isinstance(stream, TokenStream)
-    parts = pictures.expanded(stream.tokens.tolist(), example.pictures)
-    lengths = [len(part) for part in parts]
-    whole = replace(
-        stream,
-        tokens=np.concatenate([np.asarray(part, dtype=np.int32) for part in parts]),
-        action_mask=stream.action_mask.repeat(lengths),
-        behaviour_logprobs=stream.behaviour_logprobs.repeat(lengths),
-        block_of=stream.block_of.repeat(lengths),
-    )
-    return replace(example, segment=whole)
-
-
-def _context_picture(prompt: Prompt, size: int, rng: np.random.Generator) -> Pixels:
-    """Mix the truth and the enlarged degraded photo, ``u8[size, size, 3]``."""
-    blurred, photo = resize(degraded_of(prompt), size, size), truth_of(prompt)
-    if photo is None:
-        return blurred
-    truth = resize(photo, size, size)
-    share = rng.uniform()
-    return np.rint(share * truth + (1 - share) * blurred).astype(np.uint8)
 
 
 def _rows(policy: TokenPolicy, examples: Sequence[Example]) -> dict[str, Tensor]:

@@ -29,12 +29,13 @@ SPECIAL = (
 """Qwen2.5-VL's special tokens that a policy without chat and tools needs."""
 
 
-def train_tokenizer(texts: Iterable[str], block_names: Sequence[str]) -> Any:
+def train_tokenizer(texts: Iterable[str], block_names: Sequence[str], *, single_digits: bool = False) -> Any:
     """Train a byte-level BPE tokenizer in which every word of ``texts`` is one token.
 
     Args:
         texts: All forms that texts can have.
         block_names: The chain's blocks; each gets an opening and a closing tag token.
+        single_digits: Whether every digit is a token of its own, so that numbers are read place by place.
 
     Returns:
         A ``PreTrainedTokenizerFast`` that encodes any text and decodes it unchanged.
@@ -43,7 +44,9 @@ def train_tokenizer(texts: Iterable[str], block_names: Sequence[str]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    model.pre_tokenizer = pre_tokenizers.Sequence([digits, words]) if single_digits else words
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=1 << 16,
@@ -56,9 +59,18 @@ def train_tokenizer(texts: Iterable[str], block_names: Sequence[str]) -> Any:
         tokenizer_object=model, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
     )
     tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
-    tags = [tag for name in block_names for tag in (opening_tag(name), closing_tag(name))]
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
+    add_tags(tokenizer, block_names)
     return tokenizer
+
+
+def add_tags(tokenizer: Any, block_names: Sequence[str]) -> list[str]:
+    """Make every tag one token; return those that were none."""
+    from tokenizers import AddedToken
+
+    known = tokenizer.get_vocab()
+    tags = [tag for name in block_names for tag in (opening_tag(name), closing_tag(name)) if tag not in known]
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
+    return tags
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -87,7 +99,8 @@ def token_id(tokenizer: Any, token: str) -> int:
     index: int | None = tokenizer.get_vocab().get(token)
     if index is None:
         raise ConfigError(
-            f"the tokenizer has no token {token}; run the cold start, or add it to the checkpoint"
+            f"the checkpoint's tokenizer has no token {token}; train it on supervised chains first, which adds it "
+            "(policies.<name>.coldstart=true)"
         )
     return index
 

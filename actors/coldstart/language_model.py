@@ -1,0 +1,170 @@
+"""Cold start of a language model: supervised chains from a checkpoint, or from nothing, before GRPO.
+
+A checkpoint is trained as GRPO will train it (``LearnerModel``): its adapters, its ZeRO stage, its dtype. What is
+minimised is the mean negative log-prob of what the policy would have to sample, by the policy's own forward pass.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from actors.coldstart.chains import ChainWriter
+from actors.coldstart.restoration.text_trainer import asked, train_text
+from actors.coldstart.task import TRAINING_OFFSET, ColdstartTask
+from actors.learner.model import LearnerModel
+from actors.learner.spec import LearnerSpec
+from actors.policies.family import family_of
+from actors.policies.token.checkpoint import local_directory
+from actors.policies.token.policy import TokenPolicy
+from actors.policies.token.small import build_language_model
+from actors.policies.token.tags import write_with_tags
+from actors.policies.token.tokenizer import load_tokenizer
+from actors.policies.token.vocabulary import load_vocabulary
+from actors.shared import deepspeed_engine as ds
+from configs.derive import COLDSTART, token_policy
+from configs.schema import Config, Photographs, TokenLoss, TokenPolicyConfig
+from rl.chain.grammar import ChainGrammar
+from rl.data.source import PromptSource, prompt_source
+from rl.errors import DivergedError
+from rl.seeding import derive_seed
+from rl.types import Example
+
+TEXTS = 2000
+"""Most prompts whose words a tokenizer is trained on."""
+FIRST = "first"
+"""Folder of the checkpoint that is trained, in the task's scratch."""
+
+
+def train_language_model(task: ColdstartTask) -> None:
+    """Train a token policy on supervised chains, and write it in the Hugging Face layout.
+
+    Raises:
+        DataError: If the source of prompts knows no answers.
+        DivergedError: If loss or gradient is not finite.
+    """
+    policy = token_policy(task.config.policies[task.policy])
+    if policy.source == COLDSTART and isinstance(task.config.data, Photographs):
+        train_text(task)
+        return
+    device = torch.device("cuda" if policy.num_gpus > 0 else "cpu")
+    ds.join_process_group(device)
+    first, source = task.work / FIRST, prompt_source(task.config)
+    if task.rank == 0 and not first.exists():
+        _write_first(task.config, policy, source, first)
+    torch.distributed.barrier()
+    if task.config.coldstart.text_steps == 0:
+        if task.rank == 0:
+            shutil.copytree(first, task.directory)
+        return
+    model = LearnerModel(_spec(task, policy, first), device)
+    _train(task, model, source, device)
+    model.export(task.directory)
+
+
+def _write_first(config: Config, policy: TokenPolicyConfig, source: PromptSource, directory: Path) -> None:
+    """Write the checkpoint that is trained: a small model, or the named one with the chain's tags."""
+    partial, blocks = directory.with_name(directory.name + ".partial"), tuple(config.chain)
+    shutil.rmtree(partial, ignore_errors=True)
+    if policy.source == COLDSTART:
+        prompts = [source.train(index) for index in range(TEXTS)]
+        answers = [source.answer(prompt, config.chain, config.seed) for prompt in prompts]
+        texts = [*source.training_texts(), *asked(prompts), *(t for a in answers for t in a.texts.values())]
+        build_language_model(partial, texts=texts, block_names=blocks, seed=config.seed)
+    else:
+        write_with_tags(local_directory(Path(policy.source)), partial, blocks, policy.dtype)
+    partial.rename(directory)
+
+
+def _spec(task: ColdstartTask, policy: TokenPolicyConfig, directory: Path) -> LearnerSpec:
+    """Return the learner's settings without what belongs to GRPO alone."""
+    plain = replace(
+        policy,
+        learner=replace(policy.learner, ema_decay=0.0),
+        loss=TokenLoss(),
+        rollout=replace(policy.rollout, guidance_scale=1.0),
+    )
+    return LearnerSpec(
+        policy_name=task.policy,
+        family=family_of(task.policy, policy),
+        config=plain,
+        directory=directory,
+        block_names=tuple(task.config.chain),
+        bucket_bytes=task.config.bucket_mib << 20,
+        rank=task.rank,
+        world_size=task.world_size,
+        seed=task.config.seed,
+        deterministic=task.config.deterministic,
+    )
+
+
+def _train(task: ColdstartTask, model: LearnerModel, source: PromptSource, device: torch.device) -> None:
+    """Take ``text_steps`` optimizer steps; a job that was killed goes on from its newest checkpoint."""
+    start = task.config.coldstart
+    schedule = task.spec(num_steps=start.text_steps, learning_rate=start.text_learning_rate)
+    checkpoints = task.work / "checkpoints"
+    done = int(model.load(checkpoints, None)["done"]) if (checkpoints / "latest").exists() else 0
+    batches = _batches(task, model.policy, source, first_step=done)
+    while done < start.text_steps:
+        loss = _backward(model, next(batches), task, device)
+        norm = ds.step(model.engine, schedule.rate(done))
+        if norm is None:
+            raise DivergedError(
+                f"cold start of {task.policy}, step {done}: loss or gradient is not finite; lower "
+                f"coldstart.text_learning_rate (now {start.text_learning_rate:.3g})"
+            )
+        done += 1
+        if done % schedule.report_every == 0 or done == start.text_steps:
+            task.report(done, {"loss": loss, "grad_norm": norm})
+        if done % schedule.save_every == 0 and done < start.text_steps:
+            model.save(checkpoints, f"step-{done}", {"done": done})
+
+
+def _backward(model: LearnerModel, rows: list[Example], task: ColdstartTask, device: torch.device) -> float:
+    """Add a step's gradients, micro-batch by micro-batch; return the loss, nats a token."""
+    size = task.config.policies[task.policy].learner.micro_batch_size
+    num_actions = sum(int(row.segment.action_mask.sum()) for row in rows)
+    total = 0.0
+    for first in range(0, len(rows), size):
+        batch = model.policy.collate(rows[first : first + size])
+        scores = model.scores({name: tensor.to(device) for name, tensor in batch.inputs.items()})
+        loss = -scores.logprobs[batch.action_mask.to(device)].sum() / num_actions
+        ds.backward(model.engine, loss)
+        total += float(loss.detach())
+    return total
+
+
+def _batches(
+    task: ColdstartTask, policy: Any, source: PromptSource, *, first_step: int
+) -> Iterator[list[Example]]:
+    """Yield this rank's examples of each step, without end, every prompt once before any comes again."""
+    config, start = task.config, task.config.coldstart
+    assert isinstance(policy, TokenPolicy)
+    directory = task.work / FIRST
+    vocabulary = load_vocabulary(
+        directory, tuple(config.chain), token_policy(config.policies[task.policy]).chat_options
+    )
+    writer = ChainWriter(
+        grammar=ChainGrammar(config.chain, vocabulary.tags),
+        vocabulary=vocabulary,
+        tokenizer=load_tokenizer(directory),
+        pictures=policy.pictures,
+    )
+    num = -(-start.text_batch_size // task.world_size)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "supervised order"))
+    order: list[int] = []
+    for step in count():
+        while len(order) < num * task.world_size:
+            order += torch.randperm(start.num_examples, generator=generator).tolist()
+        taken, order = order[: num * task.world_size], order[num * task.world_size :]
+        if step < first_step:
+            continue
+        prompts = [source.train(TRAINING_OFFSET + index) for index in taken[task.rank :: task.world_size]]
+        yield [writer.example(p, source.answer(p, config.chain, config.seed)) for p in prompts]

@@ -1,0 +1,56 @@
+"""Small text-only language model made from nothing, for a cold start without a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from actors.policies.token.tokenizer import train_tokenizer
+from rl.compat.torchvision import ensure_torchvision
+
+HEAD_SIZE = 32
+"""Smallest that vLLM's CPU attention takes."""
+HIDDEN_SIZE = 128
+NUM_LAYERS = 4
+VOCABULARY_MULTIPLE = 16
+MAX_POSITIONS = 1024
+
+
+def build_language_model(
+    directory: Path, *, texts: Iterable[str], block_names: Sequence[str], seed: int
+) -> None:
+    """Write a small, randomly initialised Qwen3 with tied embeddings in the Hugging Face layout; 0.7 M parameters.
+
+    Args:
+        directory: Where to write; made if absent.
+        texts: Every form that texts can have, for the tokenizer.
+        block_names: The chain's blocks in order; a single one has no tags.
+        seed: Of the initial weights.
+    """
+    ensure_torchvision()
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = train_tokenizer(texts, block_names if len(block_names) > 1 else (), single_digits=True)
+    config = Qwen3Config(
+        vocab_size=-(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=2 * HIDDEN_SIZE,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=HIDDEN_SIZE // HEAD_SIZE,
+        num_key_value_heads=HIDDEN_SIZE // HEAD_SIZE,
+        head_dim=HEAD_SIZE,
+        max_position_embeddings=MAX_POSITIONS,
+        initializer_range=HIDDEN_SIZE**-0.5,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

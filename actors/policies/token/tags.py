@@ -1,0 +1,54 @@
+"""Tags in a checkpoint that has none: tokens, and rows of the embeddings that start where their pieces are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.policies.token.checkpoint import load_config, load_model, sees_pictures
+from actors.policies.token.tokenizer import add_tags, encode, load_tokenizer
+from actors.policies.token.vocabulary import load_processor
+
+MULTIPLE = 64
+"""A vocabulary that must grow grows to a multiple of it, which matrices are fastest at."""
+
+
+def write_with_tags(source: Path, directory: Path, block_names: Sequence[str], dtype: str) -> None:
+    """Write a checkpoint again, with a token for every tag of the chain.
+
+    Args:
+        source: Hugging Face layout.
+        directory: Where to write; made if absent.
+        block_names: The chain's blocks; a single one has no tags.
+        dtype: Of the weights in memory and in the file.
+    """
+    tokenizer, model = load_tokenizer(source), load_model(source, dtype)
+    tags = [tag for tag in _tags(block_names) if tag not in tokenizer.get_vocab()]
+    pieces = {tag: encode(tokenizer, tag) for tag in tags}
+    add_tags(tokenizer, block_names if len(block_names) > 1 else ())
+    # Padded vocabularies have room; they are never made smaller.
+    if len(tokenizer) > int(model.config.get_text_config().vocab_size):
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=MULTIPLE, mean_resizing=False)
+    for matrix in {id(m): m for m in (model.get_input_embeddings(), model.get_output_embeddings())}.values():
+        _start_rows(matrix.weight, {tokenizer.convert_tokens_to_ids(tag): pieces[tag] for tag in tags})
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    if sees_pictures(load_config(source)):
+        processor = load_processor(source)
+        processor.tokenizer = tokenizer
+        processor.save_pretrained(directory)
+
+
+def _tags(block_names: Sequence[str]) -> list[str]:
+    return [f"<{mark}{name}>" for name in block_names for mark in ("", "/")] if len(block_names) > 1 else []
+
+
+@torch.no_grad()
+def _start_rows(weight: Any, pieces: dict[int, list[int]]) -> None:
+    """Set the rows of new tokens to the means of their pieces' rows."""
+    means = {row: weight[ids].float().mean(0).to(weight.dtype) for row, ids in pieces.items()}
+    for row, mean in means.items():
+        weight[row] = mean
