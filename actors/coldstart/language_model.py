@@ -110,7 +110,8 @@ def _train(task: ColdstartTask, model: LearnerModel, source: PromptSource, devic
     start = task.config.coldstart
     schedule = task.spec(num_steps=start.text_steps, learning_rate=start.text_learning_rate)
     checkpoints = task.work / "checkpoints"
-    done = int(model.load(checkpoints, None)["done"]) if (checkpoints / "latest").exists() else 0
+    newest = checkpoints / "latest"  # DeepSpeed's: the tag of the last checkpoint
+    done = int(model.load(checkpoints, newest.read_text().strip())["done"]) if newest.exists() else 0
     batches = _batches(task, model.policy, source, first_step=done)
     while done < start.text_steps:
         loss = _backward(model, next(batches), task, device)

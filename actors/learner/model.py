@@ -129,7 +129,7 @@ class LearnerModel:
             self.average.save(self._average_file(directory, tag))
         ds.save_checkpoint(self.engine, directory, tag, {**state, "averaged": self.average is not None})
 
-    def load(self, directory: Path, tag: str | None) -> Mapping[str, Any]:
+    def load(self, directory: Path, tag: str) -> Mapping[str, Any]:
         """Read a checkpoint and return its ``state``; an average that it does not have begins at its weights."""
         state = ds.load_checkpoint(self.engine, directory, tag)
         if self.average is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import train_tokenizer
 from rl.compat.torchvision import ensure_torchvision
 from tests.reference.tiny_text import BLOCKS, build
@@ -81,6 +82,16 @@ def llama(directory: Path) -> None:
 def qwen2_5_vl(directory: Path) -> None:
     """Ours: three-dimensional positions, no chat template."""
     build(directory, is_tied=True)
+
+
+def stock_qwen2_5_vl(directory: Path, texts: Sequence[str]) -> None:
+    """The architecture of the shipped configurations, with the stock tokenizer's special tokens and no tag of ours."""
+    build_text_policy(directory, texts=texts, block_names=(), degraded_px=16, seed=0)
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(directory)
+    processor.chat_template = CHAT.replace("PICTURE", "<|vision_start|><|image_pad|><|vision_end|>")
+    processor.save_pretrained(directory)
 
 
 def qwen3_vl(directory: Path) -> None:

@@ -60,9 +60,9 @@ def load_config(directory: Path) -> Any:
 
 def sees_pictures(config: Any) -> bool:
     """Whether a model of this configuration reads pictures."""
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as PICTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
-    return type(config) in PICTURES
+    return config.model_type in SEEING
 
 
 def check_language_model(directory: Path) -> None:
@@ -77,24 +77,38 @@ def check_language_model(directory: Path) -> None:
         )
     config = load_config(directory)
     (name, *_) = config.architectures or [config.model_type]
-    model_class = _model_class(config)
-    if model_class is None:
+    if class_name(config) is None:
         raise ConfigError(
             f"{directory} holds a {name} model, which writes no text that transformers knows of"
         )
     # vLLM runs transformers' own code for models that it has none for, where that allows it.
-    falls_back = name == model_class.__name__ and model_class.is_backend_compatible()
-    if name not in served_architectures() and not falls_back:
+    if name not in served_architectures() and not (name == class_name(config) and _is_open(config)):
         raise ConfigError(f"{directory} holds a {name} model, from which vLLM does not write text")
 
 
+def class_name(config: Any) -> str | None:
+    """Return the name of transformers' class for a model that writes text; None where there is none."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITING,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING,
+    )
+
+    name: str | None = SEEING.get(config.model_type) or WRITING.get(config.model_type)
+    return name
+
+
+def _is_open(config: Any) -> bool:
+    return bool(_model_class(config).is_backend_compatible())
+
+
 def _model_class(config: Any) -> Any:
+    ensure_torchvision()
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
-        if type(config) in mapping:
-            return mapping[type(config)]
-    return None
+    mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees_pictures(config) else MODEL_FOR_CAUSAL_LM_MAPPING
+    return mapping[type(config)]
 
 
 @cache
@@ -121,12 +135,10 @@ def load_model(directory: Path, dtype: str) -> Any:
         dtype: Name of torch's.
 
     Raises:
-        ConfigError: If transformers does not know the architecture.
+        ConfigError: If transformers or vLLM does not know the architecture.
     """
-    ensure_torchvision()
+    check_language_model(directory)
     model_class = _model_class(load_config(directory))
-    if model_class is None:
-        check_language_model(directory)
     return model_class.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
 
 
