@@ -68,6 +68,15 @@ def derived(config: Config) -> dict[str, str]:
     return said
 
 
+CANARY_TOLERANCE_NATS = {"float32": 1e-4, "bfloat16": 0.1}
+"""Of a policy that names none, by its dtype."""
+
+
+def canary_tolerance(policy: PolicyConfig) -> float:
+    """Return the largest log-prob difference between rollout worker and learner, nats."""
+    return policy.rollout.canary_tolerance_nats or CANARY_TOLERANCE_NATS[policy.dtype]
+
+
 def taught_policies(config: Config) -> list[str]:
     """Return the policies that start from the cold start, by name."""
     return [

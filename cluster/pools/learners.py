@@ -12,6 +12,7 @@ from cluster.pools.gpu_sharing import GpuSharing
 from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.transports import Transport, make_transport
 from cluster.runtime.calls import Worker, gather, put
+from configs.derive import canary_tolerance
 from configs.schema import Config
 from rl.errors import WeightSyncError
 from rl.measure.metrics import merge, to_metrics
@@ -87,19 +88,20 @@ class WeightPublisher:
         self.gpu_sharing.wake(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]
         self.gpu_sharing.wake(policy, "rollout")
-        tolerance = self.config.policies[policy].rollout.canary_tolerance_nats
+        tolerance = canary_tolerance(self.config.policies[policy])
         gaps: Metrics = {}
         for index, (worker, example, logprobs) in enumerate(zip(workers, examples, scores, strict=True)):
             gap = canary_gap(example.segment, logprobs)
             if not gap <= tolerance:
                 raise WeightSyncError(
                     f"{worker.name}: after weight version {publication.manifest.version} its log-probs differ from the "
-                    f"learner's by {gap:.2e} nats (policies.{policy}.rollout.canary_tolerance_nats={tolerance:g})"
+                    f"learner's by {gap:.2e} nats (policies.{policy}.rollout.canary_tolerance_nats: {tolerance:g})"
                 )
             gaps[f"weights/{policy}/canary_nats/{index}"] = gap
         return {
             **gaps,
             f"weights/{policy}/canary_nats/max": max(gaps.values()),
+            f"weights/{policy}/canary_nats/tolerance": tolerance,
             **publication.metrics(policy),
         }
 

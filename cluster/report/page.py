@@ -49,16 +49,16 @@ class Quantity:
     endings: tuple[str, ...]
     """Metrics that are added up."""
     is_log: bool = False
-    limit_key: str = ""
-    """Config key, with the policy's name for ``{}``, of a bound to draw."""
+    limit: tuple[str, ...] = ()
+    """Metric of a bound to draw."""
 
 
-_TOLERANCE = "policies.{}.rollout.canary_tolerance_nats"
 _AGREE = "largest |ratio - 1|: learner and rollout worker compute the same"
 _GAP = "largest log-prob gap with the new weights, nats; dashed: tolerance"
+_TOLERANCE = ("canary_nats/tolerance",)
 _HEALTH = (
     Quantity("Ratio before the update", _AGREE, ("ratio_before_update/max_dev",), is_log=True),
-    Quantity("Canary after publishing", _GAP, ("canary_nats/max",), is_log=True, limit_key=_TOLERANCE),
+    Quantity("Canary after publishing", _GAP, ("canary_nats/max",), is_log=True, limit=_TOLERANCE),
     Quantity("Entropy", "of the sampling distribution, nats", ("entropy_nats/mean",)),
     Quantity("Clipped actions", "share whose gradient a bound cut", ("clip_frac_low", "clip_frac_high")),
     Quantity("KL to the reference", "nats, estimated as kl_estimator says", ("ref_kl_nats/mean",)),
@@ -185,8 +185,8 @@ def _health_charts(run: Run) -> list[Chart]:
         ]
         if not lines:
             continue
-        limits = [run.number(quantity.limit_key.format(policy)) for policy in policies]
-        limit = max((value for value in limits if value is not None), default=None)
+        bounds = [value for policy in policies for _, value in _sum_curve(run, policy, quantity.limit)]
+        limit = max(bounds, default=None)
         charts.append(
             Chart(
                 title=quantity.title,

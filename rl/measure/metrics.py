@@ -69,6 +69,7 @@ NAMES: Mapping[str, str] = {
     "weights/<policy>/version": "",
     "weights/<policy>/canary_nats/<key>": "largest log-prob gap of rollout worker <key> to its learner after a load",
     "weights/<policy>/canary_nats/max": "of all workers",
+    "weights/<policy>/canary_nats/tolerance": "above which a run stops",
     "weights/<policy>/published_bytes": "what travelled to each worker: all weights, or the adapters",
     "weights/<policy>/staleness/mean": "learner version minus the chain's lowest",
     "weights/<policy>/staleness/max": "",
