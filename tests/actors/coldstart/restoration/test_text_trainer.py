@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from actors.coldstart.chains import ChainWriter
 from actors.coldstart.restoration.text_data import (
     COLLATE_ROWS,
     NOT_AN_ACTION,
     TextDataset,
     batches,
-    expanded,
     make_dataset,
-    make_example,
-    write_chain,
 )
 from actors.coldstart.restoration.text_trainer import SupervisedTextModel
 from actors.policies.token.qwen2_5_vl import build_text_policy
@@ -27,7 +25,9 @@ from configs.schema import BlockConfig
 from rl.chain.grammar import ChainGrammar, full_match
 from rl.chain.state import Done
 from rl.data.images import resize
+from rl.data.source import Answer
 from rl.errors import DataError
+from rl.restoration.answers import right_answer
 from rl.restoration.labels import all_degradation_texts, degradation_text
 from rl.restoration.names import INSTRUCTION, restoration_prompt
 from rl.types import Finish, Prompt, TextSampling, TokenStream
@@ -72,6 +72,19 @@ class School:
             seed=0,
         )
 
+    @property
+    def writer(self) -> ChainWriter:
+        return ChainWriter(
+            grammar=ChainGrammar(CHAIN, self.vocabulary.tags),
+            vocabulary=self.vocabulary,
+            tokenizer=self.model.tokenizer,
+            pictures=self.model.policy.pictures,
+        )
+
+
+def answer(prompt: Prompt) -> Answer:
+    return right_answer(prompt, CHAIN, 0)
+
 
 @pytest.fixture(scope="module")
 def school(tmp_path_factory: pytest.TempPathFactory) -> School:
@@ -86,8 +99,7 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> School:
 
 
 def test_chain_is_whole_and_true(school: School) -> None:
-    grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
-    state = write_chain(make_prompt(), grammar, school.vocabulary, school.model.tokenizer)
+    state = school.writer.state(make_prompt(), answer(make_prompt()))
     assert state.next_step() == Done(finish=Finish.STOP)
     assert full_match(state.text(school.vocabulary.decode), CHAIN)
     assert state.block_text(school.vocabulary.decode) == {
@@ -124,13 +136,11 @@ def test_photos_must_have_one_size(school: School) -> None:
 
 
 def test_context_pictures_lie_between_truth_and_what_was_given(school: School) -> None:
-    grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
     sharp = np.full((64, 64, 3), 200, np.uint8)
     values = set()
     for index in range(20):
         prompt = make_prompt(index, truth=sharp, degraded=np.full((16, 16, 3), 100, np.uint8))
-        state = write_chain(prompt, grammar, school.vocabulary, school.model.tokenizer)
-        example = make_example(prompt, state, grammar, TextSampling(), seed=0)
+        example = school.writer.example(prompt, answer(prompt))
         assert example.pictures[0] is prompt.pictures["degraded"]
         assert example.pictures[1].shape == (16, 16, 3)
         values |= set(np.unique(example.pictures[1]).tolist())
@@ -150,12 +160,9 @@ def dataset(school: School) -> TextDataset:
 
 
 def test_targets_are_the_sampled_tokens(school: School, dataset: TextDataset) -> None:
-    grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
     for index in (0, 3, COLLATE_ROWS + 4):
         prompt = make_prompt(index, captions=("cup " * (1 + index % 5), CAPTIONS[1]))
-        stream = write_chain(prompt, grammar, school.vocabulary, school.model.tokenizer).stream(
-            TextSampling()
-        )
+        stream = school.writer.example(prompt, answer(prompt)).segment
         assert isinstance(stream, TokenStream)
         targets = dataset.targets[index]
         assert targets[targets != NOT_AN_ACTION].tolist() == stream.tokens[stream.action_mask].tolist()
@@ -203,11 +210,10 @@ def test_chain_loss_is_that_of_the_policy(school: School) -> None:
     dataset = school.dataset(prompts)
     batch = next(batches(dataset, batch_size=4, seed=0))
     model = school.model
-    grammar = ChainGrammar(CHAIN, school.vocabulary.tags)
-    states = [write_chain(p, grammar, school.vocabulary, model.tokenizer) for p in prompts]
+    # Scored without the ids that GRPO forbids, as the shortcut is.
     examples = [
-        expanded(make_example(p, s, grammar, TextSampling(), seed=0), model.policy.pictures)
-        for p, s in zip(prompts, states, strict=True)
+        replace(e, segment=replace(e.segment, sampling=TextSampling()))
+        for e in (school.writer.example(p, answer(p)) for p in prompts)
     ]
     collated = model.policy.collate(examples)
     with torch.no_grad():
