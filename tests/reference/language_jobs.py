@@ -11,7 +11,7 @@ import torch
 from actors.coldstart.language_model import train_language_model
 from actors.coldstart.task import ColdstartTask
 from actors.policies.token.policy import TokenPolicy
-from configs.load import load_config
+from configs.load import layered
 from configs.schema import Config
 from rl.data.source import Answer, PromptSource
 from rl.types import Message, Prompt, TextPart
@@ -41,23 +41,27 @@ class Animals(PromptSource):
 
 def animal_config(source: Path | str, num_steps: int, *settings: str) -> Config:
     """A chain of two texts from a checkpoint."""
-    return load_config(
-        "tiny",
-        [
-            "chain=null",
-            "chain={one: {kind: text, policy: text, max_tokens: 16}, many: {kind: text, policy: text, max_tokens: 16}}",
-            "policies.image=null",
-            f"policies.text.source={source}",
-            "policies.text.coldstart=true",
-            "policies.text.learner.micro_batch_size=4",
-            "data={kind: own, target: 'tests.reference.language_jobs:Animals'}",
-            f"coldstart.text_steps={num_steps}",
-            "coldstart.text_batch_size=8",
-            "coldstart.text_learning_rate=3e-3",
-            "coldstart.num_examples=16",
-            *settings,
-        ],
-    )
+    block = {"kind": "text", "policy": "text", "max_tokens": 16}
+    content = {
+        "name": "animals",
+        "chain": {"one": block, "many": block},
+        "policies": {
+            "text": {
+                "kind": "token",
+                "source": str(source),
+                "coldstart": True,
+                "learner": {"micro_batch_size": 4},
+            }
+        },
+        "data": {"kind": "own", "target": "tests.reference.language_jobs:Animals"},
+        "coldstart": {
+            "text_steps": num_steps,
+            "text_batch_size": 8,
+            "text_learning_rate": 3e-3,
+            "num_examples": 16,
+        },
+    }
+    return layered(content, settings)
 
 
 def teach(
