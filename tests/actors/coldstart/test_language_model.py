@@ -55,8 +55,9 @@ def test_new_tags_start_as_the_mean_of_their_pieces_and_nothing_else_moves(
             assert len(pieces) > 1
             torch.testing.assert_close(rows[after.convert_tokens_to_ids(tag)], wanted[pieces].mean(0))
     others = dict(old.named_parameters())
+    embeddings = ("embed_tokens.weight", "lm_head.weight")
     assert all(
-        torch.equal(p, others[name]) for name, p in new.named_parameters() if p.shape == others[name].shape
+        torch.equal(p, others[name]) for name, p in new.named_parameters() if not name.endswith(embeddings)
     )
     # llama's vocabulary has a hundred ids to spare, and is not made smaller or larger for four.
     num_ids = new.config.get_text_config().vocab_size
@@ -146,7 +147,7 @@ def test_adapters_are_trained_and_merged(qwen3: Path, tmp_path: Path) -> None:
         if not torch.equal(old, new)
     }
     assert changed
-    assert all("_proj." in name for name in changed)
+    assert {name for name in changed if "_proj." not in name} == set()
 
 
 @pytest.mark.engine
