@@ -30,10 +30,13 @@ def write_with_tags(source: Path, directory: Path, block_names: Sequence[str], d
     pieces = {tag: encode(tokenizer, tag) for tag in tags}
     add_tags(tokenizer, block_names if len(block_names) > 1 else ())
     # Padded vocabularies have room; they are never made smaller.
-    if len(tokenizer) > int(model.config.get_text_config().vocab_size):
+    num_ids = int(model.config.get_text_config().vocab_size)
+    if len(tokenizer) > num_ids:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=MULTIPLE, mean_resizing=False)
     for matrix in {id(m): m for m in (model.get_input_embeddings(), model.get_output_embeddings())}.values():
-        _start_rows(matrix.weight, {tokenizer.convert_tokens_to_ids(tag): pieces[tag] for tag in tags})
+        _start_rows(
+            matrix.weight, num_ids, {tokenizer.convert_tokens_to_ids(tag): pieces[tag] for tag in tags}
+        )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     if sees_pictures(load_config(source)):
@@ -47,8 +50,9 @@ def _tags(block_names: Sequence[str]) -> list[str]:
 
 
 @torch.no_grad()
-def _start_rows(weight: Any, pieces: dict[int, list[int]]) -> None:
-    """Set the rows of new tokens to the means of their pieces' rows."""
+def _start_rows(weight: Any, num_ids: int, pieces: dict[int, list[int]]) -> None:
+    """Set the rows of new tokens to the means of their pieces' rows, and what fills up behind them to that of all."""
     means = {row: weight[ids].float().mean(0).to(weight.dtype) for row, ids in pieces.items()}
+    weight[num_ids:] = weight[:num_ids].float().mean(0).to(weight.dtype)
     for row, mean in means.items():
         weight[row] = mean
