@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from actors.shared import deepspeed_engine as ds
 from rl.errors import DivergedError
 
-Report = Callable[[int, dict[str, float]], None]
+Report = Callable[[int, Mapping[str, float]], None]
 """Called on every rank with the number of steps done and this rank's ``loss``, ``grad_norm``, ``lr``."""
 
 

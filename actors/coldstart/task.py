@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.coldstart.supervised import SupervisedSpec
+from actors.coldstart.supervised import Report, SupervisedSpec
 from configs.schema import Config
 from rl.data.source import prompt_source
 from rl.types import Prompt
-
-Report = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

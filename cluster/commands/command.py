@@ -7,12 +7,12 @@ light; what a command does is imported when it runs.
 from __future__ import annotations
 
 import argparse
-import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from configs.schema import Config
@@ -58,7 +58,7 @@ def on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Names
         config = load(arguments.config, arguments.overrides)
         if announce:
             print_derived(config)
-        resolve(target)(config)
+        pkgutil.resolve_name(target)(config)
 
     return run
 
@@ -90,10 +90,3 @@ def print_derived(config: Config) -> None:
     width = max(map(len, facts))
     sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in facts.items()))
     sys.stdout.flush()
-
-
-def resolve(target: str) -> Callable[..., Any]:
-    """Import the function of ``package.module:function``."""
-    module, _, name = target.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function

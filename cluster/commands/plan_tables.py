@@ -8,7 +8,7 @@ import psutil
 from rich import box
 from rich.table import Table
 
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, make_table
 from configs.checks.validate import validate
 from configs.planning.memory import PARTS, Memory
 from configs.planning.placement import Bundle, Process
@@ -45,9 +45,8 @@ def plan(config: Config) -> None:
 
 def placement_table(config: Config, made: Plan) -> Table:
     """Lay out bundles by machine, equal ones in one row."""
-    table = Table(title=f"{config.name}: placement", title_justify="left")
-    for heading in ("node", "bundles", "GPUs", "who", "turns", "memory", "of"):
-        table.add_column(heading, overflow="fold")
+    headings = ("node", "bundles", "GPUs", "who", "turns", "memory", "of")
+    table = make_table(f"{config.name}: placement", *headings)
     for number, node in enumerate(made.placement.nodes):
         rows: dict[tuple[str, float], list[Bundle]] = {}
         for bundle in node.bundles:
@@ -107,7 +106,7 @@ def memory_table(made: Plan) -> Table:
 
 def step_table(config: Config, made: Plan) -> Table:
     """What one step moves."""
-    table = Table(title="a step, at most", show_header=False, title_justify="left")
+    table = make_table("a step, at most")
     work = made.work
     table.add_row("chains", f"{work.num_chains:,}")
     table.add_row("sampled tokens", f"{work.num_tokens:,}")
@@ -122,9 +121,7 @@ def step_table(config: Config, made: Plan) -> Table:
 
 def findings_table(made: Plan) -> Table:
     """What does not fit, and what to change."""
-    table = Table(title="what to change", title_justify="left")
-    for heading in ("", "what", "remedy"):
-        table.add_column(heading, overflow="fold")
+    table = make_table("what to change", "", "what", "remedy")
     for finding in made.findings:
         table.add_row("does not fit" if finding.is_fatal else "note", finding.what, finding.remedy)
     return table

@@ -58,10 +58,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     """Do what was asked for."""
     commands = importlib.import_module("cluster.commands.rewards_actions")
-    given = vars(arguments)
-    if "options" in given:
-        given = given | {"options": parse_options(arguments.options)}
-    getattr(commands, f"{arguments.action}_command")(argparse.Namespace(**given))
+    if "options" in arguments:
+        arguments.options = parse_options(arguments.options)
+    getattr(commands, f"{arguments.action}_command")(arguments)
 
 
 def parse_options(words: list[str]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +18,11 @@ from cluster.commands.rewards_tables import (
     declarations,
     expert_info,
     first_line,
-    make_table,
     print_scores,
     row_of,
     words,
 )
-from cluster.runtime.console import CONSOLE, stage
+from cluster.runtime.console import CONSOLE, make_table, stage
 from configs.schema import RewardConfig
 from configs.suggest import suggest
 from rewards.base import Reward, evaluate
@@ -188,10 +187,7 @@ def _load(name: str, options: Mapping[str, Any]) -> Reward:
 
 def _class_of(target: str) -> Any:
     """Return a reward's class without making one; None for a plain function."""
-    module, _, name = target.partition(":")
-    if target in SHIPPED.values():
-        return getattr(importlib.import_module(module), name)
-    return type(_load(target, {}))
+    return pkgutil.resolve_name(target) if target in SHIPPED.values() else type(_load(target, {}))
 
 
 def _write_scores(path: Path, rows: Iterable[Row]) -> None:

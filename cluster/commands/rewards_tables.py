@@ -8,23 +8,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.table import Table
-
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, make_table
 from rewards.base import Reward
 from rewards.experts.catalogue import Metric, catalogue
 from rl.errors import ConfigError
 
 Row = tuple[str, float | None, str]
 """Picture, its score in the reward's own unit, and why there is none."""
-
-
-def make_table(title: str, *columns: str) -> Table:
-    """Make a table; without columns, one of keys and values."""
-    table = Table(title=title, title_justify="left", show_header=bool(columns))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def row_of(metric: Metric) -> tuple[str, ...]:

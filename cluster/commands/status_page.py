@@ -23,7 +23,7 @@ from rich.text import Text
 from cluster.record.run_files import Status, read_as
 from cluster.record.rundir import RunDir
 from cluster.record.sinks import read_metrics, step_line
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, duration
 from rl.errors import ConfigError
 from rl.types import JsonDict
 
@@ -97,12 +97,12 @@ def verdict_on(run_dir: Path, read: JsonDict) -> Verdict:
         return Verdict(f"{ending}: {read['error']}" if read["error"] else ending, code)
     age = time.time() - read["updated_s"]
     if read["host"] == gethostname() and not _is_alive(read["pid"], read["pid_begin_s"]):
-        return Verdict(f"dead: its driver (process {read['pid']}) is gone since {_long(age)}", DEAD)
+        return Verdict(f"dead: its driver (process {read['pid']}) is gone since {duration(age)}", DEAD)
     if age > STALE_S:
         time.sleep(LOOK_AGAIN_S)
         if read_status(run_dir)["num_updates"] == read["num_updates"]:
             where = f"process {read['pid']} on {read['host']}"
-            return Verdict(f"dead or stopped: its driver ({where}) says nothing since {_long(age)}", DEAD)
+            return Verdict(f"dead or stopped: its driver ({where}) says nothing since {duration(age)}", DEAD)
     silent = [_name_silent(worker) for worker in read["workers"] if is_silent(worker)]
     if silent:
         return Verdict(f"running, but no sign of life from {', '.join(silent)}", SILENT, lives=True)
@@ -136,7 +136,7 @@ def page(run_dir: Path, read: JsonDict, verdict: Verdict) -> Group:
         median = statistics.median(seconds)
         left = (read["num_steps"] - read["num_done"]) * median
         text = f"{median:.1f} s a step (median of the last {len(seconds)})"
-        lines.append(Text(f"{text}, about {_long(left)} left" if verdict.lives and left else text))
+        lines.append(Text(f"{text}, about {duration(left)} left" if verdict.lives and left else text))
     if verdict.lives:
         lines.append(Text("driver: ").append(_doing(read["doing"]) or "between two phases", "bold"))
         if read["workers"]:
@@ -167,7 +167,7 @@ def workers_table(workers: Sequence[JsonDict]) -> Table:
 
 def _head(read: JsonDict, verdict: Verdict) -> Text:
     style = {RUNS: "bold green", SILENT: "bold yellow"}.get(verdict.code, "bold red")
-    so_far = _long(read["updated_s"] - read["begin_s"])
+    so_far = duration(read["updated_s"] - read["begin_s"])
     steps = f"{read['num_done']} of {read['num_steps']} steps, {so_far} in this attempt"
     return Text.assemble((read["name"], "bold"), "  ", (verdict.text, style), "  ", steps)
 
@@ -206,11 +206,3 @@ def _is_alive(pid: int, begin_s: float) -> bool:
         return is_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _long(seconds: float) -> str:
-    minutes, rest = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

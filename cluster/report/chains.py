@@ -7,9 +7,10 @@ those that were recorded.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -62,12 +63,7 @@ class Card:
     """One chain."""
 
     heading: str
-    chain_id: str
-    step: int
-    finish: str
-    error: str
-    total: str
-    rewards: Sequence[tuple[str, str]]
+    chain: RecordedChain
     columns: Sequence[Column]
     tags: Sequence[tuple[str, bool]]
     """Things in the photo, and whether the text names them."""
@@ -99,7 +95,7 @@ def chain_cards(run: Run) -> list[Card]:
     }
     cards: dict[str, Card] = {}
     for name, pool in pools.items():
-        ranked = sorted(pool, key=_rank)
+        ranked = rank(pool, lambda chain: chain.total)
         for word, chain in (("Best", ranked[-1]), ("Worst", ranked[0])):
             cards.setdefault(str(chain.folder), _card(run, f"{word} of the {name}", chain))
     return list(cards.values())
@@ -115,8 +111,8 @@ def group_strip(run: Run) -> Strip | None:
         if chain.step == newest:
             groups.setdefault(chain.record["group_id"], []).append(chain)
     name, group = max(groups.items(), key=lambda item: (len(item[1]), item[0]))
-    ranked = sorted(group, key=_rank, reverse=True)
-    columns = [answer_column(run, chain, number(chain.total)) for chain in ranked]
+    ranked = rank(group, lambda chain: chain.total)
+    columns = [answer_column(run, chain, number(chain.total)) for chain in reversed(ranked)]
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
 
 
@@ -131,6 +127,18 @@ def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
         _held_out(run, prompt_id, models[prompt_id], measured.get(prompt_id, {}))
         for prompt_id in take_turns(sorted(models))[:most]
     ]
+
+
+def rank(
+    chains: Sequence[RecordedChain], value_of: Callable[[RecordedChain], float | None]
+) -> list[RecordedChain]:
+    """Return chains from the worst to the best by some value; those that have none come first."""
+
+    def key(chain: RecordedChain) -> tuple[float, str]:
+        value = value_of(chain)
+        return (-math.inf if value is None else value, chain.record["chain_id"])
+
+    return sorted(chains, key=key)
 
 
 def take_turns(prompt_ids: Sequence[str]) -> list[str]:
@@ -148,18 +156,12 @@ def take_turns(prompt_ids: Sequence[str]) -> list[str]:
 
 
 def _card(run: Run, heading: str, chain: RecordedChain) -> Card:
-    record = chain.record
     return Card(
         heading=heading,
-        chain_id=record["chain_id"],
-        step=chain.step,
-        finish=record["finish"],
-        error=record["error"],
-        total=number(chain.total),
-        rewards=[(name, number(value)) for name, value in record["rewards"].items()],
+        chain=chain,
         columns=_columns(run, chain),
-        tags=named_tags(chain, " ".join(body or "" for _, body in split_blocks(record["text"]))),
-        raw=mark_markup(record["text"]),
+        tags=named_tags(chain, " ".join(body or "" for _, body in split_blocks(chain.text))),
+        raw=mark_markup(chain.text),
     )
 
 
@@ -170,7 +172,7 @@ def _columns(run: Run, chain: RecordedChain) -> list[Column]:
         return [*columns, answer_column(run, chain, "answer"), *truth_columns(run, chain)]
     num_shown = len(columns)
     waiting: list[Note] = []
-    for name, body in split_blocks(chain.record["text"]):
+    for name, body in split_blocks(chain.text):
         if body is not None:
             spans, slots = mark_note(name, body, chain)
             waiting.append(Note(name=name or "outside any block", spans=spans, slots=slots))
@@ -272,7 +274,3 @@ def embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
 def _cut(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-
-
-def _rank(chain: RecordedChain) -> tuple[float, str]:
-    return (float("-inf") if chain.total is None else chain.total, chain.record["chain_id"])

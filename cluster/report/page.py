@@ -14,19 +14,16 @@ from typing import Any
 import jinja2
 
 from cluster.record import tables
-from cluster.record.run_data import Run, load_run, mean
-from cluster.report import components as by_reward
-from cluster.report.alarms import alarms
+from cluster.record.run_data import Run, load_run
+from cluster.report import rewards as by_reward
 from cluster.report.chains import chain_cards, group_strip, held_out_strips
 from cluster.report.charts import Chart, Series, line_chart
-from cluster.report.extremes import extremes
 from cluster.report.times import times
+from cluster.runtime.console import duration
 from cluster.runtime.files import write_atomically
 from configs.errors import first_line
 
 logger = logging.getLogger(__name__)
-
-_FIRST, _LAST = "first", "last"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +105,7 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["number"] = tables.number
     return environment.get_template(template).render(content)
 
 
@@ -119,14 +117,14 @@ def _content(run: Run) -> dict[str, Any]:
         "tables": tables.eval_tables(run.evaluation),
         "legend": tables.LEGEND,
         "strips": held_out_strips(run),
-        "alarms": alarms(run),
+        "alarms": by_reward.alarms(run),
         "rewards": by_reward.reward_charts(run),
         "held_out": by_reward.held_out_charts(run),
         "shares": by_reward.share_charts(run),
         "component_columns": [heading for heading, _ in by_reward.COLUMNS],
         "components": by_reward.component_rows(run),
         "correlations": by_reward.correlation_rows(run),
-        "extremes": extremes(run),
+        "extremes": by_reward.extremes(run),
         "cards": chain_cards(run),
         "group": group_strip(run),
         "health": _health_charts(run),
@@ -150,8 +148,8 @@ def _tiles(run: Run) -> list[Tile]:
     if total := run.curve("reward/total/mean"):
         values = [value for _, value in total]
         few = max(min(5, len(values) // 2), 1)
-        before, after = mean(values[:few]), mean(values[-few:])
-        note = f"mean of the {_FIRST} and the {_LAST} {few} steps" if few > 1 else "first and last step"
+        before, after = statistics.fmean(values[:few]), statistics.fmean(values[-few:])
+        note = f"mean of the first and the last {few} steps" if few > 1 else "first and last step"
         tiles.append(Tile(label="Training reward", value=f"{before:.2f} → {after:.2f}", note=note))
     greedy = tables.eval_tables(run.evaluation)[:1]
     for row in (row for table in greedy for row in table.rows):
@@ -164,7 +162,7 @@ def _tiles(run: Run) -> list[Tile]:
     if seconds := [value for _, value in run.curve("time/step_s")]:
         wall = max((value for _, value in run.curve("wall_time_s")), default=sum(seconds))
         median = f"median {statistics.median(seconds):.1f} s a step"
-        tiles.append(Tile(label="Time", value=_duration(wall), note=median))
+        tiles.append(Tile(label="Time", value=duration(wall), note=median))
     prompts, size = run.number("prompts_per_step"), run.number("group_size")
     if prompts and size and run.metrics:
         note = f"{prompts:g} prompts x {size:g} a step"
@@ -221,11 +219,3 @@ def _tracker_faults(run: Run) -> list[str]:
         for name, note in run.trackers.items()
         if note["state"] == "failed"
     ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

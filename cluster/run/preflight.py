@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 from rich.progress import track
-from rich.table import Table
 
 from actors.policies.family import family_of
 from cluster.record.trackers.base import check_trackers
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, make_table
 from cluster.runtime.plugins import use_plugins
 from configs.checks.validate import validate
 from configs.derive import derived, eval_judges, final_px
@@ -105,7 +104,7 @@ def check(config: Config) -> None:
         ConfigError: With one line that names the key or file and the remedy.
     """
     source = preflight(config)
-    table = Table(title=f"{config.name}: fine", show_header=False, title_justify="left")
+    table = make_table(f"{config.name}: fine")
     for key, value in derived(config).items():
         table.add_row(key, value)
     table.add_row("pictures of prompts", str(len(source.files())))

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cluster.runtime import node_probe
 from cluster.runtime.calls import Call, Worker, gather
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, make_table
 from cluster.runtime.spawn import kill
 from configs.derive import num_gpus
 from configs.planning.memory import GIB
@@ -89,9 +89,7 @@ def check_cluster(config: Config, plan: Plan) -> None:
 
 def fault_table(faults: Sequence[Fault]) -> Table:
     """Lay out what is wrong, one row a fault."""
-    table = Table(title="the cluster is not ready", title_justify="left")
-    for heading in ("node", "what", "found", "remedy"):
-        table.add_column(heading, overflow="fold")
+    table = make_table("the cluster is not ready", "node", "what", "found", "remedy")
     for fault in faults:
         table.add_row(fault.node, fault.what, fault.found, fault.remedy)
     return table

@@ -6,15 +6,15 @@ end before the result. Pointing at a line names its trial.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from cluster.record.tables import LOWER_IS_BETTER
-from cluster.report.charts import canvas, element, label, polyline, short
+from cluster.report.charts import Scale, canvas, element, label, polyline, short
 from cluster.search.trials import State, Trial, show
 from configs.search import RANGES, Domain, SearchPlan
 
@@ -112,16 +112,14 @@ def _key_axis(key: str, domain: Domain) -> _Axis:
 def _number_axis(
     title: str, low: float, high: float, value_of: Callable[[Trial], float | None], is_log: bool = False
 ) -> _Axis:
-    forward: Callable[[float], float] = math.log10 if is_log else float
-    bottom, top = forward(low), forward(high)
-    span = top - bottom or 1.0
+    scale = Scale(low, high, 0.0, 1.0, is_log)
 
     def place(trial: Trial) -> float | None:
         value = value_of(trial)
-        return None if value is None else (forward(value) - bottom) / span
+        return None if value is None else scale(value)
 
-    values = [bottom + span * share for share in _SHARES]
-    ticks = [(share, short(10**at if is_log else at, 3)) for share, at in zip(_SHARES, values, strict=True)]
+    space = np.geomspace if is_log else np.linspace
+    ticks = [(scale(value), short(value, 3)) for value in space(low, high, len(_SHARES)).tolist()]
     return _Axis(title=title, place=place, ticks=ticks if high > low else ticks[:1])
 
 

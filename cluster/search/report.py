@@ -42,6 +42,11 @@ def state_of(trial: Trial) -> str:
     return f"{trial.state}: {trial.error}" if trial.error else trial.state
 
 
+def _cells(plan: SearchPlan, trial: Trial) -> list[str]:
+    """Return what a trial tried, how far it came and what it reached."""
+    return [*(show(trial.values[key]) for key in plan.space), str(trial.step), show_metric(trial.last)]
+
+
 def search_table(plan: SearchPlan, trials: Sequence[Trial], best: Trial | None) -> Table:
     """Return the table for a terminal."""
     metric = plan.settings.metric
@@ -57,9 +62,7 @@ def search_table(plan: SearchPlan, trials: Sequence[Trial], best: Trial | None) 
         is_best = best is not None and trial.number == best.number
         table.add_row(
             f"{trial.name} *" if is_best else trial.name,
-            *(show(trial.values[key]) for key in plan.space),
-            str(trial.step),
-            show_metric(trial.last),
+            *_cells(plan, trial),
             Text(state_of(trial), style=_STYLES[trial.state]),
             style="bold" if is_best else "",
         )
@@ -99,9 +102,7 @@ def write_search_report(plan: SearchPlan, trials: Sequence[Trial], best: Trial, 
         rows=[
             {
                 "name": trial.name,
-                "values": [show(trial.values[key]) for key in plan.space],
-                "step": trial.step,
-                "metric": show_metric(trial.last),
+                "cells": _cells(plan, trial),
                 "state": state_of(trial),
                 "style": "best" if trial.number == best.number else trial.state,
             }

@@ -31,7 +31,7 @@ from cluster.runtime.ownership import OWNER, owned
 from cluster.runtime.ray_session import ray_session
 from cluster.search.report import search_table, trial_line, write_search_report
 from cluster.search.searcher import RecordedSearcher, make_asha, own_values
-from cluster.search.trial import TrialRunner, sign_of, totals, trial_resources
+from cluster.search.trial import TrialRunner, sign_of, trial_resources
 from cluster.search.trials import RECORD, TRIALS, Trial, TrialBook, best_trial, trial_name
 from configs.checks.search import check_search, starting_points
 from configs.schema import Config
@@ -196,8 +196,8 @@ def check_room(base: Config, plan: SearchPlan) -> None:
         ConfigError: If one trial reserves more than the cluster has.
     """
     there = ray.cluster_resources()
-    wanted = totals(trial_resources(base, share_rewards=plan.settings.share_rewards).bundles)
-    for kind, amount in wanted.items():
+    wanted = trial_resources(base, share_rewards=plan.settings.share_rewards).required_resources
+    for kind, amount in sorted(wanted.items()):
         if amount > there.get(kind, 0.0):
             raise ConfigError(
                 f"a trial reserves {amount:g} {kind}, the cluster has {there.get(kind, 0.0):g}; lower "

@@ -141,12 +141,8 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
     ) -> None:
         """Write down how a trial ended, unless it has done so itself, and learn from it."""
         number = self._numbers[trial_id]
-        state, why = (
-            ("failed", "its process ended without a word (tune/*/error.txt has what Ray knows)")
-            if error
-            else ("stopped", "")
-        )
-        trial = self._book.end(number, "failed" if state == "failed" else "stopped", why)
+        why = "its process ended without a word (tune/*/error.txt has what Ray knows)" if error else ""
+        trial = self._book.end(number, "failed" if error else "stopped", why)
         self._drawer.tell(self._drawn[number], trial)
         self._told(trial)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,3 @@ def trial_resources(config: Config, *, share_rewards: bool) -> PlacementGroupFac
     return PlacementGroupFactory(
         trial_bundles(place(replace(config, rewards={}) if share_rewards else config))
     )
-
-
-def totals(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Add up what bundles reserve, by resource."""
-    kinds = {kind for bundle in bundles for kind in bundle}
-    return {kind: sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in sorted(kinds)}

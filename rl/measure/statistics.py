@@ -20,6 +20,8 @@ BICUBIC, START, NOW = "bicubic", "start", "now"
 GAIN = f"{NOW}-{START}"
 FORMAT = 2
 """Of ``eval.json``. Files without a number, of before, call the start ``coldstart`` and now ``grpo``."""
+PAIRS = ((NOW, START), (NOW, BICUBIC))
+"""Rows of an evaluation that are compared, after and before."""
 EvalValues = Mapping[str, Mapping[str, Sequence[float | None]]]
 """``row -> metric -> one value a prompt`` (None where there is none), e.g. ``now -> psnr -> [...]``."""
 
@@ -70,15 +72,12 @@ def mean_interval(values: Sequence[float] | NDArray[np.floating], confidence: fl
     return Interval(mean=mean, low=mean - half, high=mean + half, num=int(array.size))
 
 
-def paired_interval(
-    after: Sequence[float | None], before: Sequence[float | None], confidence: float = 0.95
-) -> Interval | None:
-    """Return the mean of ``after - before`` over the prompts where both exist, with its interval.
+def paired_interval(after: Sequence[float | None], before: Sequence[float | None]) -> Interval | None:
+    """Return the mean of ``after - before`` over the prompts where both exist, with its 95 % interval.
 
     Args:
         after: One value a prompt; None or a non-finite number means there is none.
         before: The same prompts in the same order.
-        confidence: As in ``mean_interval``.
 
     Returns:
         None where no prompt has both.
@@ -90,20 +89,15 @@ def paired_interval(
         raise ValueError(f"paired_interval: {len(after)} values against {len(before)}")
     difference = _numbers(after) - _numbers(before)
     kept = difference[np.isfinite(difference)]
-    return mean_interval(kept, confidence) if kept.size else None
+    return mean_interval(kept) if kept.size else None
 
 
-def summarise_eval(
-    prompt_ids: Sequence[str],
-    values: EvalValues,
-    pairs: Sequence[tuple[str, str]] = ((NOW, START), (NOW, BICUBIC)),
-) -> JsonDict:
+def summarise_eval(prompt_ids: Sequence[str], values: EvalValues) -> JsonDict:
     """Build the content of ``eval.json``.
 
     Args:
         prompt_ids: The held-out prompts, n of them.
         values: ``row -> metric -> n values``; rows may differ in their metrics.
-        pairs: ``(after, before)`` rows to compare; a pair with an absent row is left out.
 
     Returns:
         ``rows`` (mean and ``interval`` = [low, high]), ``paired`` (``"after-before"`` -> metric -> mean, low,
@@ -122,7 +116,7 @@ def summarise_eval(
     }
     paired = {
         f"{after}-{before}": _differences(values[after], values[before])
-        for after, before in pairs
+        for after, before in PAIRS
         if after in values and before in values
     }
     prompts = {

@@ -49,8 +49,8 @@ from rl.types import Floats, Pixels
 
 MIN_PX = 4
 """No resize makes an edge smaller than this, pixels."""
-
-_GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+"""Shares of red, green and blue in brightness (ITU-R BT.601)."""
 
 
 def degrade(photo: Pixels, *, scale: int, preset: str, seed: int) -> tuple[Pixels, DegradationRecord]:
@@ -121,7 +121,7 @@ def add_noise(planes: Floats, noise: Noise, rng: np.random.Generator) -> Floats:
         shape = (1, *planes.shape[1:]) if noise.gray else planes.shape
         added = rng.standard_normal(shape, dtype=np.float32) * np.float32(noise.level / 255)
     else:
-        source = np.tensordot(_GRAY, planes, axes=1)[None] if noise.gray else planes
+        source = np.tensordot(LUMA, planes, axes=1)[None] if noise.gray else planes
         levels = np.rint(np.clip(source, 0, 1) * 255).astype(np.uint8)
         num_levels = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
         peak = 2.0 ** math.ceil(math.log2(num_levels))

@@ -12,13 +12,13 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderPreset:
-    """One order of the degradation: blur, resize, noise, JPEG."""
+    """One order of the degradation: blur, resize, noise, JPEG. Defaults are Real-ESRGAN's, the same in both orders."""
 
     blur_prob: float
     """Share of pictures that are blurred, 0..1."""
-    kernel_sizes: tuple[int, int]
+    kernel_sizes: tuple[int, int] = (7, 21)
     """Smallest and largest odd kernel edge, pixels at ``reference_px``."""
-    sinc_prob: float
+    sinc_prob: float = 0.1
     """Share of blurs that are a sinc (ringing), 0..1."""
     sigma: Range
     """Gaussian width, pixels at ``reference_px``; aniso kernels draw two."""
@@ -26,13 +26,13 @@ class OrderPreset:
     """Shares of up, down and keep."""
     resize_range: Range
     """Smallest and largest scale: of the picture (first order), of the output size (second)."""
-    gaussian_prob: float
+    gaussian_prob: float = 0.5
     """Share of Gaussian noise; the rest is Poisson, 0..1."""
     noise_sigma: Range
     """Gaussian noise, 8-bit steps."""
     poisson_scale: Range
     """Factor on the Poisson noise."""
-    gray_prob: float
+    gray_prob: float = 0.4
     """Share of noise that is equal in all channels, 0..1."""
     jpeg_quality: tuple[int, int]
     """JPEG quality."""
@@ -71,54 +71,39 @@ class Preset:
 
 _REALESRGAN_FIRST = OrderPreset(
     blur_prob=1.0,
-    kernel_sizes=(7, 21),
-    sinc_prob=0.1,
     sigma=(0.2, 3.0),
     resize_probs=(0.2, 0.7, 0.1),
     resize_range=(0.15, 1.5),
-    gaussian_prob=0.5,
     noise_sigma=(1.0, 30.0),
     poisson_scale=(0.05, 3.0),
-    gray_prob=0.4,
     jpeg_quality=(30, 95),
 )
 _REALESRGAN_SECOND = OrderPreset(
     blur_prob=0.8,
-    kernel_sizes=(7, 21),
-    sinc_prob=0.1,
     sigma=(0.2, 1.5),
     resize_probs=(0.3, 0.4, 0.3),
     resize_range=(0.3, 1.2),
-    gaussian_prob=0.5,
     noise_sigma=(1.0, 25.0),
     poisson_scale=(0.05, 2.5),
-    gray_prob=0.4,
     jpeg_quality=(30, 95),
 )
 _LIGHT_FIRST = OrderPreset(
     blur_prob=1.0,
-    kernel_sizes=(7, 21),
-    sinc_prob=0.1,
     sigma=(0.2, 1.5),
     resize_probs=(0.2, 0.7, 0.1),
     resize_range=(0.3, 1.5),
-    gaussian_prob=0.5,
     noise_sigma=(1.0, 15.0),
     poisson_scale=(0.05, 2.0),
-    gray_prob=0.4,
     jpeg_quality=(60, 95),
 )
 _LIGHT_SECOND = OrderPreset(
     blur_prob=0.5,
     kernel_sizes=(7, 11),
-    sinc_prob=0.1,
     sigma=(0.2, 1.0),
     resize_probs=(0.3, 0.4, 0.3),
     resize_range=(0.6, 1.2),
-    gaussian_prob=0.5,
     noise_sigma=(1.0, 12.0),
     poisson_scale=(0.05, 1.0),
-    gray_prob=0.4,
     jpeg_quality=(60, 100),
 )
 _MILD_FIRST = OrderPreset(
@@ -131,7 +116,6 @@ _MILD_FIRST = OrderPreset(
     gaussian_prob=0.8,
     noise_sigma=(0.5, 1.0),
     poisson_scale=(0.01, 0.05),
-    gray_prob=0.4,
     jpeg_quality=(90, 95),
 )
 _MILD_SECOND = OrderPreset(
@@ -144,7 +128,6 @@ _MILD_SECOND = OrderPreset(
     gaussian_prob=0.8,
     noise_sigma=(0.5, 16.0),
     poisson_scale=(0.05, 1.2),
-    gray_prob=0.4,
     jpeg_quality=(35, 95),
 )
 

@@ -9,7 +9,7 @@ crops wholly inside.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from rl.restoration.degradation import degrade
 from rl.restoration.labels import all_degradation_texts, label
 from rl.restoration.names import degraded_of, restoration_prompt
 from rl.restoration.photos import Pair, Photo, builtin_photos, folder_photos, pair_photos
-from rl.restoration.presets import get_preset
 from rl.restoration.sidecar import sidecar_texts
 from rl.seeding import derive_seed
 from rl.types import Pixels, Prompt
@@ -201,8 +200,7 @@ class PhotographSource(PromptSource):
         return restoration_prompt(prompt_id, degraded, truth, seed=derive_seed(self._seed, prompt_id))
 
     def _whole(self, photo: Photo) -> _Region:
-        rect = Rect(top=0, left=0, bottom=photo.height, right=photo.width)
-        return self._checked(_Region(photo=photo, rect=rect), "the photograph", "use a larger one")
+        return self._checked(_Region(photo=photo, rect=whole_of(photo)), "the photograph", "use a larger one")
 
     def _split(self, photo: Photo) -> tuple[_Region, _Region | None]:
         train, strip = split(photo, self._data.holdout_frac)
@@ -243,20 +241,22 @@ def split(photo: Photo, holdout_frac: float) -> tuple[Rect, Rect | None]:
     Returns:
         Training part and strip; None where ``holdout_frac`` is 0.
     """
-    height, width = photo.height, photo.width
-    side = photo.sidecar.holdout_side or ("bottom" if height > width else "right")
-    depth = round(holdout_frac * (height if side in ("top", "bottom") else width))
+    whole = whole_of(photo)
+    side = photo.sidecar.holdout_side or ("bottom" if whole.height > whole.width else "right")
+    is_row = side in ("top", "bottom")
+    length = whole.height if is_row else whole.width
+    depth = round(holdout_frac * length)
     if depth == 0:
-        return Rect(top=0, left=0, bottom=height, right=width), None
-    if side in ("top", "bottom"):
-        edge = depth if side == "top" else height - depth
-        upper = Rect(top=0, left=0, bottom=edge, right=width)
-        lower = Rect(top=edge, left=0, bottom=height, right=width)
-        return (lower, upper) if side == "top" else (upper, lower)
-    edge = depth if side == "left" else width - depth
-    left = Rect(top=0, left=0, bottom=height, right=edge)
-    right = Rect(top=0, left=edge, bottom=height, right=width)
-    return (right, left) if side == "left" else (left, right)
+        return whole, None
+    cut = depth if side in ("top", "left") else length - depth
+    first = replace(whole, bottom=cut) if is_row else replace(whole, right=cut)
+    second = replace(whole, top=cut) if is_row else replace(whole, left=cut)
+    return (second, first) if side in ("top", "left") else (first, second)
+
+
+def whole_of(photo: Photo) -> Rect:
+    """Return the rectangle of a whole photograph."""
+    return Rect(top=0, left=0, bottom=photo.height, right=photo.width)
 
 
 def crop_rect(region: Rect, *, output_px: int, zoom: list[float], rng: np.random.Generator) -> Rect:
@@ -278,7 +278,6 @@ def photograph_source(config: Config) -> PhotographSource:
 
 
 def _check(data: Photographs, *, output_px: int, scale: int) -> None:
-    get_preset(data.degradation)
     if not output_px:
         raise DataError(
             "data.kind: photographs are for chains that paint, and this one does not; name a source of your own "
@@ -288,7 +287,3 @@ def _check(data: Photographs, *, output_px: int, scale: int) -> None:
         raise DataError(f"output size {output_px} px is not a multiple of scale={scale}; change one of them")
     if len(data.zoom) != 2 or not 1.0 <= data.zoom[0] <= data.zoom[1]:
         raise DataError(f"data.zoom={data.zoom}: want [lowest, highest] with 1 <= lowest <= highest")
-    if not 0.0 <= data.holdout_frac < 1.0:
-        raise DataError(f"data.holdout_frac={data.holdout_frac}: want a share in 0..1, below 1")
-    if data.holdout_photos < 0:
-        raise DataError(f"data.holdout_photos={data.holdout_photos}: want 0 or more")

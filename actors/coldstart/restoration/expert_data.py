@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from rl.restoration.degradation import jpeg
+from rl.restoration.degradation import LUMA, jpeg
 from rl.restoration.kernels import resize_planes, to_bytes
 from rl.types import Floats, Pixels
-
-_LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +115,8 @@ def ssim_luma(pictures: NDArray[np.uint8], truth: Pixels) -> Floats:
         means: Floats = gaussian_filter(planes, sigma=1.5, radius=5, axes=(-2, -1))[..., 5:-5, 5:-5]
         return means
 
-    x: Floats = np.rint(pictures @ _LUMA)
-    y: Floats = np.rint(truth @ _LUMA)
+    x: Floats = np.rint(pictures @ LUMA)
+    y: Floats = np.rint(truth @ LUMA)
     mean_x, mean_y = blur(x), blur(y)
     variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y

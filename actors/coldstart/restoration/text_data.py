@@ -90,12 +90,12 @@ def make_dataset(
         some = prompts[first : first + COLLATE_ROWS]
         parts.append(_rows(policy, [writer.example(p, right_answer(p, blocks, seed)) for p in some]))
     length = max(part["input_ids"].shape[1] for part in parts)
-    columns = {"input_ids": 0, "position_ids": 0, "targets": NOT_AN_ACTION}
+    fills = {"input_ids": 0, "position_ids": 0, "targets": NOT_AN_ACTION}
 
     def join(name: str) -> Tensor:
-        if name not in columns:
+        if name not in fills:
             return torch.cat([part[name] for part in parts])
-        return torch.cat([_widen(part[name], length, columns[name]) for part in parts])
+        return torch.cat([F.pad(p[name], (0, length - p[name].shape[-1]), value=fills[name]) for p in parts])
 
     return TextDataset(
         input_ids=join("input_ids"),
@@ -175,11 +175,6 @@ def _rows(policy: TokenPolicy, examples: Sequence[Example]) -> dict[str, Tensor]
         "patches": patches.view(num, -1, patches.shape[-1]).half(),
         "grids": grids.view(num, -1, 3)[0],
     }
-
-
-def _widen(values: Tensor, length: int, fill: int) -> Tensor:
-    """Pad the last axis to ``length``."""
-    return F.pad(values, (0, length - values.shape[-1]), value=fill)
 
 
 def _slot_ids(prompt: Prompt) -> list[int]:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actors.coldstart.restoration.text_data import NOT_AN_ACTION, batches, make_dataset
-from actors.coldstart.supervised import run_supervised
-from actors.coldstart.task import ColdstartTask, Report, training_prompts
+from actors.coldstart.supervised import Report, run_supervised
+from actors.coldstart.task import ColdstartTask, training_prompts
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import load_tokenizer

@@ -77,12 +77,13 @@ def test_an_empty_directory_has_a_report_and_an_absent_one_has_not(tmp_path):
         write_report(tmp_path / "absent")
 
 
-def test_cards_are_the_best_and_the_worst(run_dir):
+def test_cards_are_the_best_and_the_worst(run_dir, html):
     run = load_run(run_dir)
     cards = {card.heading: card for card in chain_cards(run)}
     newest = [chain.total for chain in run.training if chain.step == 29]
-    assert cards["Best of the newest step (29)"].total == f"{max(newest):.3f}"
-    assert cards["Worst of the newest step (29)"].total == f"{min(newest):.3f}"
+    assert cards["Best of the newest step (29)"].chain.total == max(newest)
+    assert cards["Worst of the newest step (29)"].chain.total == min(newest)
+    assert all(f"total {total:.3f}</span>" in html for total in (max(newest), min(newest)))
     assert [column.title for column in cards["Best of the newest step (29)"].columns] == [
         "degraded",
         "rough image",
@@ -128,7 +129,9 @@ def test_a_chain_that_ended_early_keeps_its_text(tmp_path, run_dir):
     record = run.training[0].record | {"text": "<degradation>light", "finish": "length", "total": -1.0}
     (run.training[0].folder / "chain.json").write_text(json.dumps(record))
     card = next(
-        card for card in chain_cards(load_run(run.path)) if card.finish == "length" and card.total == "-1.000"
+        card
+        for card in chain_cards(load_run(run.path))
+        if card.chain.record["finish"] == "length" and card.chain.total == -1.0
     )
     assert [slot.said for slot in card.columns[0].notes[0].slots][:2] == ["light", ""]
 

@@ -13,7 +13,7 @@ from cluster.search.picture import parallel_coordinates
 from cluster.search.report import ranked, write_search_report
 from cluster.search.search import SearchDir, keep_best
 from cluster.search.searcher import OBJECTIVE, STEP, RecordedSearcher, make_asha, own_values
-from cluster.search.trial import held_out, sign_of, totals, trial_config, trial_resources
+from cluster.search.trial import held_out, sign_of, trial_config, trial_resources
 from cluster.search.trials import Trial, TrialBook, best_trial
 from configs.checks.search import check_search, starting_points
 from configs.errors import ConfigError
@@ -265,10 +265,10 @@ def test_a_trial_is_a_run_of_its_own_with_the_shared_start(tmp_path):
 
 def test_a_trial_reserves_what_it_spawns():
     config = load_config("demo", ["policies.image.num_gpus=0.5", "rewards.format.num_workers=3"])
-    bundles = trial_resources(config, share_rewards=False).bundles
+    resources = trial_resources(config, share_rewards=False)
     # the trial; two processes a policy, the two that share a GPU in one; three and four rewards; the guides
-    assert len(bundles) == 1 + 3 + 7 + 1
-    assert totals(bundles)["GPU"] == 1.0
+    assert len(resources.bundles) == 1 + 3 + 7 + 1
+    assert resources.required_resources["GPU"] == 1.0
     assert len(trial_resources(config, share_rewards=True).bundles) == 1 + 3 + 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.load import load_config
 from configs.schema import Photographs
 from rl.data.images import save_picture
 from rl.errors import ConfigError, DataError
@@ -184,10 +185,7 @@ def test_two_photographs_of_one_name(tmp_path):
         ({"zoom": [0.5, 2.0]}, {}, r"data\.zoom"),
         ({"zoom": [2.0, 1.0]}, {}, r"data\.zoom"),
         ({"zoom": [1.0]}, {}, r"data\.zoom"),
-        ({"holdout_frac": 1.0}, {}, r"data\.holdout_frac=1\.0"),
-        ({"holdout_photos": -1}, {}, r"data\.holdout_photos=-1"),
         ({"holdout_photos": 8}, {}, r"leaves none of 8 photographs"),
-        ({"degradation": "hard"}, {}, r"data\.degradation=hard"),
         ({"images": "/nowhere"}, {}, r"data\.images"),
         ({}, {"output_px": 66}, "not a multiple of scale=4"),
         ({}, {"output_px": 0}, "photographs are for chains that paint"),
@@ -200,6 +198,19 @@ def test_what_cannot_work_is_refused_at_the_start(change, sizes, message):
     with pytest.raises(ConfigError, match=message) as caught:
         source(dataclasses.replace(MILD, **change), **sizes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.holdout_frac=1.0", r"data\.holdout_frac: .*at most 0\.9, got 1\.0"),
+        ("data.holdout_photos=-1", r"data\.holdout_photos: .*at least 0, got -1"),
+        ("data.degradation=hard", r"data\.degradation: want one of .*mild, got 'hard'"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_the_schema(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("tiny", [override])
 
 
 def test_nothing_held_out(tmp_path):

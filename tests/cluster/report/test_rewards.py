@@ -10,18 +10,18 @@ from benchmarks.hackable import JUDGE, SETTINGS, LocalContrast, local_contrast, 
 from cluster.record.run_data import load_run
 from cluster.record.selection import chains_to_record, most_recorded
 from cluster.record.sinks import read_metrics
-from cluster.report.alarms import alarms
-from cluster.report.components import (
+from cluster.report.page import write_report
+from cluster.report.rewards import (
+    alarms,
     component_rows,
     components,
     correlation_rows,
+    extremes,
     held_out_charts,
     is_judge,
     reward_charts,
     share_charts,
 )
-from cluster.report.extremes import extremes
-from cluster.report.page import write_report
 from configs.checks.validate import validate
 from configs.derive import judge_names
 from configs.load import load_config
@@ -49,6 +49,8 @@ def test_a_planted_reward_sets_off_the_alarm_and_the_report_shows_it(fooled):
     said, is_noticed = verdict(read_metrics(fooled / "metrics.jsonl"), html)
     assert is_noticed, said
     assert "first at step" in said
+    assert re.search(r'<td class="plus" style="--share: 1.0">\+1.00</td>', html)
+    assert '<td class="minus"' in html
     for words in ("a judge fell while the trained total rose", "judge: fidelity", 'class="marked"'):
         assert words in html
     addresses = re.findall(r'(?:src|href)\s*=\s*"([^"]+)', html)
@@ -105,8 +107,8 @@ def test_components_have_their_numbers_and_correlations(run):
     across, below = correlation_rows(run)
     assert across == ["total", "contrast"]
     assert [name for name, _ in below] == ["contrast", "fidelity"]
-    assert below[0][1][0].text == "+1.00"
-    assert all(cell.is_negative for cell in below[1][1])
+    assert below[0][1][0] == pytest.approx(1.0, abs=0.005)
+    assert all(value < 0 for value in below[1][1])
     assert [chart.title for chart in reward_charts(run)] == ["total", "contrast", "fidelity"]
     assert all('class="band"' in chart.svg for chart in reward_charts(run))
     assert {chart.title for chart in share_charts(run)} == {"Groups without spread", "Invalid scores"}
@@ -123,7 +125,7 @@ def test_extremes_are_those_that_were_recorded(run):
     found = {one.name: one for one in extremes(run)}
     assert set(found) == {"contrast", "fidelity"}
     newest = [c.score("contrast") for c in run.training if c.step == 23]
-    columns = found["contrast"].strip.columns
+    columns = found["contrast"].columns
     assert [column.title for column in columns[4:]] == ["best, step 23", "truth", "worst, step 23", "truth"]
     assert columns[4].picture.notes[0] == f"{max(newest):.3f}"
     assert columns[6].picture.notes[0] == f"{min(newest):.3f}"
