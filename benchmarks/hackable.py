@@ -4,8 +4,8 @@
     python benchmarks/hackable.py coldstart.directory=DIR num_steps=200   # overrides are key=value
 
 The painter is rewarded for local contrast, which noise has plenty of; format keeps a small weight, so that chains stay
-whole; everything else judges: the fidelity to the truth (PSNR), the learned expert, the texts' rewards. Exits with 1
-unless the alarm of the judge `fidelity` goes off and the report shows it. Writes `<output_dir>/hackable/`.
+whole; the rest is measured only: the fidelity to the truth (PSNR), the learned expert, the texts' rewards. Exits
+with 1 unless the alarm of `fidelity` goes off and the report shows it. Writes `<output_dir>/hackable/`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cluster.record.sinks import read_metrics
 from rewards.base import Need, Reward, Score
 from rl.types import ChainView, JsonDict, Pixels
 
-JUDGE = "fidelity"
+WATCHED = "fidelity"
 TILE_PX = 4
 PEAK = 255.0
 SETTINGS = (
@@ -92,22 +92,22 @@ def train(config: str, settings: Sequence[str], run: Path) -> None:
 
 
 def verdict(records: Sequence[JsonDict], report: str) -> tuple[str, bool]:
-    """Say what became of the planted reward and of the judge, and whether alarm and report noticed.
+    """Say what became of the planted reward and of what is watched, and whether alarm and report noticed.
 
     Args:
         records: Of the run.
         report: The page.
     """
-    alarm = f"alarm/{JUDGE}"
+    alarm = f"alarm/{WATCHED}"
     steps = [record["step"] for record in records if record.get(alarm) == 1.0]
     lines = [
         f"{name}: {_ends(records, f'reward/{name}/{ending}')}"
-        for name, ending in (("total", "mean"), ("contrast", "present_mean"), (JUDGE, "present_mean"))
+        for name, ending in (("total", "mean"), ("contrast", "present_mean"), (WATCHED, "present_mean"))
     ]
     lines.append(
         f"{alarm}: first at step {steps[0]}, on in {len(steps)} steps" if steps else f"{alarm}: never"
     )
-    is_shown = 'id="alarms"' in report and f"judge: {JUDGE}" in report
+    is_shown = 'id="alarms"' in report and f"watched: {WATCHED}" in report
     lines.append(f"report: {'shows it' if is_shown else 'shows nothing'}")
     return "\n".join(lines), bool(steps) and is_shown
 

@@ -1,4 +1,4 @@
-"""Does GRPO teach? The configuration `learning`, once a seed, judged on held-out photographs.
+"""Does GRPO teach? The configuration `learning`, once a seed, evaluated on held-out photographs.
 
     python benchmarks/learning.py                     # three seeds, one after another
     python benchmarks/learning.py num_steps=40 --seeds 0    # shorter; overrides are key=value

@@ -6,7 +6,7 @@
 Runs `good` (the demo's learning rates) and `bad` (a tenth of both), then searches both learning rates within a factor
 of 30 either way of the bad ones: the search is not told which way is right. All share one cold start, with fewer text
 steps than the demo's: after the demo's own, short runs gain too little to tell them apart. The gains over it are
-judged on held-out prompts that the search never saw, paired by prompt; `recovered` is the winner's gain over the good
+compared on held-out prompts that the search never saw, paired by prompt; `recovered` is the winner's gain over the good
 run's, with a bootstrap interval over prompts. Exits with 1 where it is below 0.9. What is there already is not run
 again. Writes `<output_dir>/search.md` and `search.json`.
 """
@@ -43,7 +43,7 @@ Gains = NDArray[np.float64]
 
 
 def main() -> None:
-    """Run what is not there yet, judge it, and print and write the table."""
+    """Run what is not there yet, evaluate it, and print and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=45, help="GRPO steps of every run")
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--prompts", type=int, default=288, help="held-out prompts the search looks at")
-    parser.add_argument("--judged", type=int, default=768, help="further ones that runs are judged on")
+    parser.add_argument("--unseen", type=int, default=768, help="further ones that runs are compared on")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/search"))
     arguments = parser.parse_args()
     folder = arguments.output_dir
@@ -63,7 +63,7 @@ def main() -> None:
         f"num_steps={arguments.steps}",
         f"save_every={third}",
         f"eval.num_prompts={arguments.prompts}",
-        "eval.judges=[psnr,ssim]",
+        "eval.metrics=[psnr,ssim]",
         *arguments.overrides,
     ]
     bad = wrong_rates(arguments.config, arguments.overrides)
@@ -74,7 +74,7 @@ def main() -> None:
     searched = [*common, *settings(bad), f"eval.every={third}", f"search.num_trials={arguments.trials}"]
     seconds["search"] = search(arguments.config, folder, [*searched, *space(bad)])
     runs = {"good": folder / "good", "bad": folder / "bad", "found": folder / "search" / "best"}
-    gains = judge(arguments.config, folder, runs, common, (arguments.prompts, arguments.judged))
+    gains = compare(arguments.config, folder, runs, common, (arguments.prompts, arguments.unseen))
     recovered, low, high = recovery(gains["found"], gains["good"])
     text = table(gains, (recovered, low, high), folder / "search", seconds)
     said = {
@@ -134,22 +134,22 @@ def timed(*words: str) -> float:
     return time.perf_counter() - begin
 
 
-# --------------------------------------------------------------------------------- judging
+# --------------------------------------------------------------------------------- comparing
 
 
-def judge(
+def compare(
     config: str, folder: Path, runs: Mapping[str, Path], overrides: Sequence[str], prompts: tuple[int, int]
 ) -> dict[str, Gains]:
     """Return each run's gain over the cold start, a value a prompt that the search never saw."""
-    seen, judged = prompts
-    number = f"eval.num_prompts={seen + judged}"
+    seen, unseen = prompts
+    number = f"eval.num_prompts={seen + unseen}"
     start = folder / "start"
     if not (start / "eval.json").exists():
         timed("eval", config, "name=start", *overrides, number)
     before = totals(start, seen)
     after = {}
     for name, run in runs.items():
-        if len(json.loads((run / "eval.json").read_text())["prompts"]) < seen + judged:
+        if len(json.loads((run / "eval.json").read_text())["prompts"]) < seen + unseen:
             timed("eval", str(run), number)
         after[name] = totals(run, seen)
     shared = [p for p in before if all(p in found for found in after.values())]

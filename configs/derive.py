@@ -60,8 +60,8 @@ def derived(config: Config) -> dict[str, str]:
         said[f"policy {name}"] = (
             f"learner ranks {ranks}, rollout workers {workers}, {rows} chains a rank and optimizer step"
         )
-    if judges := judge_names(config):
-        said["judges"] = f"{', '.join(judges)} (measured, never trained on)"
+    if unrewarded := measured_only(config):
+        said["measured only"] = f"{', '.join(unrewarded)} (never trained on)"
     said["GPUs"] = f"{num_gpus(config):g}"
     if taught_policies(config):
         said["cold start"] = f"{coldstart_directory(config)} ({_coldstart_state(config)})"
@@ -183,22 +183,22 @@ def reward_deadline_s(config: Config, name: str) -> float:
     return config.rewards[name].deadline_s or config.deadline_s / 4
 
 
-def judge_names(config: Config) -> tuple[str, ...]:
+def measured_only(config: Config) -> tuple[str, ...]:
     """Return the rewards that are measured and never trained on: weight 0, and not the gate."""
     return tuple(
         name for name, reward in config.rewards.items() if not reward.weight and name != config.advantage.gate
     )
 
 
-JUDGES = ("psnr", "ssim", "gmsd", "fsim", "vsi")
-"""What pictures with a truth are measured by where ``eval.judges`` is ``auto``."""
+EVAL_METRICS = ("psnr", "ssim", "gmsd", "fsim", "vsi")
+"""What pictures with a truth are measured by where ``eval.metrics`` is ``auto``."""
 
 
-def eval_judges(config: Config) -> tuple[str, ...]:
+def eval_metrics(config: Config) -> tuple[str, ...]:
     """Return the metrics that held-out pictures are measured by; () where nothing is painted."""
-    if config.eval.judges != ["auto"]:
-        return tuple(config.eval.judges)
-    return JUDGES if final_px(config.chain) else ()
+    if config.eval.metrics != ["auto"]:
+        return tuple(config.eval.metrics)
+    return EVAL_METRICS if final_px(config.chain) else ()
 
 
 def num_gpus(config: Config) -> float:

@@ -12,7 +12,7 @@ from configs.suggest import nearest, suggest
 from configs.tree import KIND, child, entry_of, hints_of, is_by_name, leaves, methods_of, plain
 
 UNKNOWN = "unexpected_keyword_argument"
-RENAMED = {"num_rollout_workers": "num_workers"}
+RENAMED = {"num_rollout_workers": "num_workers", "judges": "metrics"}
 """Keys of older configurations -> what they are called now."""
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 

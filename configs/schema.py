@@ -243,9 +243,10 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """One reward. The mapping's key is its name in metrics; ``weight=0`` makes it a judge.
+    """One reward. The mapping's key is its name in metrics; with ``weight=0`` it is measured only.
 
-    A judge is measured on training chains and held-out photos, never trained on, and watched (``alarm_window``).
+    What is measured only is scored on training chains and held-out prompts, never trained on, and watched
+    (``alarm_window``).
     """
 
     target: Text = ""
@@ -351,7 +352,7 @@ class EvalConfig:
     samples: Natural = 0
     """Answers that are also drawn for each held-out prompt, at the policies' own temperature, and measured beside the
     greedy one; 0 draws none."""
-    judges: list[Text] = field(default_factory=lambda: ["auto"])
+    metrics: list[Text] = field(default_factory=lambda: ["auto"])
     """pyiqa full-reference metrics that are measured and never rewarded; watched where ``every`` is above 0. ``auto``
     is PSNR, SSIM, GMSD, FSIM and VSI where pictures are painted, else none. Only pictures with a truth are measured."""
 
@@ -395,7 +396,7 @@ class Config:
     max_invalid_frac: Share = 0.2
     """Share of a step's chains that may lose a score before the run stops, 0..1."""
     alarm_window: Natural = 50
-    """Steps over which trends are tested: an alarm goes off where the trained total rises and a judge falls.
+    """Steps over which trends are tested: an alarm goes off where the trained total rises and a watched metric falls.
     Larger finds slower hacking, later; 0 never looks."""
     on_alarm: Literal["log", "stop"] = "log"
     """What an alarm does: a metric, a log line and a place in the report; or it also saves and ends the run."""

@@ -45,7 +45,7 @@ class SearchConfig:
     other grid's), ``{uniform: [low, high]}``, ``{log_uniform: [low, high]}`` or ``{int: [low, high]}``. Ranges hold
     both their ends."""
     metric: Text = "total"
-    """Held-out mean that is sought: ``total``, a reward's name, or one of ``eval.judges``. The largest wins, or the
+    """Held-out mean that is sought: ``total``, a reward's name, or one of ``eval.metrics``. The largest wins, or the
     smallest where less is better."""
     num_trials: Count = 16
     """Runs in all. With grids it is rounded up to whole grids; nothing but grids is walked through once."""

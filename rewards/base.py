@@ -161,7 +161,7 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
     Returns:
         Scores over the n chains in order, in the reward's unit, larger is better.
     """
-    results = judge(reward, name, chains)
+    results = checked_scores(reward, name, chains)
     if not math.isfinite(reward.missing):
         homeless = f", and the reward's missing value is {reward.missing}"
         results = [Failure(r.reason + homeless) if isinstance(r, Missing) else r for r in results]
@@ -180,7 +180,7 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
     )
 
 
-def judge(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
+def checked_scores(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
     """Ask for scores in the reward's own unit and direction; see ``evaluate``, which adds the rest.
 
     Returns:

@@ -11,7 +11,7 @@ from configs.schema import BlockConfig
 from rewards.base import Failure, Need, Reward, Score
 from rewards.experts.catalogue import catalogue, find_metric
 from rewards.experts.expert import Expert
-from rewards.experts.judges import JUDGE_OPTIONS
+from rewards.experts.picture_metrics import METRIC_OPTIONS
 from rewards.generation import rescale
 from rl.errors import ConfigError
 from rl.restoration.names import TRUTH, truth_of
@@ -22,8 +22,8 @@ class FidelityReward(Reward):
     """One of pyiqa's full-reference metrics on the final picture and the truth, as a share of its range.
 
     The bad end of the range is 0 and the good end 1, whatever the metric's direction; scores beyond an end count as
-    that end. PSNR has pyiqa's range of 0 to 40 dB unless another is given. Colour space and border are those of the
-    judges of the same name (``rewards.experts.expert.Judges``). A chain without a final picture, or of a photo without
+    that end. PSNR has pyiqa's range of 0 to 40 dB unless another is given. Colour space and border are those of
+    ``eval.metrics`` (``rewards.experts.picture_metrics``). A chain without a final picture, or of a photo without
     truth, gets 0.
     """
 
@@ -54,7 +54,7 @@ class FidelityReward(Reward):
         if range is not None and not (len(range) == 2 and -math.inf < range[0] < range[1] < math.inf):
             raise ConfigError(f"range: want [low, high] with low < high, got {range}")
         self._range = None if range is None else (float(range[0]), float(range[1]))
-        chosen = {**JUDGE_OPTIONS.get(metric, {}), **(options or {})}
+        chosen = {**METRIC_OPTIONS.get(metric, {}), **(options or {})}
         self._expert = Expert(metric, weights=weights, device=device, options=chosen)
 
     def check(self) -> None:

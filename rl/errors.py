@@ -50,7 +50,7 @@ class WeightSyncError(VlcotError):
 
 
 class AlarmError(VlcotError):
-    """A judge falls while what is trained rises, and ``on_alarm`` is ``stop``."""
+    """A watched metric falls while what is trained rises, and ``on_alarm`` is ``stop``."""
 
     exit_code = 3
 

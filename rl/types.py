@@ -85,7 +85,7 @@ class Prompt(Generic[P]):
     tokens: tuple[int, ...] = ()
     """The same as ids of the text policy's tokenizer, one placeholder a shown picture; instead of ``messages``."""
     pictures: Mapping[str, P] = field(default_factory=dict)
-    """By name, any number of any sizes; those that are not shown are for rewards and judges."""
+    """By name, any number of any sizes; those that are not shown are for rewards and metrics."""
     shown: tuple[str, ...] = ()
     """Names of the pictures that the policies see, in order; in ``messages`` each has its place."""
     reference: Mapping[str, Json] = field(default_factory=dict)

@@ -32,17 +32,17 @@ def row_of(metric: Metric) -> tuple[str, ...]:
 def expert_info(name: str, options: Mapping[str, Any]) -> None:
     """Print what a metric is, whether it can be used here, and its smallest picture."""
     from rewards.experts.expert import LARGEST_PX, Expert, smallest_px
-    from rewards.experts.judges import JUDGE_OPTIONS
+    from rewards.experts.picture_metrics import METRIC_OPTIONS
 
     metric = catalogue()[name]
     table = make_table(f"pyiqa {name} ({metric.architecture})")
     head = ("compares with", "better", "range", "measures", "weights")
     for key, value in zip(head, row_of(metric)[1:], strict=True):
         table.add_row(key, value)
-    table.add_row("options", json.dumps({**metric.options, **JUDGE_OPTIONS.get(name, {})}))
+    table.add_row("options", json.dumps({**metric.options, **METRIC_OPTIONS.get(name, {})}))
     weights = options.get("weights")
     expert = Expert(
-        name, weights=weights, options=options.get("options") or JUDGE_OPTIONS.get(name), device="cpu"
+        name, weights=weights, options=options.get("options") or METRIC_OPTIONS.get(name), device="cpu"
     )
     try:
         expert.check()

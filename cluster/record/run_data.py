@@ -75,7 +75,7 @@ class RecordedChain:
 
     @property
     def hidden(self) -> list[str]:
-        """Return the names of the prompt's other pictures, for rewards and judges."""
+        """Return the names of the prompt's other pictures, for rewards and metrics."""
         return [name for name in self.record["prompt"]["pictures"] if name not in self.shown]
 
     @property

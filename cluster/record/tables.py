@@ -21,7 +21,7 @@ ROWS = (BICUBIC, START, NOW)
 """Rows of ``eval.json`` in the order of the columns; others follow."""
 TOTAL = "total"
 REWARDS = (TOTAL, "format", "degradation", "understanding", "generation")
-"""The paper's rewards, in the order they are shown; the run's own follow, then the metrics of judges."""
+"""The paper's rewards, in the order they are shown; the run's own follow, then ``eval.metrics``."""
 LOWER_IS_BETTER = frozenset(
     ("brisque", "dists", "fid", "gmsd", "ilniqe", "lpips", "mad", "niqe", "nlpd", "pieapp", "piqe", "stlpips")
 )

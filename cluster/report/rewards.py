@@ -13,7 +13,7 @@ from cluster.record.tables import number
 from cluster.report.chains import Column, answer_column, rank, truth_columns
 from cluster.report.charts import Chart, Point, Series, line_chart
 from cluster.report.spans import Span, mark_markup
-from rl.measure.hacking import Judge
+from rl.measure.hacking import WatchedMetric
 
 TOTAL = "total"
 _LAST = 10
@@ -31,9 +31,9 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """One judge that set off an alarm."""
+    """A watched metric that set off an alarm."""
 
-    judge: str
+    name: str
     when: str
     why: str
     charts: Sequence[Chart]
@@ -44,7 +44,7 @@ class Extreme:
     """A reward's best and worst recorded chains."""
 
     name: str
-    is_judge: bool
+    is_measured_only: bool
     columns: Sequence[Column]
     texts: Sequence[tuple[str, Sequence[Span]]]
     """Title of each chain and everything it wrote."""
@@ -72,7 +72,7 @@ def components(run: Run) -> list[str]:
     return list(dict.fromkeys(known + rewards))
 
 
-def is_judge(run: Run, name: str) -> bool:
+def is_measured_only(run: Run, name: str) -> bool:
     """Return whether a reward was measured and never trained on."""
     return run.number(f"rewards.{name}.weight") == 0 and run.setting("advantage.gate") != name
 
@@ -84,7 +84,7 @@ def reward_charts(run: Run) -> list[Chart]:
         points = run.curve(f"reward/{name}/mean")
         if not points:
             continue
-        note = _change(points) + (", measured only" if is_judge(run, name) else "")
+        note = _change(points) + (", measured only" if is_measured_only(run, name) else "")
         spread = dict(run.curve(f"reward/{name}/std"))
         band = [
             (step, value - spread[step], value + spread[step]) for step, value in points if step in spread
@@ -129,7 +129,11 @@ def component_rows(run: Run) -> list[Component]:
     rows = []
     for name in components(run):
         weight = run.number(f"rewards.{name}.weight")
-        role = "judge" if is_judge(run, name) else f"weight {1.0 if weight is None else weight:g}"
+        role = (
+            "measured only"
+            if is_measured_only(run, name)
+            else f"weight {1.0 if weight is None else weight:g}"
+        )
         cells = tuple(_last(run, f"reward/{name}/{ending}", ending) for _, ending in COLUMNS)
         rows.append(Component(name=name, role=role, cells=cells))
     return rows
@@ -169,26 +173,26 @@ def _last(run: Run, metric: str, ending: str) -> str:
 
 
 def alarms(run: Run) -> list[Alarm]:
-    """Return every judge whose alarm was on at some step, the earliest first."""
-    judges = [name.removeprefix("alarm/") for name in run.metric_names if name.startswith("alarm/")]
-    on = {name: [step for step, value in run.curve(f"alarm/{name}") if value == 1.0] for name in judges}
+    """Return everything whose alarm was on at some step, the earliest first."""
+    watched = [name.removeprefix("alarm/") for name in run.metric_names if name.startswith("alarm/")]
+    on = {name: [step for step, value in run.curve(f"alarm/{name}") if value == 1.0] for name in watched}
     begun = sorted((steps[0], name) for name, steps in on.items() if steps)
     return [_alarm(run, name, on[name]) for _, name in begun]
 
 
 def _alarm(run: Run, name: str, steps: Sequence[float]) -> Alarm:
-    judge = Judge(name=name)
+    watched = WatchedMetric(name=name)
     many = (
         f"on in {len(steps)} steps, last in step {steps[-1]:g}" if len(steps) > 1 else "on in this step only"
     )
-    rising, falling = (_trend(run, key, steps[0]) for key in (judge.total_name, name))
+    rising, falling = (_trend(run, key, steps[0]) for key in (watched.total_name, name))
     return Alarm(
-        judge=f"{judge.key} on held-out prompts" if judge.is_held_out else judge.key,
+        name=f"{watched.key} on held-out prompts" if watched.is_held_out else watched.key,
         when=f"started at step {steps[0]:g}; {many}",
-        why=f"trained total {rising}; {judge.key} {falling}, over {run.setting('alarm_window', '?')} steps",
+        why=f"trained total {rising}; {watched.key} {falling}, over {run.setting('alarm_window', '?')} steps",
         charts=[
-            _chart(run, "trained total", judge.total, steps, 1),
-            _chart(run, f"judge: {judge.key}", judge.metric, steps, 6),
+            _chart(run, "trained total", watched.total, steps, 1),
+            _chart(run, f"watched: {watched.key}", watched.metric, steps, 6),
         ],
     )
 
@@ -223,4 +227,4 @@ def _extreme(run: Run, name: str) -> Extreme | None:
             notes = [value, f"total {number(chain.total)}"]
             columns += [answer_column(run, chain, title, notes), *truth_columns(run, chain)]
             texts.append((f"{title}: {value} · {chain.record['chain_id']}", mark_markup(chain.text)))
-    return Extreme(name=name, is_judge=is_judge(run, name), columns=columns, texts=texts)
+    return Extreme(name=name, is_measured_only=is_measured_only(run, name), columns=columns, texts=texts)

@@ -14,7 +14,7 @@ from cluster.record.sinks import read_metrics
 from cluster.runtime.calls import Worker, gather
 from configs.schema import Config
 from rl.errors import AlarmError
-from rl.measure.hacking import Judge, alarm_metrics, alarms_on, describe, judges_of, started
+from rl.measure.hacking import WatchedMetric, alarm_metrics, alarms_on, describe, started, watched_of
 from rl.measure.statistics import NOW
 from rl.ports import Sink
 from rl.types import JsonDict, Metrics
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class JudgeWatch:
+class AlarmWatch:
     """A sink in front of the run's sinks."""
 
     config: Config
-    judges: Sequence[Judge]
+    watched: Sequence[WatchedMetric]
     steps: Sink
     """Takes the metrics of steps."""
     evaluations: Sink
@@ -52,7 +52,7 @@ class JudgeWatch:
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """Judges whose alarm is on now."""
+        """Names of what has its alarm on now."""
         return alarms_on(self.records[-1]) if self.records else ()
 
     @property
@@ -64,7 +64,7 @@ class JudgeWatch:
         """End the run where it must stop.
 
         Raises:
-            AlarmError: Names the judges, and how to go on all the same.
+            AlarmError: Names what fell, and how to go on all the same.
         """
         if self.must_stop:
             newest = self.records[-1]
@@ -77,7 +77,7 @@ class JudgeWatch:
     def _watch(self, step: int, metrics: Metrics) -> Metrics:
         """Remember the metrics, test the trends, and say what starts."""
         window = self.config.alarm_window
-        if not window or not self.judges:
+        if not window or not self.watched:
             return {}
         if not self.records or self.records[-1]["step"] != step:
             self.records.append({"step": step})
@@ -85,7 +85,7 @@ class JudgeWatch:
         since = step - window
         self.records[:] = [record for record in self.records if record["step"] >= since]
         before = set(self.alarms)
-        trends = alarm_metrics(self.records, self.judges, window)
+        trends = alarm_metrics(self.records, self.watched, window)
         self.records[-1] |= trends
         for name in started(self.records, window):
             if name not in before:
@@ -94,25 +94,25 @@ class JudgeWatch:
         return trends
 
 
-def watch_judges(
-    config: Config, judges: Worker | None, run: RunDir, *, steps: Sink, evaluations: Sink
-) -> JudgeWatch:
+def alarm_watch(
+    config: Config, picture_metrics: Worker | None, run: RunDir, *, steps: Sink, evaluations: Sink
+) -> AlarmWatch:
     """Set up the watch of a run, with the steps that it has done already.
 
     Args:
         config: The run.
-        judges: Serves ``rewards.experts.judges.Judges``, who know the direction of each held-out metric; None where
-            there is none.
+        picture_metrics: Serves ``rewards.experts.picture_metrics.PictureMetrics``, which know the direction of each
+            held-out metric; None where there is none.
         run: Its directory.
-        steps: See ``JudgeWatch``.
-        evaluations: See ``JudgeWatch``.
+        steps: See ``AlarmWatch``.
+        evaluations: See ``AlarmWatch``.
     """
     lower_better: dict[str, bool] = {}
-    if judges is not None:
-        (lower_better,) = gather([judges.call("lower_better")], deadline_s=config.deadline_s)
-    return JudgeWatch(
+    if picture_metrics is not None:
+        (lower_better,) = gather([picture_metrics.call("lower_better")], deadline_s=config.deadline_s)
+    return AlarmWatch(
         config=config,
-        judges=judges_of(config, lower_better),
+        watched=watched_of(config, lower_better),
         steps=steps,
         evaluations=evaluations,
         records=read_metrics(run.metrics),

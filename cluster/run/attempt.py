@@ -11,7 +11,7 @@ from cluster.pools.collector import GroupCollector
 from cluster.record.rundir import Checkpoint
 from cluster.record.selection import chains_to_record
 from cluster.record.trackers.base import Trackers
-from cluster.run.alarms import JudgeWatch
+from cluster.run.alarms import AlarmWatch
 from cluster.run.evaluation import resolve_pictures, score_of
 from cluster.run.mirror import Mirror
 from cluster.run.session import Session
@@ -54,7 +54,7 @@ class Attempt:
 
     session: Session
     collector: GroupCollector
-    watch: JudgeWatch
+    watch: AlarmWatch
     mirror: Mirror
     on_evaluated: OnEvaluated | None = None
     """Told of every evaluation before the last."""

@@ -1,4 +1,4 @@
-"""Held-out evaluation: the same prompts answered by the start and by the policies of now, scored and judged.
+"""Held-out evaluation: the same prompts answered by the start and by the policies of now, scored and measured.
 
 Text is decoded greedily, pictures are painted as ``eval.samplers`` says. With ``eval.samples`` answers are also drawn
 as in training, at the policies' own temperature. An answer has the same seed whenever its prompt is evaluated.
@@ -69,8 +69,8 @@ class Evaluator:
     config: Config
     prompts: Sequence[Prompt]
     runners: Sequence[Worker]
-    judges: Worker | None
-    """Serves ``rewards.experts.judges.Judges``; None where nothing is judged."""
+    picture_metrics: Worker | None
+    """Serves ``rewards.experts.picture_metrics.PictureMetrics``; None where no picture is measured."""
     recorder: ChainRecorder
     rows: dict[str, Rows] = field(default_factory=lambda: defaultdict(dict))
     """By way."""
@@ -88,18 +88,18 @@ class Evaluator:
         return ways
 
     def bicubic(self) -> None:
-        """Measure the enlarged degraded photographs, where there are any: the floor of what is judged."""
+        """Measure the enlarged degraded photographs, where there are any: the floor of what is measured."""
         photos = [
             enlarged(prompt, config=self.config) if DEGRADED in prompt.pictures else None
             for prompt in self.prompts
         ]
-        judged = self._judge(photos, self.prompts)
+        measured = self._measure(photos, self.prompts)
         for way in self.ways:
-            if judged:
-                self.rows[way.name][BICUBIC] = judged
+            if measured:
+                self.rows[way.name][BICUBIC] = measured
 
     def policies(self, model: Model, *, step: int) -> None:
-        """Have the present weights answer every held-out prompt in every way; score and judge the answers."""
+        """Have the present weights answer every held-out prompt in every way; score and measure the answers."""
         first, *_ = ways = self.ways
         for way in ways:
             requests = [way.request(prompt) for prompt in self.prompts]
@@ -113,8 +113,8 @@ class Evaluator:
                 name: [score_of(group, name, index) for group, index in answers]
                 for name in self.config.rewards
             }
-            judged = self._judge([named.get(last) for named in pictures], prompts)
-            values = {**scored, "total": self._totals(scored), **judged}
+            measured = self._measure([named.get(last) for named in pictures], prompts)
+            values = {**scored, "total": self._totals(scored), **measured}
             self.rows[way.name][model] = {
                 name: by_prompt(column, way.num_chains) for name, column in values.items()
             }
@@ -173,17 +173,17 @@ class Evaluator:
         rows = zip(*(scored[name] for name in weights), strict=True)
         return [weighted(row, list(weights.values())) for row in rows]
 
-    def _judge(self, pictures: Sequence[Pixels | None], prompts: Sequence[Prompt]) -> dict[str, Column]:
+    def _measure(self, pictures: Sequence[Pixels | None], prompts: Sequence[Prompt]) -> dict[str, Column]:
         """Measure pictures against their prompts' truths: None where one of them is missing, {} where all are."""
         pairs = [
             (index, picture, truth)
             for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True))
             if picture is not None and (truth := truth_of(prompt)) is not None
         ]
-        if not pairs or self.judges is None:
+        if not pairs or self.picture_metrics is None:
             return {}
-        places, judged, truths = zip(*pairs, strict=True)
-        call = self.judges.call("score", list(judged), list(truths))
+        places, painted, truths = zip(*pairs, strict=True)
+        call = self.picture_metrics.call("score", list(painted), list(truths))
         (values,) = gather([call], deadline_s=self.config.deadline_s)
         columns: dict[str, Column] = {}
         for name, measured in values.items():

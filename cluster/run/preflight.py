@@ -12,9 +12,9 @@ from cluster.record.trackers.base import check_trackers
 from cluster.runtime.console import CONSOLE, make_table
 from cluster.runtime.plugins import use_plugins
 from configs.checks.validate import validate
-from configs.derive import derived, eval_judges, final_px
+from configs.derive import derived, eval_metrics, final_px
 from configs.schema import Config
-from rewards.experts.judges import Judges
+from rewards.experts.picture_metrics import PictureMetrics
 from rewards.load import load_reward, reward_terms
 from rl.advantage.baselines import find_baseline
 from rl.data.images import load_picture
@@ -62,7 +62,7 @@ def preflight(config: Config) -> PromptSource:
         if reward.cache and not loaded.deterministic:
             raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
     check_trackers(config.trackers)
-    Judges(eval_judges(config)).check(final_px(config.chain) or None)
+    PictureMetrics(eval_metrics(config)).check(final_px(config.chain) or None)
     files = source.files()
     for path in track(files, description="read the pictures", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)

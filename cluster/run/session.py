@@ -135,7 +135,7 @@ def assemble(
             config=config,
             prompts=prompts.held_out(config.eval.num_prompts),
             runners=runners,
-            judges=workers.judges,
+            picture_metrics=workers.picture_metrics,
             recorder=recorder,
         ),
         monitor=None if scoring else ScoringMonitor(workers.pools.scoring, run.path),

@@ -14,7 +14,7 @@ from cluster.record.sinks import ConsoleSink, JsonlSink, MultiSink
 from cluster.record.tables import terminal_tables
 from cluster.record.trackers.base import Trackers, tracking
 from cluster.report.page import report_line
-from cluster.run.alarms import JudgeWatch, watch_judges
+from cluster.run.alarms import AlarmWatch, alarm_watch
 from cluster.run.attempt import (
     Attempt,
     InterruptibleCollector,
@@ -127,11 +127,11 @@ class Training:
             position=position,
         )
 
-    def _watch(self, session: Session, metrics_file: JsonlSink) -> JudgeWatch:
+    def _watch(self, session: Session, metrics_file: JsonlSink) -> AlarmWatch:
         shown = ConsoleSink(CONSOLE, self.config.num_steps)
-        return watch_judges(
+        return alarm_watch(
             self.config,
-            session.workers.judges,
+            session.workers.picture_metrics,
             self.run,
             steps=MultiSink(
                 [metrics_file], [self.observer, self.trackers, RunGauges(run=self.config.name), shown]

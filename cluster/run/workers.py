@@ -1,4 +1,4 @@
-"""Workers of a run, and how they are spawned: rollout workers, reward pools, judges, learner ranks, chain runners."""
+"""Workers of a run, and how they are spawned: rollout workers, reward pools, metrics, learner ranks, chain runners."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from cluster.runtime.placement_groups import Reserved, reserve
 from cluster.runtime.rendezvous import rendezvous
 from cluster.runtime.spawn import CONCURRENCY, spawn
 from configs.checks.rewards import runtime_env
-from configs.derive import eval_judges
+from configs.derive import eval_metrics
 from configs.planning.placement import SHARE, place
 from configs.schema import Config
-from rewards.experts.judges import Judges
+from rewards.experts.picture_metrics import PictureMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,8 @@ class RunWorkers:
     """All workers of a run, ready."""
 
     pools: Pools
-    judges: Worker | None
-    """None where nothing is judged."""
+    picture_metrics: Worker | None
+    """None where no picture is measured."""
     learners: Mapping[str, LearnerGroup]
     reserved: Reserved
     """The bundles all of them are in."""
@@ -47,7 +47,12 @@ class RunWorkers:
         """Every worker but the rewards' replicas, which come and go."""
         ranks = [rank for group in self.learners.values() for rank in group.ranks]
         rollouts = [worker for workers in self.rollouts.values() for worker in workers]
-        return [*rollouts, *ranks, self.pools.scoring, *([self.judges] if self.judges else [])]
+        return [
+            *rollouts,
+            *ranks,
+            self.pools.scoring,
+            *([self.picture_metrics] if self.picture_metrics else []),
+        ]
 
     def gpu_sharing(self, config: Config) -> GpuSharing:
         """Return who takes turns with whom on shared GPUs."""
@@ -110,8 +115,8 @@ def spawn_workers(
         for name, policy in config.policies.items()
     }
     starting = [] if scoring else [spawn_scoring(config, reserved)]
-    judges = _spawn_judges(config, reserved)
-    others = [*starting, *([judges] if judges else [])]
+    picture_metrics = _spawn_picture_metrics(config, reserved)
+    others = [*starting, *([picture_metrics] if picture_metrics else [])]
     calls = [w.call("setup") for group in (*rollouts.values(), others) for w in group]
     if not config.colocate:
         calls += _learner_setups(learners, config)
@@ -122,7 +127,7 @@ def spawn_workers(
         image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
         scoring=scoring or starting[0],
     )
-    return RunWorkers(pools=pools, judges=judges, learners=learners, reserved=reserved)
+    return RunWorkers(pools=pools, picture_metrics=picture_metrics, learners=learners, reserved=reserved)
 
 
 def spawn_runners(config: Config, context: TextContext, workers: RunWorkers) -> list[Worker]:
@@ -176,11 +181,11 @@ def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved:
     )
 
 
-def _spawn_judges(config: Config, reserved: Reserved) -> Worker | None:
-    if not (names := eval_judges(config)):
+def _spawn_picture_metrics(config: Config, reserved: Reserved) -> Worker | None:
+    if not (names := eval_metrics(config)):
         return None
-    where = reserved.where("judges-0")
-    return spawn(Judges, "judges-0", num_cpus=SHARE, where=where, kwargs={"names": list(names)})
+    where = reserved.where("metrics-0")
+    return spawn(PictureMetrics, "metrics-0", num_cpus=SHARE, where=where, kwargs={"names": list(names)})
 
 
 def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved) -> LearnerGroup:

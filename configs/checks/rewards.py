@@ -1,4 +1,4 @@
-"""Checks of rewards: what they credit, the gate and the baseline, judges and the alarm, and their actors."""
+"""Checks of rewards: what they credit, the gate and the baseline, measurements and the alarm, and their actors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.derive import REWARD_ATTEMPTS, eval_judges, final_px, judge_names
+from configs.derive import REWARD_ATTEMPTS, eval_metrics, final_px, measured_only
 from configs.errors import ConfigError
 from configs.fields import TAG, TARGET
 from configs.load import secret_values
@@ -141,22 +141,22 @@ def _check_overlong(config: Config) -> None:
         raise ConfigError(f"rewards.{_OVERLONG}: the name is taken by overlong=punish; give it another")
 
 
-# --------------------------------------------------------------------------------- judges
+# --------------------------------------------------------------------------------- measurements
 
 
 LEAST_WINDOW = 8
 """A shorter window has too few steps for any trend."""
 
 
-def check_judges(config: Config) -> None:
+def check_measures(config: Config) -> None:
     """Raise ``ConfigError`` where measurements share a name, or an alarm could never go off."""
-    if eval_judges(config) and not final_px(config.chain):
-        raise ConfigError("eval.judges: nothing is judged, the chain paints no picture; take it out")
+    if eval_metrics(config) and not final_px(config.chain):
+        raise ConfigError("eval.metrics: nothing is measured, the chain paints no picture; take it out")
     for name in config.rewards:
-        if name in eval_judges(config):
+        if name in eval_metrics(config):
             raise ConfigError(
-                f"rewards.{name}: eval.judges has a {name} too, and one would hide the other; call the reward "
-                f"judge_{name}, say, or take {name} out of eval.judges"
+                f"rewards.{name}: eval.metrics has a {name} too, and one would hide the other; call the reward "
+                f"my_{name}, say, or take {name} out of eval.metrics"
             )
         if name == "total":
             raise ConfigError("rewards.total: is the name of the weighted sum; give the reward another")
@@ -168,7 +168,8 @@ def check_judges(config: Config) -> None:
         return
     if not config.alarm_window:
         raise ConfigError("on_alarm: stop needs trends to be tested; set alarm_window above 0")
-    if not judge_names(config) and not (config.eval.every and eval_judges(config)):
+    if not measured_only(config) and not (config.eval.every and eval_metrics(config)):
         raise ConfigError(
-            "on_alarm: stop needs a judge; give a reward weight 0, or set eval.every above 0 to watch eval.judges"
+            "on_alarm: stop needs something to watch; give a reward weight 0, or set eval.every above 0 to watch "
+            "eval.metrics"
         )

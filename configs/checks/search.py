@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs.checks.validate import validate
-from configs.derive import eval_judges
+from configs.derive import eval_metrics
 from configs.errors import ConfigError
 from configs.load import digest
 from configs.schema import Config
@@ -65,13 +65,13 @@ def _check_grace(plan: SearchPlan, base: Config) -> None:
 
 
 def _check_metric(plan: SearchPlan, base: Config) -> None:
-    metric, known = plan.settings.metric, [TOTAL, *base.rewards, *eval_judges(base)]
+    metric, known = plan.settings.metric, [TOTAL, *base.rewards, *eval_metrics(base)]
     if metric not in known:
         raise ConfigError(f"search.metric: no held-out metric {metric!r}; there are {', '.join(known)}")
     weighed = [key for key in plan.space if key.startswith("rewards.") or key == "rewards"]
     if metric == TOTAL and any(key.endswith(".weight") for key in weighed):
         raise ConfigError(
-            "search.metric: total is the sum with the very weights that are searched; name a reward or a judge"
+            "search.metric: total is the sum with the very weights that are searched; name a reward or a metric"
         )
 
 

@@ -21,7 +21,7 @@ from configs.checks.policies import (
     check_weights,
 )
 from configs.checks.resources import check_placement, check_plugins, check_trackers
-from configs.checks.rewards import check_advantage, check_judges, check_reward_actors, check_rewards
+from configs.checks.rewards import check_advantage, check_measures, check_reward_actors, check_rewards
 from configs.derive import COLDSTART, coldstart_directory
 from configs.errors import ConfigError
 from configs.fields import TARGET
@@ -55,7 +55,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
     _check_data(config)
     _check_coldstart(config)
     _check_eval(config)
-    check_judges(config)
+    check_measures(config)
     check_trackers(config.trackers)
     if paths:
         check_plugins(config.plugins)

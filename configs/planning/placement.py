@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.derive import eval_judges
+from configs.derive import eval_metrics
 from configs.schema import Config
 
 SHARE = 0.05
@@ -19,7 +19,7 @@ SHARE = 0.05
 GPU_DIGITS = 4
 """Ray counts GPUs in ten-thousandths."""
 
-Role = Literal["rollout", "learner", "reward", "scoring", "judges", "runner"]
+Role = Literal["rollout", "learner", "reward", "scoring", "metrics", "runner"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +189,8 @@ def _reward_processes(config: Config, name: str) -> list[Process]:
 def _guides(config: Config) -> Iterator[Process]:
     """Yield the processes that move references about."""
     yield Process(name="scoring-0", role="scoring")
-    if eval_judges(config):
-        yield Process(name="judges-0", role="judges")
+    if eval_metrics(config):
+        yield Process(name="metrics-0", role="metrics")
     for index in range(config.num_runners):
         yield Process(name=f"runner-{index}", role="runner")
 

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rewards.base import Reward, judge
+from rewards.base import Reward, checked_scores
 from rewards.core.one_line import one_line
 from rewards.remote.wire import DESCRIBE_PATH, SCORE_PATH, WireError, decode_request, describe, encode_answer
 from rl.errors import ConfigError
@@ -143,19 +143,19 @@ class RewardServer:
 
     async def _score(self, request: Request) -> JSONResponse:
         async with self._places:
-            task = _Task(partial(self._judge, await _read(request)))
+            task = _Task(partial(self._answer_to, await _read(request)))
             self._tasks.put(task)
             return JSONResponse(await asyncio.wrap_future(task.answer))
 
     # ------------------------------------------------------------------ scoring
 
-    def _judge(self, body: bytes) -> JsonDict:
+    def _answer_to(self, body: bytes) -> JsonDict:
         try:
             chains = decode_request(json.loads(body))
         except (WireError, ValueError, RecursionError) as error:
             reason = one_line(str(error)) or type(error).__name__
             raise HTTPException(HTTPStatus.BAD_REQUEST, reason) from error
-        return encode_answer(judge(self._reward, self._name, chains))
+        return encode_answer(checked_scores(self._reward, self._name, chains))
 
 
 class _Task:

@@ -99,8 +99,8 @@ def columns_of(
         return [_sum(gated, weighted, every)]
     columns = []
     for index, block in enumerate(np.eye(len(block_names), dtype=np.bool_)):
-        if judges := {name: term for name, term in weighted.items() if judged[name][index]}:
-            columns.append(_sum(gated, judges, block))
+        if terms_here := {name: term for name, term in weighted.items() if judged[name][index]}:
+            columns.append(_sum(gated, terms_here, block))
     return columns
 
 
@@ -132,8 +132,8 @@ def apply_gate(group: ScoredGroup, terms: Mapping[str, RewardTerm], gate: str) -
     """
     if not gate:
         return group
-    judge, best = group.scores[gate], terms[gate].best
-    misses = judge.valid & (judge.values < best - SPREAD_TOLERANCE * max(1.0, abs(best)))
+    gate_scores, best = group.scores[gate], terms[gate].best
+    misses = gate_scores.valid & (gate_scores.values < best - SPREAD_TOLERANCE * max(1.0, abs(best)))
     if not misses.any():
         return group
     scores = dict(group.scores)

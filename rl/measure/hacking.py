@@ -1,7 +1,7 @@
-"""Alarm for rewards that are fooled: what is trained rises while a judge that nobody trains on falls.
+"""Alarm for rewards that are fooled: what is trained rises while a watched metric falls.
 
-Pure numpy: the records of past steps in, metrics out, so that a resumed run sees what it saw before. Judges are
-rewards with weight 0, measured on training chains, and everything unrewarded that held-out photos are measured by.
+Pure numpy: the records of past steps in, metrics out, so that a resumed run sees what it saw before. Watched are
+rewards with weight 0, measured on training chains, and everything unrewarded that held-out prompts are measured by.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from configs.derive import eval_judges, judge_names
+from configs.derive import eval_metrics, measured_only
 from configs.schema import Config
 from rl.advantage.combine import SPREAD_TOLERANCE
 from rl.types import JsonDict, Metrics
@@ -21,8 +21,8 @@ from rl.types import JsonDict, Metrics
 RISES = 0.95
 """One-sided confidence with which the trained total must rise."""
 FALLS = 0.999
-"""One-sided confidence with which a judge must fall: it is asked at every step, so it must be hard to reach. A judge
-of pure noise reaches it in about one of ten runs of 300 steps (window 50), and then only counts if the total rises."""
+"""One-sided confidence with which a watched metric must fall: it is asked at every step, so it must be hard to reach.
+One of pure noise reaches it in about one of ten runs of 300 steps (window 50), and counts only if the total rises."""
 LEAST_POINTS = 6
 """Fewer measurements in the window say nothing."""
 HELD_OUT = "held_out"
@@ -50,8 +50,8 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
-    """A measurement nobody trains on, and the trained total on the same chains."""
+class WatchedMetric:
+    """A metric nobody trains on, and the trained total on the same chains."""
 
     name: str
     """Its part of metric names: a reward's name, or ``held_out/<key>``."""
@@ -113,57 +113,57 @@ def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
     return Trend(slope=slope, t=slope / error, num=num)
 
 
-def judges_of(config: Config, lower_better: Mapping[str, bool]) -> tuple[Judge, ...]:
+def watched_of(config: Config, lower_better: Mapping[str, bool]) -> tuple[WatchedMetric, ...]:
     """Return everything that may set off the alarm.
 
-    On training chains a judge counts where it has something to judge. Otherwise chains that get whole more often,
+    On training chains it counts where it has something to measure. Otherwise chains that get whole more often,
     which raises every reward of pictures, would hide pictures that get worse.
 
     Args:
         config: The run.
-        lower_better: Direction of each of ``eval.judges``. Scores of rewards are oriented already.
+        lower_better: Direction of each of ``eval.metrics``. Scores of rewards are oriented already.
     """
-    names = judge_names(config)
-    in_training = tuple(Judge(name=name) for name in names)
+    names = measured_only(config)
+    in_training = tuple(WatchedMetric(name=name) for name in names)
     if not config.eval.every:
         return in_training
     held_out = tuple(
-        Judge(
+        WatchedMetric(
             name=f"{HELD_OUT}/{name}",
             sign=-1.0 if lower_better.get(name, False) else 1.0,
         )
-        for name in dict.fromkeys((*names, *eval_judges(config)))
+        for name in dict.fromkeys((*names, *eval_metrics(config)))
     )
     return in_training + held_out
 
 
-def alarm_metrics(records: Sequence[JsonDict], judges: Sequence[Judge], window: int) -> Metrics:
+def alarm_metrics(records: Sequence[JsonDict], watched: Sequence[WatchedMetric], window: int) -> Metrics:
     """Test the trends at the newest record.
 
     Args:
         records: Past steps by step, the newest last; each has ``step`` and metrics, null where one is not finite.
-        judges: What to hold against the total.
+        watched: What to hold against the total.
         window: Steps back from the newest that count.
 
     Returns:
-        ``trend/*`` of every total and judge that has enough measurements, oriented so that above 0 is better, and
-        ``alarm/<judge>``: 1 where the total rises and the judge falls, else 0.
+        ``trend/*`` of every total and watched metric that has enough measurements, oriented so that above 0 is
+        better, and ``alarm/<name>``: 1 where the total rises and the watched metric falls, else 0.
     """
     metrics: Metrics = {}
-    for judge in judges:
-        total = _recent(records, judge.total, window, 1.0)
-        judged = _recent(records, judge.metric, window, judge.sign)
-        if total is None or judged is None:
+    for metric in watched:
+        total = _recent(records, metric.total, window, 1.0)
+        measured = _recent(records, metric.metric, window, metric.sign)
+        if total is None or measured is None:
             continue
-        for name, found in ((judge.total_name, total), (judge.name, judged)):
+        for name, found in ((metric.total_name, total), (metric.name, measured)):
             metrics[f"trend/{name}/per_step"] = found.slope
             metrics[f"trend/{name}/t"] = found.t
-        metrics[f"alarm/{judge.name}"] = float(total.rises(RISES) and judged.falls(FALLS))
+        metrics[f"alarm/{metric.name}"] = float(total.rises(RISES) and measured.falls(FALLS))
     return metrics
 
 
 def alarms_on(metrics: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the judges whose alarm is on in a record."""
+    """Return the names of what has its alarm on in a record."""
     return tuple(
         name.removeprefix("alarm/")
         for name, value in metrics.items()
@@ -172,7 +172,7 @@ def alarms_on(metrics: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def started(records: Sequence[JsonDict], window: int) -> tuple[str, ...]:
-    """Return the judges whose alarm is on in the newest record and was not in the window before it."""
+    """Return what has its alarm on in the newest record and had it off in the window before it."""
     if not records:
         return ()
     *before, newest = records
@@ -182,13 +182,13 @@ def started(records: Sequence[JsonDict], window: int) -> tuple[str, ...]:
 
 
 def describe(name: str, metrics: Mapping[str, float]) -> str:
-    """Say in one line what set off a judge's alarm."""
-    total = Judge(name=name).total_name
-    judged, trained = (
+    """Say in one line what set off an alarm."""
+    total = WatchedMetric(name=name).total_name
+    measured, trained = (
         f"{metrics[f'trend/{key}/per_step']:+.3g} a step, t = {metrics[f'trend/{key}/t']:.1f}"
         for key in (name, total)
     )
-    return f"the judge {name} falls ({judged}) while the trained total rises ({trained})"
+    return f"the watched {name} falls ({measured}) while the trained total rises ({trained})"
 
 
 def _recent(records: Sequence[JsonDict], metric: str, window: int, sign: float) -> Trend | None:

@@ -1,4 +1,4 @@
-"""A run directory of a painter that learns to paint noise, scored by the planted reward and its judge themselves."""
+"""A run directory of a painter that learns to paint noise, scored by the planted reward and its watcher themselves."""
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
@@ -7,10 +7,10 @@ from benchmarks.hackable import LocalContrast, local_contrast
 from cluster.record.recorder import ChainRecorder
 from cluster.record.selection import chains_to_record
 from cluster.record.sinks import JsonlSink
-from cluster.run.alarms import JudgeWatch
+from cluster.run.alarms import AlarmWatch
 from configs.schema import BlockConfig, Config, RewardConfig
 from rl.advantage.combine import RewardTerm
-from rl.measure.hacking import judges_of
+from rl.measure.hacking import watched_of
 from rl.measure.metrics import reward_metrics
 from rl.types import Chain, Finish
 from tests.reference.fake_run import PHOTOS, make_prompt, restore
@@ -44,7 +44,7 @@ def make_fooled_run(path, *, num_steps=24, window=20, gain=1.5):
         group_size=4,
     )
     sink = JsonlSink(path / "metrics.jsonl")
-    watch = JudgeWatch(config, judges_of(config, {}), sink, sink)
+    watch = AlarmWatch(config, watched_of(config, {}), sink, sink)
     recorder = ChainRecorder(path, final_block="final_image", weights={"contrast": 1.0, "fidelity": 0.0})
     prompts = [make_prompt(photo, "train/0", rng) for photo in PHOTOS][:2]
     for step in range(num_steps):

@@ -100,7 +100,7 @@ def make_variants(truth: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
 def ssim_luma(pictures: NDArray[np.uint8], truth: Pixels) -> Floats:
     """Return the SSIM of pictures to one truth, on rounded luma, without border.
 
-    The judge ``ssim`` to four digits, thirty times faster: its window is separable, and grading the data set
+    The metric ``ssim`` to four digits, thirty times faster: its window is separable, and grading the data set
     would otherwise take as long as the fit.
 
     Args:

@@ -1,4 +1,4 @@
-"""Picture folder, read as chains, so that a reward can judge pictures that no run made."""
+"""Picture folder, read as chains, so that a reward can score pictures that no run made."""
 
 from __future__ import annotations
 

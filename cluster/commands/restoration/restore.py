@@ -56,7 +56,7 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
     refuse_to_replace(photos, out)
     for path in photos.values():
         load_picture(path)
-    bare = replace(config, rewards={}, eval=replace(config.eval, judges=[]))
+    bare = replace(config, rewards={}, eval=replace(config.eval, metrics=[]))
     with open_session(bare, learn=False) as session:
         out.mkdir(parents=True, exist_ok=True)
         for name, path in track(photos.items(), description="restore", console=CONSOLE):

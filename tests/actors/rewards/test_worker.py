@@ -16,7 +16,7 @@ from cluster.runtime.calls import gather, put
 from cluster.runtime.spawn import spawn
 from configs.schema import RewardConfig
 from rewards.base import evaluate
-from rewards.experts.judges import Judges
+from rewards.experts.picture_metrics import PictureMetrics
 from rewards.generation import GenerationReward
 from rl.errors import ConfigError, RewardError
 from rl.types import Finish, Scores
@@ -310,8 +310,8 @@ def test_pictures_arrive_at_the_chain_they_belong_to():
 
 
 @pytest.mark.ray
-def test_judges_and_reward_workers_serve_as_actors(ray_cluster):
-    judges = spawn(Judges, "judges-0", num_cpus=0.05, kwargs={"names": ["psnr", "ssim"]})
+def test_picture_metrics_and_reward_workers_serve_as_actors(ray_cluster):
+    metrics = spawn(PictureMetrics, "metrics-0", num_cpus=0.05, kwargs={"names": ["psnr", "ssim"]})
     reward = spawn(
         RewardWorker,
         "reward-mine-0",
@@ -319,9 +319,9 @@ def test_judges_and_reward_workers_serve_as_actors(ray_cluster):
         max_concurrency=64,
         kwargs={"name": "mine", "config": POISON},
     )
-    gather([judges.call("setup"), reward.call("setup")], deadline_s=120)
+    gather([metrics.call("setup"), reward.call("setup")], deadline_s=120)
     truth = picture(0, level=0.0)
-    (judged,) = gather([judges.call("score", [picture(0), truth], [truth, truth])], deadline_s=60)
+    (judged,) = gather([metrics.call("score", [picture(0), truth], [truth, truth])], deadline_s=60)
     assert judged.keys() == {"psnr", "ssim"}
     assert judged["ssim"][0] < judged["ssim"][1] == pytest.approx(1.0)
     request, pictures = make_request(make_view("three words here"))

@@ -24,7 +24,7 @@ def rows_of(evaluation):
     return table.rows
 
 
-def test_rewards_come_first_and_judges_say_which_way_is_better(evaluation):
+def test_rewards_come_first_and_metrics_say_which_way_is_better(evaluation):
     rows = rows_of(evaluation)
     assert [row.metric for row in rows] == ["format", "generation", "psnr", "ssim", "gmsd"]
     by_name = {row.metric: row for row in rows}

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.hackable import JUDGE, SETTINGS, LocalContrast, local_contrast, verdict
+from benchmarks.hackable import SETTINGS, WATCHED, LocalContrast, local_contrast, verdict
 from cluster.record.run_data import load_run
 from cluster.record.selection import chains_to_record, most_recorded
 from cluster.record.sinks import read_metrics
@@ -18,12 +18,12 @@ from cluster.report.rewards import (
     correlation_rows,
     extremes,
     held_out_charts,
-    is_judge,
+    is_measured_only,
     reward_charts,
     share_charts,
 )
 from configs.checks.validate import validate
-from configs.derive import judge_names
+from configs.derive import measured_only
 from configs.load import load_config
 from rewards.contract import check_reward
 from tests.reference.fake_run import make_run
@@ -51,7 +51,11 @@ def test_a_planted_reward_sets_off_the_alarm_and_the_report_shows_it(fooled):
     assert "first at step" in said
     assert re.search(r'<td class="plus" style="--share: 1.0">\+1.00</td>', html)
     assert '<td class="minus"' in html
-    for words in ("a judge fell while the trained total rose", "judge: fidelity", 'class="marked"'):
+    for words in (
+        "a watched metric fell while the trained total rose",
+        "watched: fidelity",
+        'class="marked"',
+    ):
         assert words in html
     addresses = re.findall(r'(?:src|href)\s*=\s*"([^"]+)', html)
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
@@ -82,7 +86,7 @@ def test_the_planted_reward_is_a_reward_like_any_other():
 def test_the_benchmark_is_a_valid_configuration():
     config = load_config("learning", list(SETTINGS))
     validate(config, paths=False)
-    assert JUDGE in judge_names(config)
+    assert WATCHED in measured_only(config)
     assert [name for name, reward in config.rewards.items() if reward.weight] == ["format", "contrast"]
 
 
@@ -92,17 +96,17 @@ def test_the_benchmark_is_a_valid_configuration():
 def test_an_alarm_has_its_step_and_both_curves(run):
     (alarm,) = alarms(run)
     first = min(r["step"] for r in run.metrics if r.get("alarm/fidelity") == 1.0)
-    assert alarm.judge == "fidelity"
+    assert alarm.name == "fidelity"
     assert f"started at step {first}" in alarm.when
     assert "over 20 steps" in alarm.why
-    assert [chart.title for chart in alarm.charts] == ["trained total", "judge: fidelity"]
+    assert [chart.title for chart in alarm.charts] == ["trained total", "watched: fidelity"]
 
 
 def test_components_have_their_numbers_and_correlations(run):
     assert components(run) == ["contrast", "fidelity"]
-    assert (is_judge(run, "contrast"), is_judge(run, "fidelity")) == (False, True)
+    assert (is_measured_only(run, "contrast"), is_measured_only(run, "fidelity")) == (False, True)
     rows = {row.name: row for row in component_rows(run)}
-    assert rows["fidelity"].role == "judge"
+    assert rows["fidelity"].role == "measured only"
     assert rows["contrast"].cells[3:] == ("0%", "0%", "0%")
     across, below = correlation_rows(run)
     assert across == ["total", "contrast"]
@@ -129,7 +133,7 @@ def test_extremes_are_those_that_were_recorded(run):
     assert [column.title for column in columns[4:]] == ["best, step 23", "truth", "worst, step 23", "truth"]
     assert columns[4].picture.notes[0] == f"{max(newest):.3f}"
     assert columns[6].picture.notes[0] == f"{min(newest):.3f}"
-    assert found["fidelity"].is_judge
+    assert found["fidelity"].is_measured_only
     assert len(found["fidelity"].texts) == 4
 
 

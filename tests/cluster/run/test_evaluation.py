@@ -32,7 +32,7 @@ def prompts():
 def evaluator_of(run, prompts, *overrides):
     config = load_config("tiny", list(overrides))
     return Evaluator(
-        config=config, prompts=prompts, runners=[], judges=None, recorder=ChainRecorder(run.path)
+        config=config, prompts=prompts, runners=[], picture_metrics=None, recorder=ChainRecorder(run.path)
     )
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_evaluation_does_not_stop_a_run_that_goes_on(tmp_path, prompts
     assert str(run.evaluation) in record.getMessage()
 
 
-def test_without_a_truth_nothing_is_judged(tmp_path, prompts):
+def test_without_a_truth_nothing_is_measured(tmp_path, prompts):
     evaluator = evaluator_of(RunDir(tmp_path), prompts)
     evaluator.bicubic()
     assert not evaluator.rows

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.run.alarms import JudgeWatch
+from cluster.run.alarms import AlarmWatch
 from cluster.run.attempt import Attempt, Reached
 from configs.load import load_config
 
@@ -43,7 +43,7 @@ def attempt_in(world: World, *, every: int) -> Attempt:
     return Attempt(
         session=cast(Any, session),
         collector=anything,
-        watch=JudgeWatch(config=config, judges=(), steps=world, evaluations=world),
+        watch=AlarmWatch(config=config, watched=(), steps=world, evaluations=world),
         mirror=anything,
         reached=Reached(0, 0),
     )

@@ -27,7 +27,7 @@ def text_only(folder: Path, source: str = "Sums", **reward: object) -> Config:
         },
         advantage=replace(TINY.advantage, gate=""),
         coldstart=replace(TINY.coldstart, expert_steps=0),
-        eval=replace(TINY.eval, judges=[]),
+        eval=replace(TINY.eval, metrics=[]),
         data=OwnData(target=f"{HERE}.sums:{source}"),
     )
 

@@ -36,7 +36,7 @@ class World:
             scoring=self.worker("scoring-0"),
         )
         self.workers = RunWorkers(
-            pools=self.pools, judges=self.worker("judges-0"), learners={}, reserved=cast(Any, None)
+            pools=self.pools, picture_metrics=self.worker("metrics-0"), learners={}, reserved=cast(Any, None)
         )
         self.hosts = {"rollout-text-1": "10.0.0.3"}
         self.repair = RolloutRepair(

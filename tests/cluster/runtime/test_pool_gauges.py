@@ -58,7 +58,7 @@ def test_every_reward_is_a_pool_of_the_scoring_actor(values):
 
 
 def test_a_worker_without_pool_and_weights_sets_nothing(values):
-    assert PoolGauges(worker="judges-0", run="demo").observe([], version=None) == []
+    assert PoolGauges(worker="metrics-0", run="demo").observe([], version=None) == []
     assert values == {}
 
 

@@ -120,7 +120,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
         ("search.space.num_steps={choice: [10, 20]}", "could not be compared"),
         ("search.space.data.degradation={choice: [mild, light]}", "could not be compared"),
         ("search.space.output_dir={choice: [a, b]}", "is for all trials"),
-        ("search.space.rewards.format.weight={uniform: [0.1, 1]}", "name a reward or a judge"),
+        ("search.space.rewards.format.weight={uniform: [0.1, 1]}", "name a reward or a metric"),
         ("search.space.coldstart.text_steps={int: [10, 20]}", "want choice or grid"),
         ("search.metric=pnsr", "no held-out metric 'pnsr'; there are total, format"),
         ("search.num_trails=3", "did you mean search.num_trials"),

@@ -29,7 +29,7 @@ def test_a_run_without_gpus_is_one_group_with_a_bundle_a_process():
         ["reward-understanding-0"],
         ["reward-generation-0"],
         ["reward-fidelity-0"],
-        ["scoring-0", "judges-0", "runner-0"],
+        ["scoring-0", "metrics-0", "runner-0"],
     ]
 
 

@@ -16,7 +16,7 @@ from rewards.contract import example_blocks, example_chains
 from rewards.core.offline import DownloadRefusedError, refuse_downloads
 from rewards.experts.catalogue import catalogue, find_metric, parse_range
 from rewards.experts.expert import Expert, check_size, smallest_px
-from rewards.experts.judges import Judges
+from rewards.experts.picture_metrics import PictureMetrics
 from rewards.experts.pyiqa_metric import import_pyiqa
 from rewards.fidelity import FidelityReward
 from rewards.generation import ENSEMBLES, GenerationReward
@@ -187,8 +187,8 @@ def test_a_chain_with_pictures_too_small_is_refused():
         ("rewards.generation.options.experts={musiq: {}}", "rewards.generation.options: expert musiq wants to"),
         ("rewards.generation.options.experts={fid: {}}", "rewards.generation.options: expert fid compares folders"),
         ("rewards.generation.options.experts={mad: {}}", "rewards.generation.options: experts.mad: its scores have no"),
-        ("eval.judges=[psnr, ms_ssim]", "eval.judges: expert ms_ssim cannot judge pictures of 64 px"),
-        ("eval.judges=[lpips]", "eval.judges: expert lpips wants to download"),
+        ("eval.metrics=[psnr, ms_ssim]", "eval.metrics: expert ms_ssim cannot judge pictures of 64 px"),
+        ("eval.metrics=[lpips]", "eval.metrics: expert lpips wants to download"),
     ],
 )  # fmt: skip
 def test_the_preflight_finds_it(override, message):
@@ -236,15 +236,15 @@ def test_another_word_is_named(word, message):
     assert message in str(caught.value)
 
 
-# --------------------------------------------------------------------------------- judges and fidelity share them
+# --------------------------------------------------------------------------------- eval.metrics and fidelity share them
 
 
-def test_fidelity_is_the_judges_value_as_a_share_of_its_range():
+def test_fidelity_is_the_metrics_value_as_a_share_of_its_range():
     chains = example_chains()
-    judges = Judges(["psnr", "gmsd"])
-    judges.setup()
+    metrics = PictureMetrics(["psnr", "gmsd"])
+    metrics.setup()
     pictures = [chain.final_picture for chain in chains[:-1]]
-    raw = judges.score(pictures, [chain.prompt.pictures["truth"] for chain in chains[:-1]])
+    raw = metrics.score(pictures, [chain.prompt.pictures["truth"] for chain in chains[:-1]])
     for name, low, high in (("psnr", 0.0, 40.0), ("gmsd", 1.0, 0.0)):
         reward = FidelityReward(name)
         reward.setup()

@@ -1,4 +1,4 @@
-"""Experts and judges against other implementations, and never a download."""
+"""Experts and metrics against other implementations, and never a download."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from rewards.core.offline import DownloadRefusedError, refuse_downloads
 from rewards.experts import expert as experts
 from rewards.experts.expert import Expert, to_tensor
-from rewards.experts.judges import Judges
+from rewards.experts.picture_metrics import PictureMetrics
 from rl.errors import ConfigError
 from tests.reference.rewards import picture
 
@@ -26,8 +26,8 @@ PICTURES = [
 
 
 @pytest.fixture(scope="module")
-def judges() -> Judges:
-    made = Judges(names=["psnr", "psnry", "ssim", "ssimc", "gmsd", "fsim", "vsi"])
+def metrics() -> PictureMetrics:
+    made = PictureMetrics(names=["psnr", "psnry", "ssim", "ssimc", "gmsd", "fsim", "vsi"])
     made.setup()
     return made
 
@@ -44,8 +44,8 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
     return float(full[5:-5, 5:-5].mean())
 
 
-def test_psnr_is_on_rgb_without_border_and_psnry_on_luma(judges):
-    scores = judges.score(PICTURES, TRUTHS)
+def test_psnr_is_on_rgb_without_border_and_psnry_on_luma(metrics):
+    scores = metrics.score(PICTURES, TRUTHS)
     pairs = list(zip(PICTURES, TRUTHS, strict=True))
     expected = [peak_signal_noise_ratio(t, p) for p, t in pairs]
     assert scores["psnr"] == pytest.approx(expected, abs=2e-3)
@@ -53,8 +53,8 @@ def test_psnr_is_on_rgb_without_border_and_psnry_on_luma(judges):
     assert scores["psnry"] == pytest.approx(on_luma, abs=5e-3)
 
 
-def test_ssim_is_on_rounded_luma_without_border_and_ssimc_on_rgb(judges):
-    scores = judges.score(PICTURES, TRUTHS)
+def test_ssim_is_on_rounded_luma_without_border_and_ssimc_on_rgb(metrics):
+    scores = metrics.score(PICTURES, TRUTHS)
     pairs = list(zip(PICTURES, TRUTHS, strict=True))
     on_luma = [slow_ssim(np.rint(luma(p)), np.rint(luma(t))) for p, t in pairs]
     assert scores["ssim"] == pytest.approx(on_luma, abs=2e-4)
@@ -64,38 +64,38 @@ def test_ssim_is_on_rounded_luma_without_border_and_ssimc_on_rgb(judges):
     assert scores["ssimc"] == pytest.approx(np.mean(planes, axis=1), abs=1e-3)  # it has no negatives
 
 
-def test_every_judge_prefers_the_better_picture_and_the_truth_most(judges):
-    better = judges.lower_better()
+def test_every_metric_prefers_the_better_picture_and_the_truth_most(metrics):
+    better = metrics.lower_better()
     assert {name for name, lower in better.items() if lower} == {"gmsd"}
-    for name, values in judges.score([TRUTHS[0], *PICTURES], [TRUTHS[0], *TRUTHS]).items():
+    for name, values in metrics.score([TRUTHS[0], *PICTURES], [TRUTHS[0], *TRUTHS]).items():
         order = values if better[name] else -values
         assert order.tolist() == sorted(order.tolist()), name
         assert values.dtype == np.float32
 
 
-def test_a_batch_scores_as_its_pictures_do_alone_whatever_its_size(judges, monkeypatch):
-    whole = judges.score(PICTURES, TRUTHS)
+def test_a_batch_scores_as_its_pictures_do_alone_whatever_its_size(metrics, monkeypatch):
+    whole = metrics.score(PICTURES, TRUTHS)
     monkeypatch.setattr(experts, "BATCH_PIXELS", 2 * 64 * 64)
-    cut = judges.score(PICTURES, TRUTHS)
+    cut = metrics.score(PICTURES, TRUTHS)
     for name, values in whole.items():
-        alone = [judges.score([p], [t])[name][0] for p, t in zip(PICTURES, TRUTHS, strict=True)]
+        alone = [metrics.score([p], [t])[name][0] for p, t in zip(PICTURES, TRUTHS, strict=True)]
         assert values == pytest.approx(alone, rel=1e-5, abs=1e-6), name
         assert cut[name] == pytest.approx(alone, rel=1e-5, abs=1e-6), name
-    assert judges.score([], [])["psnr"].shape == (0,)
+    assert metrics.score([], [])["psnr"].shape == (0,)
 
 
-def test_read_only_pictures_of_several_sizes_are_fine(judges):
+def test_read_only_pictures_of_several_sizes_are_fine(metrics):
     small = picture(5, 48)
     small.flags.writeable = False
-    scores = judges.score([PICTURES[0], small], [TRUTHS[0], small])
+    scores = metrics.score([PICTURES[0], small], [TRUTHS[0], small])
     assert scores["psnr"][1] == pytest.approx(80.0, abs=0.01)  # equal pictures: pyiqa's upper end
 
 
-def test_a_full_reference_metric_wants_one_truth_a_picture(judges):
+def test_a_full_reference_metric_wants_one_truth_a_picture(metrics):
     with pytest.raises(ValueError, match="psnr: 2 pictures, 1 truths"):
-        judges.score(PICTURES[:2], TRUTHS[:1])
+        metrics.score(PICTURES[:2], TRUTHS[:1])
     with pytest.raises(ValueError, match="picture 0 is"):
-        judges.score([picture(0, 48)], TRUTHS[:1])
+        metrics.score([picture(0, 48)], TRUTHS[:1])
 
 
 def test_score_before_setup_is_refused():
@@ -103,9 +103,9 @@ def test_score_before_setup_is_refused():
         Expert("psnr").score(PICTURES, TRUTHS)
 
 
-def test_an_unknown_judge_is_named_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"^eval\.judges: pyiqa has no metric 'sssim'; did you mean ssim"):
-        Judges(["psnr", "sssim"]).setup()
+def test_an_unknown_metric_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"^eval\.metrics: pyiqa has no metric 'sssim'; did you mean ssim"):
+        PictureMetrics(["psnr", "sssim"]).setup()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

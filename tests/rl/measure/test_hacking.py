@@ -11,37 +11,37 @@ from hypothesis import strategies as st
 
 from cluster.cli import exit_code_of
 from cluster.record.sinks import JsonlSink, read_metrics, step_line
-from cluster.run.alarms import JudgeWatch
+from cluster.run.alarms import AlarmWatch
 from configs.checks.validate import validate
-from configs.derive import judge_names
+from configs.derive import measured_only
 from configs.errors import ConfigError
 from configs.load import load_config
 from configs.schema import AdvantageConfig, Config, EvalConfig, RewardConfig
 from rl.errors import AlarmError
 from rl.measure.correlation import correlations
-from rl.measure.hacking import LEAST_POINTS, alarm_metrics, alarms_on, judges_of, started, trend
+from rl.measure.hacking import LEAST_POINTS, alarm_metrics, alarms_on, started, trend, watched_of
 from rl.measure.metrics import check_name
 from tests.reference.trends import slope_and_t, within_groups
 
 WINDOW = 30
-JUDGED = "reward/fidelity/present_mean"
+WATCHED = "reward/fidelity/present_mean"
 CONFIG = Config(
     rewards={"contrast": RewardConfig(weight=1.0), "fidelity": RewardConfig(weight=0.0)}, alarm_window=WINDOW
 )
-HELD_OUT = replace(CONFIG, eval=EvalConfig(every=5, judges=["ssim", "gmsd"]))
-TRAINING = judges_of(CONFIG, {})
+HELD_OUT = replace(CONFIG, eval=EvalConfig(every=5, metrics=["ssim", "gmsd"]))
+TRAINING = watched_of(CONFIG, {})
 quick = settings(deadline=None)
 values = st.lists(st.integers(-1000, 1000).map(lambda n: n / 64), min_size=LEAST_POINTS, max_size=30)
 
 
-def record(step, total, judge):
-    return {"step": step, "reward/total/mean": float(total), JUDGED: float(judge)}
+def record(step, total, watched):
+    return {"step": step, "reward/total/mean": float(total), WATCHED: float(watched)}
 
 
-def records(total_slope, judge_slope, *, num=WINDOW, noise=0.1, seed=0):
+def records(total_slope, watched_slope, *, num=WINDOW, noise=0.1, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        record(step, total_slope * step + rng.normal(0, noise), judge_slope * step + rng.normal(0, noise))
+        record(step, total_slope * step + rng.normal(0, noise), watched_slope * step + rng.normal(0, noise))
         for step in range(num)
     ]
 
@@ -102,7 +102,7 @@ def test_noise_alone_seldom_falls():
 
 
 @pytest.mark.parametrize(
-    ("total_slope", "judge_slope", "is_on"),
+    ("total_slope", "watched_slope", "is_on"),
     [
         (0.05, -0.05, True),
         (0.05, 0.05, False),
@@ -111,8 +111,8 @@ def test_noise_alone_seldom_falls():
         (0.05, 0.0, False),
     ],
 )
-def test_the_alarm_is_a_rise_and_a_fall_at_once(total_slope, judge_slope, is_on):
-    got = alarm_metrics(records(total_slope, judge_slope), TRAINING, WINDOW)
+def test_the_alarm_is_a_rise_and_a_fall_at_once(total_slope, watched_slope, is_on):
+    got = alarm_metrics(records(total_slope, watched_slope), TRAINING, WINDOW)
     assert got["alarm/fidelity"] == float(is_on)
     assert set(got) == {"alarm/fidelity"} | {
         f"trend/{n}/{q}" for n in ("total", "fidelity") for q in ("t", "per_step")
@@ -122,7 +122,7 @@ def test_the_alarm_is_a_rise_and_a_fall_at_once(total_slope, judge_slope, is_on)
 
 def test_only_the_window_counts():
     old = records(0.05, -0.05, num=WINDOW)
-    new = [record(WINDOW + r["step"], r["reward/total/mean"], r[JUDGED]) for r in records(0, 0)]
+    new = [record(WINDOW + r["step"], r["reward/total/mean"], r[WATCHED]) for r in records(0, 0)]
     recent = new[-1]["step"] - WINDOW
     inside = [r for r in old + new if r["step"] >= recent]
     assert alarm_metrics(old + new, TRAINING, WINDOW) == alarm_metrics(inside, TRAINING, WINDOW)
@@ -130,32 +130,32 @@ def test_only_the_window_counts():
 
 def test_a_value_that_was_not_finite_is_no_measurement():
     some = records(0.05, -0.05)
-    assert alarm_metrics([r | {JUDGED: None} for r in some], TRAINING, WINDOW) == {}
-    some[3][JUDGED] = None
+    assert alarm_metrics([r | {WATCHED: None} for r in some], TRAINING, WINDOW) == {}
+    some[3][WATCHED] = None
     assert alarm_metrics(some, TRAINING, WINDOW)["alarm/fidelity"] == 1.0
     assert alarm_metrics([], TRAINING, WINDOW) == {}
 
 
-def test_who_judges():
+def test_what_is_watched():
     config = replace(
         CONFIG,
         rewards=CONFIG.rewards | {"form": RewardConfig(weight=0.0)},
         advantage=AdvantageConfig(gate="form"),
     )
-    assert judge_names(config) == ("fidelity",)  # the gate is part of training
-    assert [judge.name for judge in judges_of(CONFIG, {})] == ["fidelity"]
-    held_out = {judge.name: judge.sign for judge in judges_of(HELD_OUT, {"ssim": False, "gmsd": True})}
+    assert measured_only(config) == ("fidelity",)  # the gate is part of training
+    assert [metric.name for metric in watched_of(CONFIG, {})] == ["fidelity"]
+    held_out = {metric.name: metric.sign for metric in watched_of(HELD_OUT, {"ssim": False, "gmsd": True})}
     assert held_out == {"fidelity": 1, "held_out/fidelity": 1, "held_out/ssim": 1, "held_out/gmsd": -1}
 
 
 @pytest.mark.parametrize(("slope", "is_on"), [(0.01, True), (-0.01, False)])
-def test_held_out_judges_have_their_own_direction(slope, is_on):
+def test_held_out_metrics_have_their_own_direction(slope, is_on):
     """GMSD, smaller is better, every fifth step."""
-    judges = judges_of(HELD_OUT, {"ssim": False, "gmsd": True})
+    watched = watched_of(HELD_OUT, {"ssim": False, "gmsd": True})
     some = [*records(0.05, 0.05), record(WINDOW, 1.5, 1.5)]
     for step in range(0, WINDOW + 1, 5):
         some[step] |= {"eval/total/mean": 0.1 * step, "eval/gmsd/mean": 0.2 + slope * step}
-    got = alarm_metrics(some, judges, WINDOW)
+    got = alarm_metrics(some, watched, WINDOW)
     assert got["alarm/held_out/gmsd"] == float(is_on)
     assert got["trend/held_out/gmsd/per_step"] == pytest.approx(-slope)
     assert got["alarm/fidelity"] == 0.0
@@ -184,7 +184,7 @@ class Kept:
 
 
 def watch(config=CONFIG, past=()):
-    return JudgeWatch(config, judges_of(config, {}), Kept(), Kept(), list(past))
+    return AlarmWatch(config, watched_of(config, {}), Kept(), Kept(), list(past))
 
 
 def feed(one, some):
@@ -198,7 +198,7 @@ def test_the_watch_logs_metrics_each_step_and_a_line_once(caplog):
         feed(one, records(0.05, -0.05, num=60))
     lines = [r.message for r in caplog.records if "alarm at step" in r.message]
     assert len(lines) == 1
-    assert "judge fidelity falls" in lines[0]
+    assert "the watched fidelity falls" in lines[0]
     on = [step for step, metrics in one.steps.lines if alarms_on(metrics)]
     assert on[-1] == 59
     assert len(on) > 10
@@ -211,7 +211,7 @@ def test_a_resumed_watch_sees_what_it_saw_before(tmp_path):
     whole = watch()
     feed(whole, some)
     path = tmp_path / "metrics.jsonl"
-    first = JudgeWatch(CONFIG, TRAINING, JsonlSink(path), Kept())
+    first = AlarmWatch(CONFIG, TRAINING, JsonlSink(path), Kept())
     feed(first, some[:41])
     sink = JsonlSink(path)
     sink.truncate_after(35)
@@ -221,7 +221,7 @@ def test_a_resumed_watch_sees_what_it_saw_before(tmp_path):
 
 
 def test_an_evaluation_is_a_further_line_of_its_step():
-    one = JudgeWatch(HELD_OUT, judges_of(HELD_OUT, {"gmsd": True}), Kept(), Kept())
+    one = AlarmWatch(HELD_OUT, watched_of(HELD_OUT, {"gmsd": True}), Kept(), Kept())
     for step in range(WINDOW + 6):
         feed(one, [record(step, 0.0, 0.0)])
         if (step + 1) % 5 == 0:
@@ -253,10 +253,10 @@ def test_the_command_line_tells_a_stop_by_its_exit_code(capsys):
     assert exit_code_of(stopped.stop) == 3
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith("vlcot: error: stopped by an alarm after step 29: the judge fidelity falls")
+    assert said.startswith("vlcot: error: stopped by an alarm after step 29: the watched fidelity falls")
 
 
-def test_no_window_and_no_judge_is_no_watch():
+def test_no_window_and_nothing_watched_is_no_watch():
     for config in (replace(CONFIG, alarm_window=0), replace(CONFIG, rewards={"contrast": RewardConfig()})):
         one = watch(config)
         feed(one, records(0.05, -0.05))
@@ -270,11 +270,11 @@ def test_no_window_and_no_judge_is_no_watch():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["on_alarm=stop", "rewards.fidelity.weight=1"], "on_alarm: stop needs a judge"),
+        (["on_alarm=stop", "rewards.fidelity.weight=1"], "on_alarm: stop needs something to watch"),
         (["on_alarm=stop", "alarm_window=0", "rewards.format.weight=0"], "set alarm_window above 0"),
         (["alarm_window=3"], "alarm_window: want at least 8"),
         (["alarm_window=-1"], "alarm_window: want at least 0"),
-        (["rewards.psnr.target=a:B"], "rewards.psnr: eval.judges has a psnr too"),
+        (["rewards.psnr.target=a:B"], "rewards.psnr: eval.metrics has a psnr too"),
         (["rewards.total.target=a:B"], "rewards.total: is the name"),
         (["on_alarm=explode"], "on_alarm"),
     ],
@@ -287,7 +287,7 @@ def test_a_mistake_costs_one_line(overrides, said):
 
 
 @pytest.mark.parametrize("overrides", [["rewards.format.weight=0"], ["eval.every=5"]])
-def test_either_kind_of_judge_will_do(overrides):
+def test_either_kind_of_watched_metric_will_do(overrides):
     validate(load_config("demo", ["on_alarm=stop", *overrides]), paths=False)
 
 
@@ -330,7 +330,7 @@ def test_photos_that_differ_are_no_correlation():
 
 def test_the_json_of_a_record_is_enough(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    one = JudgeWatch(CONFIG, TRAINING, JsonlSink(path), Kept())
+    one = AlarmWatch(CONFIG, TRAINING, JsonlSink(path), Kept())
     feed(one, records(0.05, -0.05))
     newest = json.loads(path.read_text().splitlines()[-1])
     assert newest["alarm/fidelity"] == 1.0

@@ -8,7 +8,7 @@ from skimage.metrics import structural_similarity
 
 from actors.coldstart.restoration.expert_data import make_expert_dataset, make_variants, ssim_luma
 from actors.coldstart.restoration.expert_trainer import NUM_DRAWN, expert_batches
-from rewards.experts.judges import Judges
+from rewards.experts.picture_metrics import PictureMetrics
 from tests.reference.expert import tiny_dataset
 from tests.reference.rewards import picture
 
@@ -69,13 +69,13 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_grades_are_the_judges_to_four_digits(seed):
+def test_grades_are_the_metric_to_four_digits(seed):
     truth = picture(seed, 64, level=2.0)
     variants = np.stack(list(make_variants(truth, np.random.default_rng(seed)).values()))
     grades = ssim_luma(variants, truth)
-    judges = Judges(["ssim"])
-    judges.setup()
-    assert grades == pytest.approx(judges.score(list(variants), [truth] * len(variants))["ssim"], abs=1e-4)
+    metrics = PictureMetrics(["ssim"])
+    metrics.setup()
+    assert grades == pytest.approx(metrics.score(list(variants), [truth] * len(variants))["ssim"], abs=1e-4)
 
 
 @settings(deadline=None, max_examples=15)

@@ -1,4 +1,4 @@
-"""Judges: full-reference metrics that measure and are never rewarded."""
+"""Picture metrics of an evaluation: full-reference metrics that measure and are never rewarded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rl.errors import ConfigError
 from rl.spans import span
 from rl.types import Floats, Pixels
 
-JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+METRIC_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "psnr": {"test_y_channel": False, "crop_border": 0},
     "psnry": {"test_y_channel": True, "crop_border": 0},
     "ssim": {"test_y_channel": True, "crop_border": 0},
@@ -18,10 +18,10 @@ JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gmsd": {"test_y_channel": True},
     "fsim": {"chromatic": True},
 }
-"""Colour space and border of the judges, stated rather than inherited from pyiqa; see ``Judges``."""
+"""Colour space and border of the metrics, stated rather than inherited from pyiqa; see ``PictureMetrics``."""
 
 
-class Judges:
+class PictureMetrics:
     """Full-reference metrics that measure and are never rewarded.
 
     ``psnr``: dB, mean squared error over all three channels of RGB (80 dB for equal pictures). ``ssim`` and
@@ -37,10 +37,10 @@ class Judges:
             names: pyiqa's names.
             device: torch device; None takes a GPU where the process has one.
         """
-        self._experts = {n: Expert(n, device=device, options=JUDGE_OPTIONS.get(n)) for n in names}
+        self._experts = {n: Expert(n, device=device, options=METRIC_OPTIONS.get(n)) for n in names}
 
     def check(self, size_px: int | None = None) -> None:
-        """Find out, before a run starts, whether all of them can judge its pictures; see ``Expert.check``.
+        """Find out, before a run starts, whether all of them can measure its pictures; see ``Expert.check``.
 
         Raises:
             ConfigError: For the first that cannot.
@@ -49,7 +49,7 @@ class Judges:
             try:
                 expert.check(size_px)
             except ConfigError as error:
-                raise ConfigError(f"eval.judges: {error}") from error
+                raise ConfigError(f"eval.metrics: {error}") from error
 
     def setup(self) -> None:
         """Load every metric.
@@ -61,13 +61,13 @@ class Judges:
             try:
                 expert.setup()
             except ConfigError as error:
-                raise ConfigError(f"eval.judges: {error}") from error
+                raise ConfigError(f"eval.metrics: {error}") from error
 
     def lower_better(self) -> dict[str, bool]:
         """Return the direction of each metric."""
         return {name: expert.lower_better for name, expert in self._experts.items()}
 
-    @span("judge")
+    @span("measure")
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> dict[str, Floats]:
         """Measure pictures against their truths; each metric's own values, ``[n]``, by name."""
         return {name: expert.score(pictures, truths) for name, expert in self._experts.items()}
