@@ -175,9 +175,9 @@ def _load(name: str, options: Mapping[str, Any]) -> Reward:
         else:
             target, chosen = SHIPPED["generation"], {"experts": {name: chosen}}
     elif ":" not in target:
-        near = suggest(name, [*SHIPPED, *catalogue()])
+        hint = suggest(name, [*SHIPPED, *catalogue()])
         raise ConfigError(
-            f"{name}: no reward and no visual expert of this name{near}; vlcot rewards list has all"
+            f"{name}: no reward and no visual expert of this name{hint}; vlcot rewards list has all"
         )
     try:
         return load_reward(name, RewardConfig(target=target, options=chosen))

@@ -22,13 +22,13 @@ DEGRADATION = "degradation"
 class Slot:
     """One degradation word, as written and as it was."""
 
-    said: str
+    written: str
     truth: str
 
     @property
     def is_right(self) -> bool:
         """Return whether it counts for the reward."""
-        return bool(self.truth) and self.said == self.truth
+        return bool(self.truth) and self.written == self.truth
 
 
 def mark_note(name: str, body: str, chain: RecordedChain) -> tuple[Sequence[Span], Sequence[Slot]]:
@@ -48,4 +48,4 @@ def named_tags(chain: RecordedChain, written: str) -> list[tuple[str, bool]]:
 def pair_slots(body: str, labels: Sequence[str]) -> list[Slot]:
     """Set what a degradation text says beside what was done, slot by slot."""
     truths = [normalise(text) for text in slot_texts(labels)]
-    return [Slot(said=said, truth=truth) for said, truth in zip_longest(slots(body), truths, fillvalue="")]
+    return [Slot(written=word, truth=truth) for word, truth in zip_longest(slots(body), truths, fillvalue="")]

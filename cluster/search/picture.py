@@ -20,6 +20,7 @@ from configs.search import RANGES, Domain, SearchPlan
 
 _TALL, _TOP, _BOTTOM, _LEFT, _WIDE = 300.0, 34.0, 44.0, 90.0, 170.0
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
 _DASHES: dict[State, str] = {"finished": "none", "stopped": "7 4", "failed": "2 3", "running": "2 3"}
 
 
@@ -52,12 +53,11 @@ def parallel_coordinates(plan: SearchPlan, trials: Sequence[Trial], best: Trial)
     parts.sort(key=lambda line: 'class="best"' in line)
     for index, axis in enumerate(axes):
         parts += _axis(index, axis)
-    for index, state in enumerate(_DASHES):
-        if state != "running":
-            x = _LEFT + 110.0 * index
-            css = {"class_": "trial", "stroke_dasharray": _DASHES[state]}
-            parts += [element("path", d=polyline([(x, 10.0), (x + 30, 10.0)]), **css)]
-            parts += [label(x + 36, 14.0, state, "start")]
+    for index, state in enumerate(_ENDED):
+        x = _LEFT + 110.0 * index
+        css = {"class_": "trial", "stroke_dasharray": _DASHES[state]}
+        parts += [element("path", d=polyline([(x, 10.0), (x + 30, 10.0)]), **css)]
+        parts += [label(x + 36, 14.0, state, "start")]
     return canvas(parts, 2 * _LEFT + _WIDE * (len(axes) - 1), _TALL)
 
 

@@ -117,8 +117,8 @@ def run_trials(plan: SearchPlan, base: Config, folder: SearchDir, trial: RunsTri
         trial: Runs one of them, in a process of its own.
     """
     book, sign = folder.book, sign_of(plan.settings.metric)
-    with _told_of(plan, book) as told:
-        searcher = RecordedSearcher(plan, book, own=own_values(plan, base), sign=sign, told=told)
+    with _shown(plan, book) as on_change:
+        searcher = RecordedSearcher(plan, book, own=own_values(plan, base), sign=sign, on_change=on_change)
         if not searcher.num_left:
             return
         shutil.rmtree(folder.path / TUNE, ignore_errors=True)
@@ -221,19 +221,19 @@ def shared_scoring(plan: SearchPlan, base: Config, folder: SearchDir) -> Iterato
 
 
 @contextmanager
-def _told_of(plan: SearchPlan, book: TrialBook) -> Iterator[Callable[[Trial], None]]:
+def _shown(plan: SearchPlan, book: TrialBook) -> Iterator[Callable[[Trial], None]]:
     """Show a bar over all trials, and a line whenever one was measured or has ended."""
     num_done = sum(trial.state != "running" for trial in book.all())
     with bar("trials", plan.num_trials) as show:
         show(num_done)
 
-        def told(trial: Trial) -> None:
+        def on_change(trial: Trial) -> None:
             nonlocal num_done
             num_done += trial.state != "running"
             show(num_done)
             CONSOLE.print(trial_line(plan, trial), soft_wrap=True)
 
-        yield told
+        yield on_change
 
 
 def _quieten_tune() -> None:

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 
 from cluster.search.trials import Trial, TrialBook
 from configs.schema import Config
-from configs.search import Domain, SearchPlan
+from configs.search import RANGES, Domain, SearchPlan
 from rl.seeding import derive_seed
 from rl.types import JsonDict
 
@@ -29,7 +29,7 @@ STEP = "step"
 """GRPO steps done."""
 NUM_RANDOM = 5
 """Trials drawn at random before TPE looks at their results."""
-Told = Callable[[Trial], None]
+OnChange = Callable[[Trial], None]
 
 
 def distribution(domain: Domain) -> BaseDistribution:
@@ -84,18 +84,18 @@ class Drawer:
 
     def _encode(self, key: str, value: Any) -> Any:
         domain = self._plan.space[key]
-        return value if domain.kind in ("uniform", "log_uniform", "int") else domain.values.index(value)
+        return value if domain.kind in RANGES else domain.values.index(value)
 
     def _decode(self, key: str, value: Any) -> Any:
         domain = self._plan.space[key]
-        return value if domain.kind in ("uniform", "log_uniform", "int") else domain.values[value]
+        return value if domain.kind in RANGES else domain.values[value]
 
 
 class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
     """Ray Tune's searcher: hands out trials, and writes down each before it starts and when it has ended."""
 
     def __init__(
-        self, plan: SearchPlan, book: TrialBook, *, own: Mapping[str, Any], sign: float, told: Told
+        self, plan: SearchPlan, book: TrialBook, *, own: Mapping[str, Any], sign: float, on_change: OnChange
     ) -> None:
         """Take up what the records hold.
 
@@ -104,11 +104,11 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
             book: Its records.
             own: The configuration's own values where they lie in the space: they are the first trial.
             sign: -1 where less is better.
-            told: Called with a trial whenever it was measured, and when it has ended.
+            on_change: Called with a trial whenever it was measured, and when it has ended.
         """
         super().__init__(metric=OBJECTIVE, mode="max")
         known = book.all()
-        self._plan, self._book, self._own, self._told = plan, book, own, told
+        self._plan, self._book, self._own, self._on_change = plan, book, own, on_change
         self._drawer = Drawer(plan, num_known=len(known), sign=sign)
         self._drawn: dict[int, optuna.Trial] = {}
         self._numbers: dict[str, int] = {}
@@ -134,7 +134,7 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
         """Say how a trial does that goes on."""
         trial = self._book.read(self._numbers[trial_id])
         if trial.state == "running":
-            self._told(trial)
+            self._on_change(trial)
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
@@ -144,7 +144,7 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
         why = "its process ended without a word (tune/*/error.txt has what Ray knows)" if error else ""
         trial = self._book.end(number, "failed" if error else "stopped", why)
         self._drawer.tell(self._drawn[number], trial)
-        self._told(trial)
+        self._on_change(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: the trials' records hold everything, and are written when it happens."""
@@ -162,7 +162,7 @@ class RecordedSearcher(Searcher):  # type: ignore[misc] # Ray has no types
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process: Tune pickles every searcher."""
-        return self.__dict__ | {"_told": None}
+        return self.__dict__ | {"_on_change": None}
 
 
 def own_values(plan: SearchPlan, base: Config) -> dict[str, Any]:

@@ -67,12 +67,12 @@ class TrialRunner:
             if checkpoint is not None and step <= checkpoint.step:
                 self._report(step, value)
 
-        def told(step: int, evaluation: JsonDict) -> None:
+        def on_evaluated(step: int, evaluation: JsonDict) -> None:
             value = held_out(evaluation, self.plan.settings.metric)
             self.book.measured(trial.number, step, value)
             self._report(step, value)
 
-        train(config, on_evaluated=told, scoring=self.scoring)
+        train(config, on_evaluated=on_evaluated, scoring=self.scoring)
         value = held_out(read_evaluation(run.evaluation), self.plan.settings.metric)
         self.book.measured(trial.number, config.num_steps, value)
         self.book.end(trial.number, "finished")

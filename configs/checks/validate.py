@@ -6,7 +6,6 @@ No ML framework is loaded here, so a mistake costs a fraction of a second. Wheth
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -72,15 +71,6 @@ def _check_name(config: Config) -> None:
         raise ConfigError("output_dir: is empty; give a folder, '.' for this one")
 
 
-# --------------------------------------------------------------------------------- chain
-
-
-# --------------------------------------------------------------------------------- policies, batches
-
-
-# --------------------------------------------------------------------------------- rewards
-
-
 # --------------------------------------------------------------------------------- data, cold start
 
 
@@ -91,10 +81,10 @@ def _check_data(config: Config) -> None:
             raise ConfigError(f"data.target: want package.module:Class, got {data.target!r}")
         return
     zoom = data.zoom
-    if len(zoom) != 2 or not all(isinstance(edge, int | float) for edge in zoom):
+    if len(zoom) != 2:
         raise ConfigError(f"data.zoom: want two numbers [low, high], got {zoom}")
-    if not (0 < zoom[0] <= zoom[1] < math.inf):
-        raise ConfigError(f"data.zoom: want 0 < low <= high, got {zoom}")
+    if not 1 <= zoom[0] <= zoom[1]:
+        raise ConfigError(f"data.zoom: want 1 <= low <= high, got {zoom}")
     if not data.images:
         raise ConfigError("data.images: is empty; give a folder of photographs or 'builtin'")
 

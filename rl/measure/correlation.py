@@ -29,7 +29,7 @@ def correlations(groups: Sequence[Mapping[str, Member]]) -> dict[tuple[str, str]
     Returns:
         By pair, in order of the first group's names; pairs where one does not differ within groups are left out.
     """
-    found = {}
+    by_pair = {}
     for first, second in combinations(groups[0] if groups else (), 2):
         pairs = [_centred(group[first], group[second]) for group in groups]
         a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -39,8 +39,8 @@ def correlations(groups: Sequence[Mapping[str, Member]]) -> dict[tuple[str, str]
             norm > _ROUNDING * max(1.0, size) * np.sqrt(a.size)
             for norm, size in zip(norms, sizes, strict=True)
         ):
-            found[first, second] = float(np.clip(a @ b / (norms[0] * norms[1]), -1.0, 1.0))
-    return found
+            by_pair[first, second] = float(np.clip(a @ b / (norms[0] * norms[1]), -1.0, 1.0))
+    return by_pair
 
 
 def _centred(first: Member, second: Member) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -128,10 +128,7 @@ def watched_of(config: Config, lower_better: Mapping[str, bool]) -> tuple[Watche
     if not config.eval.every:
         return in_training
     held_out = tuple(
-        WatchedMetric(
-            name=f"{HELD_OUT}/{name}",
-            sign=-1.0 if lower_better.get(name, False) else 1.0,
-        )
+        WatchedMetric(name=f"{HELD_OUT}/{name}", sign=-1.0 if lower_better.get(name, False) else 1.0)
         for name in dict.fromkeys((*names, *eval_metrics(config)))
     )
     return in_training + held_out
@@ -155,9 +152,9 @@ def alarm_metrics(records: Sequence[JsonDict], watched: Sequence[WatchedMetric],
         measured = _recent(records, metric.metric, window, metric.sign)
         if total is None or measured is None:
             continue
-        for name, found in ((metric.total_name, total), (metric.name, measured)):
-            metrics[f"trend/{name}/per_step"] = found.slope
-            metrics[f"trend/{name}/t"] = found.t
+        for name, line in ((metric.total_name, total), (metric.name, measured)):
+            metrics[f"trend/{name}/per_step"] = line.slope
+            metrics[f"trend/{name}/t"] = line.t
         metrics[f"alarm/{metric.name}"] = float(total.rises(RISES) and measured.falls(FALLS))
     return metrics
 
@@ -195,5 +192,5 @@ def _recent(records: Sequence[JsonDict], metric: str, window: int, sign: float) 
     if not records:
         return None
     since = records[-1]["step"] - window
-    found = [(float(r["step"]), r.get(metric)) for r in records if r["step"] >= since]
-    return trend([(step, sign * float(value)) for step, value in found if isinstance(value, int | float)])
+    values = [(float(r["step"]), r.get(metric)) for r in records if r["step"] >= since]
+    return trend([(step, sign * float(value)) for step, value in values if isinstance(value, int | float)])

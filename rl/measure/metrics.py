@@ -17,6 +17,7 @@ from configs.schema import Config
 from rl.advantage.assign import Advantages
 from rl.advantage.combine import RewardTerm, total_reward
 from rl.advantage.filters import has_spread, tells_apart
+from rl.advantage.scores import join
 from rl.measure.correlation import Member, correlations
 from rl.types import Finish, Metrics, ScoredGroup, UpdateStats
 
@@ -120,11 +121,11 @@ def merge(stats: Sequence[UpdateStats]) -> UpdateStats:
     """Add up what several ranks, micro-batches or optimizer steps saw."""
     sums: dict[str, tuple[float, float]] = {}
     maxima: dict[str, float] = {}
-    for one in stats:
-        for name, (total, count) in one.sums.items():
+    for part in stats:
+        for name, (total, count) in part.sums.items():
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + total, before[1] + count)
-        for name, value in one.maxima.items():
+        for name, value in part.maxima.items():
             maxima[name] = max(value, maxima.get(name, value))
     return UpdateStats(sums=sums, maxima=maxima)
 
@@ -158,7 +159,7 @@ def reward_metrics(groups: Sequence[ScoredGroup], config: Config, terms: Mapping
         metrics |= _metrics_of(name, groups)
     members = [_members(group, names, terms) for group in groups]
     metrics |= {f"reward/{a}/corr/{b}": value for (a, b), value in correlations(members).items()}
-    totals = np.concatenate([values[valid] for values, valid in (one["total"] for one in members)])
+    totals = np.concatenate([values[valid] for values, valid in (member["total"] for member in members)])
     if totals.size:
         metrics |= {
             "reward/total/mean": float(totals.mean()),
@@ -173,19 +174,19 @@ def reward_metrics(groups: Sequence[ScoredGroup], config: Config, terms: Mapping
 
 def _metrics_of(name: str, groups: Sequence[ScoredGroup]) -> Metrics:
     scores = [group.scores[name] for group in groups]
-    valid = np.concatenate([one.valid for one in scores])
-    values = np.concatenate([one.values[one.valid] for one in scores]).astype(np.float64)
+    joined = join(name, scores)
+    values = joined.values[joined.valid].astype(np.float64)
     metrics: Metrics = {
-        f"reward/{name}/invalid_frac": float(np.mean(~valid)),
-        f"reward/{name}/missing_frac": float(np.mean(np.concatenate([one.missing for one in scores]))),
-        f"reward/{name}/zero_spread_frac": float(np.mean([not has_spread(one) for one in scores])),
+        f"reward/{name}/invalid_frac": float(np.mean(~joined.valid)),
+        f"reward/{name}/missing_frac": float(np.mean(joined.missing)),
+        f"reward/{name}/zero_spread_frac": float(np.mean([not has_spread(score) for score in scores])),
     }
     if values.size:
-        spreads = [one.values[one.valid].std(ddof=1) for one in scores if one.valid.sum() > 1]
+        spreads = [score.values[score.valid].std(ddof=1) for score in scores if score.valid.sum() > 1]
         metrics[f"reward/{name}/mean"] = float(values.mean())
         metrics[f"reward/{name}/std"] = float(values.std())
         metrics[f"reward/{name}/group_std"] = float(np.mean(spreads)) if spreads else 0.0
-    present = np.concatenate([one.values[one.valid & ~one.missing] for one in scores]).astype(np.float64)
+    present = joined.values[joined.valid & ~joined.missing].astype(np.float64)
     if present.size:
         metrics[f"reward/{name}/present_mean"] = float(present.mean())
     return metrics

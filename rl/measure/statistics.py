@@ -148,8 +148,8 @@ def _differences(
     after: Mapping[str, Sequence[float | None]], before: Mapping[str, Sequence[float | None]]
 ) -> JsonDict:
     shared = [metric for metric in after if metric in before]
-    found = {metric: paired_interval(after[metric], before[metric]) for metric in shared}
-    return {metric: interval.to_json() for metric, interval in found.items() if interval is not None}
+    intervals = {metric: paired_interval(after[metric], before[metric]) for metric in shared}
+    return {metric: interval.to_json() for metric, interval in intervals.items() if interval is not None}
 
 
 def _numbers(column: Sequence[float | None]) -> NDArray[np.float64]:

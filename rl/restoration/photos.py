@@ -117,20 +117,15 @@ def pair_photos(folder: str | Path, *, scale: int) -> list[Pair]:
     Raises:
         DataError: If a twin is missing or has the wrong size.
     """
-    folder = Path(folder)
-    low_folder = folder / "LR" if (folder / "LR").is_dir() else folder
-    lows = name_pictures(low_folder, key="data.pairs")
-    highs = (
-        name_pictures(folder / "HR", key="data.pairs")
-        if (folder / "HR").is_dir() and low_folder != folder
-        else {}
-    )
+    low_folder, high_folder = Path(folder) / "LR", Path(folder) / "HR"
+    if high_folder.is_dir() and not low_folder.is_dir():
+        raise DataError(f"{folder}: has HR but no LR; put the low-resolution pictures into {low_folder}")
+    lows = name_pictures(low_folder if low_folder.is_dir() else folder, key="data.pairs")
+    highs = name_pictures(high_folder, key="data.pairs") if high_folder.is_dir() else {}
     if highs and lows.keys() != highs.keys():
         name = sorted(lows.keys() ^ highs.keys())[0]
         lacking = "HR" if name in lows else "LR"
         raise DataError(f"{folder}: {name!r} is missing in {lacking}; LR and HR must hold the same names")
-    if not highs and low_folder == folder and (folder / "HR").is_dir():
-        raise DataError(f"{folder}: has HR but no LR; put the low-resolution pictures into {folder / 'LR'}")
     return [_pair(name, lows[name], highs.get(name), scale) for name in lows]
 
 

@@ -1,4 +1,4 @@
-"""The numbers of every degradation preset, and how they shrink for small pictures."""
+"""Degradation presets: the numbers of each, and how they shrink for small pictures."""
 
 from __future__ import annotations
 

@@ -79,7 +79,11 @@ class PhotographSource(PromptSource):
     """
 
     def __init__(self, data: Photographs, *, output_px: int, scale: int, seed: int) -> None:
-        _check(data, output_px=output_px, scale=scale)
+        if not output_px:
+            raise DataError(
+                "data.kind: photographs are for chains that paint, and this one does not; name a source of your own "
+                "in data.target"
+            )
         self._data = data
         self._output_px = output_px
         self._scale = scale
@@ -275,15 +279,3 @@ def photograph_source(config: Config) -> PhotographSource:
     return PhotographSource(
         config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed
     )
-
-
-def _check(data: Photographs, *, output_px: int, scale: int) -> None:
-    if not output_px:
-        raise DataError(
-            "data.kind: photographs are for chains that paint, and this one does not; name a source of your own "
-            "in data.target"
-        )
-    if output_px % scale:
-        raise DataError(f"output size {output_px} px is not a multiple of scale={scale}; change one of them")
-    if len(data.zoom) != 2 or not 1.0 <= data.zoom[0] <= data.zoom[1]:
-        raise DataError(f"data.zoom={data.zoom}: want [lowest, highest] with 1 <= lowest <= highest")

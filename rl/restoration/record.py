@@ -1,4 +1,4 @@
-"""The record of everything that was drawn to degrade one picture."""
+"""Degradation record: everything that was drawn to degrade one picture."""
 
 from __future__ import annotations
 

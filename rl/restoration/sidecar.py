@@ -191,12 +191,12 @@ def _area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def _intersection(one: Box, two: Box) -> Box:
-    return max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3])
+def _intersection(box: Box, crop: Box) -> Box:
+    return max(box[0], crop[0]), max(box[1], crop[1]), min(box[2], crop[2]), min(box[3], crop[3])
 
 
-def _overlap(one: Box, two: Box) -> float:
-    return _area(_intersection(one, two))
+def _overlap(box: Box, crop: Box) -> float:
+    return _area(_intersection(box, crop))
 
 
 def _cover(tag: Tag, crop: Box) -> float:

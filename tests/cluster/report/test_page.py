@@ -133,7 +133,7 @@ def test_a_chain_that_ended_early_keeps_its_text(tmp_path, run_dir):
         for card in chain_cards(load_run(run.path))
         if card.chain.record["finish"] == "length" and card.chain.total == -1.0
     )
-    assert [slot.said for slot in card.columns[0].notes[0].slots][:2] == ["light", ""]
+    assert [slot.written for slot in card.columns[0].notes[0].slots][:2] == ["light", ""]
 
 
 @given(st.text(alphabet="<>/ab| ", max_size=60))

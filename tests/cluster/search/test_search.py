@@ -38,7 +38,7 @@ def message(*overrides: str) -> str:
 def started(plan: SearchPlan, folder: Path) -> tuple[RecordedSearcher, TrialBook, list[Trial]]:
     book, ended = TrialBook(folder), []
     own = own_values(plan, plan.config())
-    return RecordedSearcher(plan, book, own=own, sign=1.0, told=ended.append), book, ended
+    return RecordedSearcher(plan, book, own=own, sign=1.0, on_change=ended.append), book, ended
 
 
 def drive(searcher: RecordedSearcher, book: TrialBook, count: int) -> None:

@@ -182,12 +182,8 @@ def test_two_photographs_of_one_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sizes", "message"),
     [
-        ({"zoom": [0.5, 2.0]}, {}, r"data\.zoom"),
-        ({"zoom": [2.0, 1.0]}, {}, r"data\.zoom"),
-        ({"zoom": [1.0]}, {}, r"data\.zoom"),
         ({"holdout_photos": 8}, {}, r"leaves none of 8 photographs"),
         ({"images": "/nowhere"}, {}, r"data\.images"),
-        ({}, {"output_px": 66}, "not a multiple of scale=4"),
         ({}, {"output_px": 0}, "photographs are for chains that paint"),
         ({}, {"output_px": 160}, r"held-out strip is .* px, crops need 160; change data\.holdout_frac"),
         ({"holdout_frac": 0.0}, {"output_px": 512}, "crops need 512"),
