@@ -37,11 +37,6 @@ def ranked(plan: SearchPlan, trials: Sequence[Trial]) -> list[Trial]:
     )
 
 
-def state_of(trial: Trial) -> str:
-    """Return how a trial ended, with its error."""
-    return f"{trial.state}: {trial.error}" if trial.error else trial.state
-
-
 def _cells(plan: SearchPlan, trial: Trial) -> list[str]:
     """Return what a trial tried, how far it came and what it reached."""
     return [*(show(trial.values[key]) for key in plan.space), str(trial.step), show_metric(trial.last)]
@@ -63,7 +58,7 @@ def search_table(plan: SearchPlan, trials: Sequence[Trial], best: Trial | None) 
         table.add_row(
             f"{trial.name} *" if is_best else trial.name,
             *_cells(plan, trial),
-            Text(state_of(trial), style=_STYLES[trial.state]),
+            Text(trial.ending, style=_STYLES[trial.state]),
             style="bold" if is_best else "",
         )
     return table
@@ -77,7 +72,7 @@ def trial_line(plan: SearchPlan, trial: Trial) -> Text:
             Text(trial.name, style="bold"),
             Text(f"{plan.settings.metric} {show_metric(trial.last)}"),
             Text(f"after {trial.step} steps"),
-            Text(state_of(trial), style=_STYLES[trial.state]),
+            Text(trial.ending, style=_STYLES[trial.state]),
             Text(tried, style="dim"),
         ]
     )
@@ -99,15 +94,8 @@ def write_search_report(plan: SearchPlan, trials: Sequence[Trial], best: Trial, 
         name=folder.name,
         metric=plan.settings.metric,
         keys=list(plan.space),
-        rows=[
-            {
-                "name": trial.name,
-                "cells": _cells(plan, trial),
-                "state": state_of(trial),
-                "style": "best" if trial.number == best.number else trial.state,
-            }
-            for trial in rows
-        ],
+        rows=[(trial, _cells(plan, trial)) for trial in rows],
+        best=best,
         picture=picture,
     )
     write_atomically(folder / PAGE, page)

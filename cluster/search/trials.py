@@ -48,6 +48,11 @@ class Trial:
         return max(self.metric, default=0)
 
     @property
+    def ending(self) -> str:
+        """How it ended, with its error."""
+        return f"{self.state}: {self.error}" if self.error else self.state
+
+    @property
     def last(self) -> float | None:
         """Its newest measurement; None where there is none."""
         return self.metric.get(self.step)
