@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +34,6 @@ class SupervisedSpec:
     """Share of the steps, 0..1."""
     final_frac: float = 0.02
     """Last learning rate over the peak, 0..1."""
-    weight_decay: float = 0.0
-    """AdamW's."""
-    max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down."""
-    zero_stage: Literal[1, 2] = 1
-    """Weights stay whole, so that the caller can use the module afterwards."""
     report_every: int = 1
     """Steps between reports; the last step is always reported."""
     checkpoint_dir: Path | None = None
@@ -64,9 +57,8 @@ def run_supervised(
     module: nn.Module,
     batches: Iterator[Mapping[str, Tensor]],
     report: Report,
-    device: torch.device | None = None,
 ) -> None:
-    """Train ``module`` in place.
+    """Train ``module`` in place, on the CPU.
 
     Args:
         spec: How long and how fast.
@@ -74,24 +66,22 @@ def run_supervised(
         batches: This rank's share, of equal size on every rank; at least ``num_steps`` of them. On resume the
             first ones are drawn and thrown away.
         report: Told of the progress.
-        device: Where the module lives and batches go; the CPU by default.
 
     Raises:
         DivergedError: On all ranks, if loss or gradient is not finite on any.
     """
-    device = device or torch.device("cpu")
-    ds.join_process_group(device)
+    ds.join_process_group(torch.device("cpu"))
     engine = ds.make_engine(
         module,
-        zero_stage=spec.zero_stage,
+        zero_stage=1,  # weights stay whole, so that the caller can use the module afterwards
         learning_rate=spec.learning_rate,
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
         dtype="float32",
     )
     start = _resume(engine, spec)
     for index, batch in enumerate(islice(batches, start, spec.num_steps), start):
-        loss = engine({name: tensor.to(device) for name, tensor in batch.items()})
+        loss = engine(batch)
         ds.backward(engine, loss)
         rate = spec.rate(index)
         grad_norm = ds.step(engine, rate)

@@ -24,6 +24,7 @@ from rl.measure.statistics import BICUBIC, NOW, START
 from rl.restoration.names import DEGRADED, TRUTH
 from rl.types import JsonDict
 
+_MOST_STRIPS = 8
 _LONGEST_VALUE = 400
 """Characters of a reference value that are shown."""
 
@@ -116,7 +117,7 @@ def group_strip(run: Run) -> Strip | None:
     return Strip(title=f"{name}, step {newest}", columns=columns) if len(columns) > 1 else None
 
 
-def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
+def held_out_strips(run: Run) -> list[Strip]:
     """Return prompt | bicubic | start | now | truth for held-out prompts, as far as they are there, each in turn."""
     models: dict[str, dict[str, RecordedChain]] = {}
     for chain in sorted(run.chains, key=lambda chain: chain.step):
@@ -125,7 +126,7 @@ def held_out_strips(run: Run, most: int = 8) -> list[Strip]:
     measured = run.evaluation.get("prompts", {})
     return [
         _held_out(run, prompt_id, models[prompt_id], measured.get(prompt_id, {}))
-        for prompt_id in take_turns(sorted(models))[:most]
+        for prompt_id in take_turns(sorted(models))[:_MOST_STRIPS]
     ]
 
 
@@ -266,7 +267,7 @@ def _picture(run: Run, chain: RecordedChain, name: str, notes: Sequence[str] = (
     return None if image is None else embed(image, notes)
 
 
-def embed(image: Image.Image, notes: Sequence[str] = ()) -> Picture:
+def embed(image: Image.Image, notes: Sequence[str]) -> Picture:
     """Return a picture to show, with lines to stand under it."""
     return Picture(uri=data_uri(image), width=image.width, height=image.height, notes=notes)
 

@@ -18,6 +18,7 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 380.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 24.0
 _MOST_COLUMNS = 60
+_TICKS = 4
 _SMOOTH_FROM = 12
 """Curves with at least this many points also get a moving average."""
 _NOTHING = Markup('<p class="empty">not measured</p>')
@@ -98,8 +99,8 @@ def line_chart(
     return _figure(parts, WIDTH, _hover(shown, steps, [x(step) for step in steps]))
 
 
-def stack_chart(layers: Sequence[Series], unit: str = "s") -> Markup:
-    """Draw one stacked column a step (or a few steps, where there are many)."""
+def stack_chart(layers: Sequence[Series]) -> Markup:
+    """Draw one stacked column of seconds a step (or a few steps, where there are many)."""
     steps = sorted({step for layer in layers for step, _ in layer.points})
     if not steps:
         return _NOTHING
@@ -111,7 +112,7 @@ def stack_chart(layers: Sequence[Series], unit: str = "s") -> Markup:
     y = Scale(0.0, ticks[-1], HEIGHT - _BOTTOM, _TOP)
     slot = (width - _LEFT - _RIGHT) / len(starts)
     gap = min(slot * 0.2, 3.0)
-    parts = list(_grid(y, ticks, width, unit))
+    parts = list(_grid(y, ticks, width, "s"))
     for index, top in enumerate(tops):
         left = _LEFT + slot * index + gap / 2
         for layer, (low, high) in zip(columns, pairwise([0.0, *top]), strict=True):
@@ -139,13 +140,13 @@ def moving_average(points: Sequence[Point]) -> list[Point]:
 # --------------------------------------------------------------------------------- axes
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round values, about ``count`` of them, that span ``low .. high``."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Return round values, about four of them, that span ``low .. high``."""
     span = high - low
     if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # flat, but for rounding
         span = max(abs(high), 1e-30) if high else 1.0
-    magnitude = 10.0 ** math.floor(math.log10(span / count))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= count)
+    magnitude = 10.0 ** math.floor(math.log10(span / _TICKS))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= _TICKS)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
 

@@ -129,11 +129,9 @@ def component_rows(run: Run) -> list[Component]:
     rows = []
     for name in components(run):
         weight = run.number(f"rewards.{name}.weight")
-        role = (
-            "measured only"
-            if is_measured_only(run, name)
-            else f"weight {1.0 if weight is None else weight:g}"
-        )
+        role = f"weight {1.0 if weight is None else weight:g}"
+        if is_measured_only(run, name):
+            role = "measured only"
         cells = tuple(_last(run, f"reward/{name}/{ending}", ending) for _, ending in COLUMNS)
         rows.append(Component(name=name, role=role, cells=cells))
     return rows

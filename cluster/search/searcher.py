@@ -64,7 +64,7 @@ class Drawer:
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=NUM_RANDOM)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
 
-    def ask(self, fixed: Mapping[str, Any] | None = None) -> tuple[optuna.Trial, dict[str, Any]]:
+    def ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
         """Draw values, some of which may be given."""
         if fixed:
             self._study.enqueue_trial({key: self._encode(key, value) for key, value in fixed.items()})
