@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.algorithms import algorithm_layer, entries
 from configs.build import build, merge
-from configs.errors import ConfigError
+from configs.errors import ConfigError, first_line
 from configs.explain import missing_entry
 from configs.schema import (
     BlockConfig,
@@ -217,7 +217,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {_first_line(error)}") from error
+        raise ConfigError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path}: want keys and values, got a list")
     return _plain(content)
@@ -228,7 +228,7 @@ def _resolved(tree: Mapping[str, Any]) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.create(_keep_secrets(dict(tree))), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
 
 
 def _keep_secrets(node: Any, path: tuple[str, ...] = ()) -> Any:
@@ -254,7 +254,7 @@ def secret_values(variables: Mapping[str, Any], key: str = "env_vars") -> dict[s
     try:
         values = OmegaConf.to_container(OmegaConf.create(dict(variables)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}.{error.full_key}: {_first_line(error)}") from error
+        raise ConfigError(f"{key}.{error.full_key}: {first_line(error)}") from error
     return {str(name): str(value) for name, value in cast(dict[str, Any], values).items()}
 
 
@@ -271,10 +271,6 @@ def parse_override(override: str) -> dict[str, Any]:
         return _plain(OmegaConf.from_dotlist([override if value.strip() else f"{key}=''"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{override!r}: the value is not valid YAML") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _plain(content: DictConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rl.targets import load_target
 
 EXPERT = "expert"
 """Name of the job that fits the learned expert, and folder of its weights."""
-EXPERT_TRAINER = "actors.coldstart.restoration.expert_task:train_expert"
+EXPERT_TRAINER = "actors.coldstart.restoration.expert_trainer:train_expert"
 
 
 class ColdstartJob:

@@ -1,4 +1,4 @@
-"""Cold start of the learned visual expert: pyiqa's CNNIQA, trained to rank restorations without the truth.
+"""Cold start of the learned visual expert: pyiqa's CNNIQA, trained to rank restorations, and the task that trains it.
 
 The label is the SSIM (luma) to the truth, which the network never sees. Data: ``expert_data``.
 
@@ -20,15 +20,21 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from actors.coldstart.restoration.expert_data import ExpertDataset
+from actors.coldstart.restoration.expert_data import ExpertDataset, make_expert_dataset, restorations
 from actors.coldstart.supervised import Report, SupervisedSpec, run_supervised
+from actors.coldstart.task import ColdstartTask, training_prompts
 from rewards.experts.expert import to_tensor
 from rewards.experts.pyiqa_metric import import_pyiqa
 from rl.errors import DivergedError
+from rl.restoration.names import truth_of
 from rl.types import Floats
 
 logger = logging.getLogger(__name__)
 
+CONTENTS = 200
+"""Most photographs the expert learns from; each gives dozens of variants."""
+LEARNING_RATE = 2e-3
+"""AdamW's peak."""
 ARCHITECTURE: Mapping[str, int] = {"ker_size": 7, "n_kers": 50, "n1_nodes": 256, "n2_nodes": 256}
 """CNNIQA as pyiqa builds it, with smaller fully connected layers."""
 TEMPERATURE = 0.03
@@ -43,6 +49,23 @@ WORSE_KINDS = ("truth/noise-light", "truth/noise", "truth/sharpened", "bicubic",
 """What the truth is compared with in the report."""
 HOLDOUT_FRAC = 0.2
 """Share of contents kept for the report."""
+
+
+def train_expert(task: ColdstartTask) -> None:
+    """Fit the learned expert on variants of photographs and on the image policy's own outputs."""
+    config = task.config
+    num_contents = min(CONTENTS, config.coldstart.num_examples)
+    prompts = training_prompts(config, config.coldstart.num_examples, num_contents)
+    truths = [truth for p in prompts if (truth := truth_of(p)) is not None]
+    restored = restorations(task, prompts)
+    dataset = make_expert_dataset(truths, restored, seed=config.seed)
+    fit_expert(
+        dataset,
+        task.spec(num_steps=config.coldstart.expert_steps, learning_rate=LEARNING_RATE),
+        directory=task.directory,
+        seed=config.seed,
+        report=task.report,
+    )
 
 
 class ExpertModel(nn.Module):
