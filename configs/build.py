@@ -66,10 +66,16 @@ def _merged(old: Any, new: Any, kind: Any) -> Any:
 
 
 def _as_mapping(value: Any, kind: Any) -> Any:
-    """A method's bare name stands for the method with its defaults, an import path for one of the user's own."""
+    """A method's bare name stands for the method with its defaults, an import path for one of the user's own.
+
+    Of a mapping without a kind, a key that says enough decides: ``target``, or one with the name of a kind.
+    """
     if isinstance(value, str) and is_by_name(kind):
         is_own = ":" in value and "${" not in value
         return {KIND: "own", "target": value} if is_own else {KIND: value}
-    if isinstance(value, Mapping) and "target" in value and KIND not in value:
-        return {KIND: "own", **value}
+    if isinstance(value, Mapping) and KIND not in value:
+        if "target" in value:
+            return {KIND: "own", **value}
+        if named := next((name for name in methods_of(kind) if name in value), None):
+            return {KIND: named, **value}
     return value

@@ -309,7 +309,44 @@ class OwnData:
     """Keyword arguments of its constructor."""
 
 
-DataConfig = Annotated[Photographs | OwnData, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class PromptTable:
+    """Prompts from a file or data set; ``data.prompts`` alone means it (``docs/data.md``)."""
+
+    kind: Literal["prompts"] = "prompts"
+    """Name."""
+    prompts: Text = ""
+    """Where the prompts are: a file (JSONL, JSON, CSV, TSV, Parquet, text), several by a pattern with ``*``, a folder
+    that ``datasets`` wrote or reads, or a data set's hub name; ``@split`` may follow."""
+    split: Text = "train"
+    """Which of its splits is trained on."""
+    subset: Text = ""
+    """Configuration of a hub data set that has several."""
+    format: Literal["auto", "verl", "easyr1", "trl", "plain"] = "auto"
+    """Whose columns it has; ``auto`` tells by their names, and says so."""
+    prompt: Text = ""
+    """Column of the prompts, text or messages; empty is the format's."""
+    ground_truth: Text = ""
+    """Column of the answers, ``a.b`` for a key inside a column; empty is the format's."""
+    images: Text = ""
+    """Column of the pictures that the policies see; empty is ``images`` or ``image``, where there is one."""
+    pictures: list[Text] = field(default_factory=list)
+    """Columns of further pictures, for rewards and judges alone (``truth``, for instance)."""
+    image_dir: Text = ""
+    """Folder that relative paths of pictures start from; empty is the file's own."""
+    template: Text = ""
+    """Jinja template of prompts that are text, or a file of one: ``content`` is the prompt, columns have theirs."""
+    held_out: Text = ""
+    """A second file, folder or data set to evaluate on, written as ``prompts``."""
+    held_out_split: Text = ""
+    """The split to evaluate on: of ``held_out``, or where that is empty of ``prompts``."""
+    holdout_frac: Annotated[Share, Field(le=0.9)] = 0.05
+    """Share of the prompts that is kept out of training to evaluate on, where nothing else is named."""
+    too_long: Literal["stop", "drop"] = "stop"
+    """What becomes of a prompt that is longer than the model's context: the run ends and names it, or goes without."""
+
+
+DataConfig = Annotated[Photographs | OwnData | PromptTable, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,7 +477,7 @@ class Config:
     rewards: dict[str, RewardConfig] = field(default_factory=dict)
     """Rewards by name."""
     data: DataConfig = field(default_factory=Photographs)
-    """What is asked: photographs and how they are degraded, or a source of your own."""
+    """What is asked: photographs and how they are degraded, prompts from a file, or a source of your own."""
     coldstart: ColdstartConfig = field(default_factory=ColdstartConfig)
     """Supervised start."""
     eval: EvalConfig = field(default_factory=EvalConfig)

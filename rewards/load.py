@@ -13,6 +13,7 @@ from configs.suggest import suggest
 from rewards.base import Need, Reward
 from rewards.plain.compute_score import ComputeScoreReward, is_compute_score
 from rewards.plain.functions import FunctionReward, is_trl_function
+from rewards.plain.reward_inputs import RewardInputsReward, is_reward_inputs
 from rl.advantage.combine import RewardTerm
 from rl.advantage.overlong import overlong_terms
 from rl.errors import ConfigError
@@ -24,7 +25,7 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
 
     Args:
         name: Key of the reward.
-        config: ``target`` names a ``Reward`` class, or a plain function with TRL's or verl's signature.
+        config: ``target`` names a ``Reward`` class, or a plain function with TRL's, verl's or EasyR1's signature.
 
     Raises:
         ConfigError: If the target cannot be found, is neither, or does not take the options.
@@ -111,12 +112,15 @@ def _wrapper(key: str, target: str, function: Callable[..., Any]) -> Callable[..
     try:
         if is_compute_score(function):
             return functools.partial(ComputeScoreReward, function)
+        if is_reward_inputs(function):
+            return functools.partial(RewardInputsReward, function)
         if is_trl_function(function):
             return functools.partial(FunctionReward, function)
         said = f"takes ({', '.join(inspect.signature(function).parameters)})"
     except ValueError:  # a function of C without a signature
         said = "does not say what it takes"
     raise ConfigError(
-        f"{key}.target: {target} {said}; want f(prompts, completions, **columns) as in TRL, or "
-        "compute_score(data_source, solution_str, ground_truth, extra_info) as in verl"
+        f"{key}.target: {target} {said}; want f(prompts, completions, **columns) as in TRL, "
+        "compute_score(data_source, solution_str, ground_truth, extra_info) as in verl, or "
+        "compute_score(reward_inputs) as in EasyR1"
     )

@@ -66,6 +66,15 @@ class PicturePart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPicture:
+    """What a picture file holds, in a picture's place; ``rl.data.pictures.decoded`` makes pixels of it."""
+
+    content: bytes
+    origin: str
+    """File, row and column, for messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of the conversation that a chain continues."""
 
@@ -360,6 +369,8 @@ class FinishedChain(Generic[P]):
     """Finished pictures by block."""
     final_block: str
     """Name of the chain's last picture block; '' where it paints none."""
+    completion_ids: tuple[int, ...] | None = None
+    """Token ids behind the prompt, as they were sampled or forced; None where they are not known."""
 
     @property
     def final_picture(self) -> P | None:

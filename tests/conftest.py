@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,14 @@ import pytest
 
 from tests.reference.command import ROOT
 
+TABLES = tempfile.mkdtemp(prefix="vlcot-tables-")
+atexit.register(shutil.rmtree, TABLES, ignore_errors=True)
+
 # Before any library reads them. Tests start many processes on few cores, and must never reach out.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_CACHE": TABLES,
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",

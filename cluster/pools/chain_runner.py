@@ -20,6 +20,7 @@ from rl.advantage.scores import join
 from rl.chain.grammar import ChainGrammar
 from rl.chain.painting import PaintCall, picture_text
 from rl.chain.state import ChainState, Decode, Done, PaintImage, WriteText
+from rl.data.pictures import decoded
 from rl.denoising.step_selection import picture_draws, sampler_spec
 from rl.errors import RolloutError
 from rl.seeding import derive_seed
@@ -65,7 +66,7 @@ class Pools:
 class GroupRequest:
     """One group to sample and score."""
 
-    prompt: Prompt
+    prompt: Prompt[Any]
     draw: int
     """How often the prompt was used before; part of every seed."""
     num_chains: int
@@ -121,7 +122,7 @@ class ChainRunner:
 
     async def _run_group(self, group: GroupRequest) -> ScoredGroup:
         begin, turn = time.perf_counter(), next(self._turn)
-        prompt: Prompt[Any] = group.prompt.with_pictures(put)
+        prompt: Prompt[Any] = decoded(group.prompt).with_pictures(put)
         writings = self._writings(group, prompt)
         scoring: dict[int, asyncio.Task[dict[str, Scores]]] = {}
         written = begin
@@ -282,6 +283,7 @@ class ChainRunner:
             block_text=writing.state.block_text(self._context.decode),
             pictures=writing.painted,
             final_block=final_picture_block(self._config),
+            completion_ids=tuple(writing.state.written.tolist()),
         )
         request, pictures = finished.indexed()
         call = self._pools.scoring.call("score", request, pictures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cluster.pools.chain_runner import GroupRequest
 from cluster.runtime.calls import Worker, gather
@@ -56,7 +57,7 @@ class GroupCollector:
     """What the combination must know of each reward."""
     versions: Callable[[], Mapping[str, int]]
     """The learners' present weight versions by policy."""
-    make_prompt: Callable[[int], Prompt]
+    make_prompt: Callable[[int], Prompt[Any]]
     """Training prompt by position; the same for the same position."""
     runners: Sequence[Worker]
     observe: Observer

@@ -22,6 +22,7 @@ from PIL import Image
 
 from cluster.record.run_files import RENAMED, ChainRecord, OldChainRecord, read_as
 from rl.chain.json_form import chain_to_json
+from rl.data.pictures import decoded
 from rl.errors import DamagedFileError
 from rl.types import Chain, FinishedChain, JsonDict, Pixels, Prompt
 
@@ -76,7 +77,7 @@ class ChainRecorder:
         model: Model,
         chain: Chain,
         pictures: Mapping[str, Pixels],
-        prompt: Prompt,
+        prompt: Prompt[Any],
         scores: Mapping[str, float | None],
     ) -> Path | None:
         """Write one chain.
@@ -100,7 +101,7 @@ class ChainRecorder:
         finished = FinishedChain(
             chain_id=chain.chain_id,
             group_id=chain.group_id,
-            prompt=prompt,
+            prompt=decoded(prompt),
             finish=chain.finish,
             text=chain.text,
             block_text=block_texts(chain.text),

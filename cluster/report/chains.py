@@ -25,6 +25,8 @@ from rl.restoration.names import DEGRADED, TRUTH
 from rl.types import JsonDict
 
 _MOST_STRIPS = 8
+ASKED = "prompt"
+"""Reference value that is what the data file asks: the messages say it."""
 _LONGEST_VALUE = 400
 """Characters of a reference value that are shown."""
 
@@ -190,10 +192,12 @@ def _columns(run: Run, chain: RecordedChain) -> list[Column]:
 
 
 def prompt_columns(run: Run, chain: RecordedChain) -> list[Column]:
-    """Return what the policies saw: the pictures that the prompt shows, or what it asks."""
+    """Return what the policies saw: the pictures that the prompt shows, and what it asks where the answer is text."""
     pictures = [Column(title=name, picture=_picture(run, chain, name)) for name in chain.shown]
+    if pictures and chain.paints:
+        return pictures
     asked = [Note(name=role, spans=[Span(text)]) for role, text in chain.messages]
-    return pictures or [Column(title="prompt", has_frame=False, notes=asked)]
+    return [*pictures, Column(title="prompt", has_frame=False, notes=asked)]
 
 
 def truth_columns(run: Run, chain: RecordedChain) -> list[Column]:
@@ -201,7 +205,11 @@ def truth_columns(run: Run, chain: RecordedChain) -> list[Column]:
     pictures = [Column(title=name, picture=_picture(run, chain, name)) for name in chain.hidden]
     if chain.paints or not chain.references:
         return pictures
-    known = [Note(name=name, spans=[Span(_cut(value))]) for name, value in chain.references.items()]
+    known = [
+        Note(name=name, spans=[Span(_cut(value))])
+        for name, value in chain.references.items()
+        if name != ASKED and value is not None
+    ]
     return [*pictures, Column(title="known", has_frame=False, notes=known)]
 
 

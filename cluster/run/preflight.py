@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -18,6 +19,7 @@ from rewards.experts.picture_metrics import PictureMetrics
 from rewards.load import load_reward, reward_terms
 from rl.advantage.baselines import find_baseline
 from rl.data.images import load_picture
+from rl.data.pictures import decoded
 from rl.data.source import PromptSource, prompt_source
 from rl.denoising.samplers import find_sampler
 from rl.errors import ConfigError
@@ -25,7 +27,9 @@ from rl.loss.surrogates import find_surrogate
 from rl.types import PREVIOUS, Prompt
 
 MANY = 50
-"""Pictures from which on reading them shows a bar."""
+"""Pictures, or prompts, from which on reading them shows a bar."""
+MOST_TRIED = 2000
+"""Prompts that are made before a run starts; what is wrong with a later one is said when it is drawn."""
 
 
 def preflight(config: Config) -> PromptSource:
@@ -46,9 +50,9 @@ def preflight(config: Config) -> PromptSource:
         if (source_dir := Path(policy.source).expanduser()).is_dir():
             family.check_checkpoint(source_dir)
     source = prompt_source(config)
-    known = _names(source.train(0))
-    if clash := sorted(known & {*config.chain, PREVIOUS}):
-        raise ConfigError(f"data: prompts carry {clash[0]!r}, a name of the chain's own; rename it")
+    known = _names(first := source.train(0))
+    if clash := sorted(first.pictures.keys() & {*config.chain, PREVIOUS}):
+        raise ConfigError(f"data: prompts carry a picture {clash[0]!r}, a name of the chain's own; rename it")
     reward_terms(config)
     check_methods(config)
     for name, reward in config.rewards.items():
@@ -66,7 +70,19 @@ def preflight(config: Config) -> PromptSource:
     files = source.files()
     for path in track(files, description="read the pictures", console=CONSOLE, disable=len(files) < MANY):
         load_picture(path)
+    _try_prompts(source, config)
     return source
+
+
+def _try_prompts(source: PromptSource, config: Config) -> None:
+    """Make the first prompts of a source that has so many and no more, as the run will draw them."""
+    if (num_train := source.num_train()) is None:
+        return
+    num = min(num_train, MOST_TRIED, config.num_steps * config.prompts_per_step * (1 + config.max_refills))
+    for index in track(range(num), description="read the prompts", console=CONSOLE, disable=num < MANY):
+        decoded(source.train(index))
+    for prompt in source.held_out(min(config.eval.num_prompts, MOST_TRIED)):
+        decoded(prompt)
 
 
 def check_methods(config: Config) -> None:
@@ -82,7 +98,7 @@ def check_methods(config: Config) -> None:
             find_sampler(policy.rollout.sampler, f"policies.{name}.rollout.sampler")
 
 
-def _names(prompt: Prompt) -> set[str]:
+def _names(prompt: Prompt[Any]) -> set[str]:
     """Return the names of a prompt's pictures and reference values.
 
     Raises:
@@ -107,6 +123,9 @@ def check(config: Config) -> None:
     table = make_table(f"{config.name}: fine")
     for key, value in derived(config).items():
         table.add_row(key, value)
-    table.add_row("pictures of prompts", str(len(source.files())))
+    if files := source.files():
+        table.add_row("pictures of prompts", str(len(files)))
+    for key, value in source.about().items():
+        table.add_row(key, value)
     table.add_row("held-out prompts", str(len(source.held_out(config.eval.num_prompts))))
     CONSOLE.print(table)

@@ -25,6 +25,7 @@ from cluster.runtime.console import stage
 from cluster.runtime.hosts import check_shared, locate
 from cluster.runtime.ray_session import ray_session
 from configs.schema import Config
+from rl.data.pictures import decoded
 from rl.data.source import PromptSource, prompt_source
 from rl.errors import ConfigError
 from rl.spans import span
@@ -133,7 +134,7 @@ def assemble(
         ),
         evaluator=Evaluator(
             config=config,
-            prompts=prompts.held_out(config.eval.num_prompts),
+            prompts=[decoded(prompt) for prompt in prompts.held_out(config.eval.num_prompts)],
             runners=runners,
             picture_metrics=workers.picture_metrics,
             recorder=recorder,

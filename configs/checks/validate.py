@@ -24,7 +24,7 @@ from configs.checks.rewards import check_advantage, check_measures, check_reward
 from configs.derive import COLDSTART, coldstart_directory
 from configs.errors import ConfigError
 from configs.fields import TARGET
-from configs.schema import Config, Photographs
+from configs.schema import Config, Photographs, PromptTable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -76,6 +76,10 @@ def _check_name(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
+    if isinstance(data, PromptTable):
+        if not data.prompts:
+            raise ConfigError("data.prompts: is empty; give a file, a folder or a hub name of prompts")
+        return
     if not isinstance(data, Photographs):
         if not TARGET.fullmatch(data.target):
             raise ConfigError(f"data.target: want package.module:Class, got {data.target!r}")

@@ -2,8 +2,11 @@
 
 | column | one entry a chain |
 |---|---|
-| ``prompts`` | id of the group, ``<prompt>#<step>``: chains of one prompt share it; there is no prompt text |
+| ``prompts`` | what was asked: as the data file has it, text or messages; else the messages' words, or the group's id |
 | ``completions`` | everything written, tags included, ``<|image|>`` in a picture's place |
+| ``completion_ids`` | the same as token ids; None where they are not known |
+| ``images`` | the pictures that the policies saw, in order, ``uint8[H, W, 3]`` each |
+| ``group_id`` | id of the group, ``<prompt>#<step>``: chains of one prompt share it |
 | ``chain_id`` | id of the chain, as in the recorded chains |
 | ``finish`` | how it ended: ``stop`` (whole), ``length``, ``malformed`` |
 | ``block_text`` | body of every closed text block by its name |
@@ -19,11 +22,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rl.errors import ConfigError
-from rl.types import ChainView
+from rl.types import ChainView, Json, TextPart
+
+PROMPT = "prompt"
+"""Reference value that is what the data file asks."""
+
+
+def asked(chain: ChainView) -> Json:
+    """Return what a chain was asked; a list of messages where its data file has one."""
+    prompt = chain.prompt
+    if (given := prompt.reference.get(PROMPT)) is not None:
+        return given
+    parts = [part for message in prompt.messages for part in message.parts]
+    return " ".join(part.text for part in parts if isinstance(part, TextPart)) or chain.group_id
+
 
 COLUMNS: dict[str, Callable[[ChainView], Any]] = {
-    "prompts": lambda chain: chain.group_id,
+    "prompts": asked,
     "completions": lambda chain: chain.text,
+    "completion_ids": lambda chain: None if (ids := chain.completion_ids) is None else list(ids),
+    "images": lambda chain: [chain.prompt.pictures[name] for name in chain.prompt.shown],
+    "group_id": lambda chain: chain.group_id,
     "chain_id": lambda chain: chain.chain_id,
     "finish": lambda chain: str(chain.finish),
     "block_text": lambda chain: dict(chain.block_text),

@@ -32,7 +32,8 @@ class ComputeScoreReward(PlainReward):
 
     ``solution_str`` is everything the chain wrote. ``ground_truth`` is the prompt's reference value of that name, or of
     the column that the option of that name chooses; where the prompt has none, a mapping of all that is known of the
-    answer. ``extra_info`` holds every column of ``rewards.plain.columns`` for the chain. ``data_source`` is a constant.
+    answer. ``data_source`` is the option of that name, or else the prompt's reference value. ``extra_info`` holds what
+    the prompt's has, and every column of ``rewards.plain.columns`` for the chain.
 
     It answers with a number, or with a mapping whose ``score`` is one. None, there too, means that it does not
     apply. An exception costs the chain it was raised for, and no other; coroutines of a batch run together.
@@ -46,7 +47,7 @@ class ComputeScoreReward(PlainReward):
         high: float = math.inf,
         missing: float = 0.0,
         needs: Sequence[str] = ("text",),
-        data_source: str = "vlcot",
+        data_source: str = "",
         ground_truth: str = "",
         **constants: Any,
     ) -> None:
@@ -58,7 +59,7 @@ class ComputeScoreReward(PlainReward):
             high: Highest score it may return.
             missing: Score of a chain it does not apply to.
             needs: Inputs without which it is not asked, by ``Need``'s values.
-            data_source: What it is told the chain comes from.
+            data_source: What it is told the chain comes from; empty is what the data file says, or ``vlcot``.
             ground_truth: Column given as ground truth, e.g. ``tags``; empty gives all that is known.
             constants: Passed on to every call (verl's ``reward_kwargs``); parameters of the function by name.
 
@@ -92,7 +93,10 @@ class ComputeScoreReward(PlainReward):
         hidden = {name: picture for name, picture in prompt.pictures.items() if name not in prompt.shown}
         name = self.ground_truth or GROUND_TRUTH
         truth = row.get(name) if name in row or self.ground_truth else {**prompt.reference, **hidden}
-        told = dict(zip(ARGUMENTS, (self.data_source, chain.text, truth, row), strict=True))
+        source = self.data_source or prompt.reference.get("data_source") or "vlcot"
+        given = prompt.reference.get("extra_info")
+        extra = {**row, **given} if isinstance(given, Mapping) else row
+        told = dict(zip(ARGUMENTS, (source, chain.text, truth, extra), strict=True))
         try:
             return self.function(**{name: told[name] for name in self._arguments}, **self.constants)
         except Exception as error:

@@ -13,7 +13,7 @@ from rewards.plain.columns import COLUMNS, row_of
 from rewards.plain.signature import choose_arguments, names_any, takes_anything, wanted_columns
 from rl.types import ChainView
 
-TRAINER_ARGUMENTS = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+TRAINER_ARGUMENTS = ("trainer_state", "log_extra", "log_metric", "environments")
 """What TRL's trainer says of itself. A function may name them; see ``FunctionReward``."""
 _OPTIONS = ("low", "high", "missing", "needs", "conversational")
 
@@ -27,9 +27,9 @@ class FunctionReward(PlainReward):
     ``None`` in the answer means, as in TRL, that the function does not apply to the chain. TRL leaves it out of the
     sum over rewards; here it becomes ``missing``, by default the 0 that does the same, and is counted as missing.
 
-    A function that names what TRL's trainer says of itself gets ``trainer_state=None``, ``environments=None``,
-    ``log_extra`` and ``log_metric`` that do nothing, and ``completion_ids`` of one None a chain: a reward sees
-    text here, never token ids, so a function that counts them fails with a reason instead of counting wrong.
+    A function that names what TRL's trainer says of itself gets ``trainer_state=None``, ``environments=None``, and
+    ``log_extra`` and ``log_metric`` that do nothing. Where token ids are not known ``completion_ids`` has a None a
+    chain, so that a function that counts them fails with a reason instead of counting wrong.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FunctionReward(PlainReward):
         high: float = math.inf,
         missing: float = 0.0,
         needs: Sequence[str] = ("text",),
-        conversational: bool = False,
+        conversational: bool | None = None,
         **constants: Any,
     ) -> None:
         """Wrap.
@@ -52,7 +52,7 @@ class FunctionReward(PlainReward):
             missing: Score of a chain it does not apply to.
             needs: Inputs without which it is not asked, by ``Need``'s values.
             conversational: Its completions are lists of messages, ``[{"role": "assistant", "content": text}]``,
-                as TRL has them for chat data, and its prompts likewise.
+                and its prompts likewise. None is as in TRL: where the data file asks in messages.
             constants: Passed on to every call; parameters of the function by name.
 
         Raises:
@@ -88,16 +88,16 @@ class FunctionReward(PlainReward):
 
     def _column(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Any:
         if name in TRAINER_ARGUMENTS:
-            return {
-                "completion_ids": [None] * len(rows),
-                "log_extra": _nothing,
-                "log_metric": _nothing,
-            }.get(name)
-        entries = [row.get(name) for row in rows]
+            return {"log_extra": _nothing, "log_metric": _nothing}.get(name)
         role = {"prompts": "user", "completions": "assistant"}.get(name)
-        if self.conversational and role is not None:
-            return [[{"role": role, "content": entry}] for entry in entries]
-        return entries
+        return [row.get(name) if role is None else self._spoken(row, name, role) for row in rows]
+
+    def _spoken(self, row: Mapping[str, Any], name: str, role: str) -> Any:
+        """Return what was asked or answered, as messages where the function is to have them."""
+        said, is_chat = row[name], self.conversational
+        if is_chat is None:
+            is_chat = isinstance(row["prompts"], list)
+        return [{"role": role, "content": said}] if is_chat and not isinstance(said, list) else said
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -90,19 +90,23 @@ def _decode_chain(row: Any, images: Sequence[Pixels], where: str) -> ChainView:
         block_text={name: _typed(text, str, f"{where}.block_text.{name}") for name, text in texts.items()},
         pictures={name: _picked(images, place, f"{where}.pictures.{name}") for name, place in places.items()},
         final_block=_typed(row.get("final_block", ""), str, f"{where}.final_block"),
+        completion_ids=_decode_ids(row.get("completion_ids"), f"{where}.completion_ids"),
     )
+
+
+def _decode_ids(ids: Any, where: str) -> tuple[int, ...] | None:
+    return None if ids is None else tuple(_typed(one, int, where) for one in _typed(ids, list, where))
 
 
 def _decode_prompt(row: Any, images: Sequence[Pixels], where: str) -> Prompt:
     _typed(row, dict, where)
     messages = _typed(row.get("messages", []), list, f"{where}.messages")
-    tokens = _typed(row.get("tokens", []), list, f"{where}.tokens")
     places = _typed(row.get("pictures", {}), dict, f"{where}.pictures")
     shown = _typed(row.get("shown", []), list, f"{where}.shown")
     fields: JsonDict = {
         "prompt_id": _typed(row.get("prompt_id"), str, f"{where}.prompt_id"),
         "messages": tuple(_decode_message(m, f"{where}.messages[{i}]") for i, m in enumerate(messages)),
-        "tokens": tuple(_typed(token, int, f"{where}.tokens") for token in tokens),
+        "tokens": _decode_ids(row.get("tokens", []), f"{where}.tokens"),
         "pictures": {n: _picked(images, place, f"{where}.pictures.{n}") for n, place in places.items()},
         "shown": tuple(_typed(name, str, f"{where}.shown") for name in shown),
         "reference": _typed(row.get("reference", {}), dict, f"{where}.reference"),

@@ -18,6 +18,7 @@ def chain_to_json(chain: FinishedChain[Any]) -> JsonDict:
         "block_text": dict(chain.block_text),
         "pictures": dict(chain.pictures),
         "final_block": chain.final_block,
+        "completion_ids": None if chain.completion_ids is None else list(chain.completion_ids),
     }
 
 

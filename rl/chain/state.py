@@ -203,6 +203,11 @@ class ChainState:
         return len(self._scored)
 
     @property
+    def written(self) -> Ints:
+        """Everything behind the prompt, ``[n]``."""
+        return self.tokens[self._prompt_length :]
+
+    @property
     def pictures(self) -> tuple[str, ...]:
         """Names of the placeholders' pictures, in order."""
         return tuple(self._pictures)

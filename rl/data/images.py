@@ -6,24 +6,23 @@ file and says what to do.
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 import warnings
 from collections import Counter
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from configs.errors import first_line
+from rl.data.once import say_once
 from rl.errors import DataError
 from rl.types import Pixels
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 """File name endings taken for pictures, in any letter case."""
@@ -64,16 +63,22 @@ def load_picture(path: str | Path) -> Pixels:
     Raises:
         DataError: If the file is missing, empty, truncated, too large or not a picture.
     """
-    path = Path(path)
-    with _open(path) as image:
-        try:
-            turn = TURNS.get(_orientation(image))
-            image.load()
-            return _to_rgb(image if turn is None else image.transpose(turn))
-        except _DECODE_ERRORS as error:
-            raise DataError(
-                f"{path}: cannot be decoded ({first_line(error)}); replace or remove it"
-            ) from error
+    return _decode(_open(Path(path)), str(path))
+
+
+def decode_picture(content: bytes, *, name: str) -> Pixels:
+    """Decode what a picture file holds; see ``load_picture``.
+
+    Args:
+        content: Of the file.
+        name: What messages call it.
+
+    Raises:
+        DataError: If it is empty, truncated, too large or not a picture.
+    """
+    if not content:
+        raise DataError(f"{name}: the picture is empty (0 bytes); replace or remove it")
+    return _decode(_header(io.BytesIO(content), name), name)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -122,7 +127,7 @@ def list_pictures(folder: str | Path, *, key: str = "data.images", skip: Path | 
             others[kind] += 1
     if others:
         kinds = ", ".join(f"{num} {kind}" for kind, num in sorted(others.items()))
-        _warn_once(f"{folder}: passed over {kinds}; {key} takes {' '.join(SUFFIXES)}")
+        say_once(f"{folder}: passed over {kinds}; {key} takes {' '.join(SUFFIXES)}", logging.WARNING)
     if not pictures:
         raise DataError(f"{folder}: no pictures ({' '.join(SUFFIXES)}); set {key} to a folder of pictures")
     return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
@@ -149,11 +154,6 @@ def _kind_passed_over(path: Path) -> str:
     if path.is_dir() or path.suffix.lower() == ".json":
         return ""
     return path.suffix.lower() or "without a suffix"
-
-
-@lru_cache(maxsize=256)
-def _warn_once(line: str) -> None:
-    logger.warning("%s", line)
 
 
 def save_picture(path: str | Path, pixels: Pixels) -> None:
@@ -194,20 +194,37 @@ def _open(path: Path) -> Image.Image:
         raise DataError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes); replace or remove it")
+    return _header(path, str(path))
+
+
+def _header(file: Path | BinaryIO, name: str) -> Image.Image:
+    """Open a picture as far as its header."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(file)
     except Image.DecompressionBombError as error:
-        raise DataError(_too_large(path)) from error
+        raise DataError(_too_large(name)) from error
     except _DECODE_ERRORS as error:
         raise DataError(
-            f"{path}: not a picture in a format we read; convert it to 8-bit PNG or remove it"
+            f"{name}: not a picture in a format we read; convert it to 8-bit PNG or remove it"
         ) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise DataError(_too_large(path))
+        raise DataError(_too_large(name))
     return image
+
+
+def _decode(opened: Image.Image, name: str) -> Pixels:
+    with opened as image:
+        try:
+            turn = TURNS.get(_orientation(image))
+            image.load()
+            return _to_rgb(image if turn is None else image.transpose(turn))
+        except _DECODE_ERRORS as error:
+            raise DataError(
+                f"{name}: cannot be decoded ({first_line(error)}); replace or remove it"
+            ) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -223,8 +240,8 @@ def _bits(image: Image.Image) -> int:
     return int(np.max(tags.get(258, 0)))
 
 
-def _too_large(path: Path) -> str:
-    return f"{path}: larger than {MAX_PIXELS // 10**6} megapixels; scale it down or cut it into parts"
+def _too_large(name: str) -> str:
+    return f"{name}: larger than {MAX_PIXELS // 10**6} megapixels; scale it down or cut it into parts"
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

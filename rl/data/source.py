@@ -7,14 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import BlockConfig, Config, OwnData
 from rl.errors import ConfigError, DataError
 from rl.targets import check_options, load_target
 from rl.types import Pixels, Prompt
 
-PHOTOGRAPHS = "rl.restoration.prompts:photograph_source"
-"""Makes the source of ``data.kind=photographs``."""
+SHIPPED = {
+    "photographs": "rl.restoration.prompts:photograph_source",
+    "prompts": "rl.data.prompt_table:table_source",
+}
+"""Makes the source of each ``data.kind`` that is no one's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +38,30 @@ class PromptSource(ABC):
     """
 
     @abstractmethod
-    def train(self, index: int) -> Prompt:
+    def train(self, index: int) -> Prompt[Any]:
         """Return a training prompt; all of them carry pictures and reference values of the same names.
+
+        A picture is ``uint8[H, W, 3]``, or a file's content that is decoded where it is needed.
 
         Args:
             index: Any number from 0 up: an epoch's end is the source's business, as is the order.
         """
 
     @abstractmethod
-    def held_out(self, num: int) -> list[Prompt]:
+    def held_out(self, num: int) -> list[Prompt[Any]]:
         """Return prompts to evaluate on, their ids all different; a larger ``num`` appends to a smaller one.
 
         Args:
-            num: How many.
+            num: How many; there may be fewer.
         """
+
+    def num_train(self) -> int | None:
+        """Return how many prompts an epoch has; None where every index makes a new one."""
+        return None
+
+    def about(self) -> Mapping[str, str]:
+        """Say what was found, for a person to read before the start: short name -> value."""
+        return {}
 
     def files(self) -> list[Path]:
         """Name the picture files that prompts are made of; each is decoded once before a run starts."""
@@ -85,7 +99,7 @@ def prompt_source(config: Config) -> PromptSource:
         ConfigError: If the target of a user's own is not there, no source, or does not take its options.
     """
     if not isinstance(config.data, OwnData):
-        source: PromptSource = load_target(PHOTOGRAPHS, key="data.kind")(config)
+        source: PromptSource = load_target(SHIPPED[config.data.kind], key="data.kind")(config)
         return source
     own, key = load_target(config.data.target, key="data.target"), "data.target"
     if not (inspect.isclass(own) and issubclass(own, PromptSource)):

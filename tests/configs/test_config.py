@@ -15,7 +15,7 @@ from configs.derive import coldstart_directory, degraded_px, derived, num_gpus
 from configs.errors import ConfigError, VlcotError
 from configs.load import digest, find_config, load_config, shipped_names, to_yaml
 from configs.methods import GSPO, PPO, DualClip, OnPolicy, Own
-from configs.schema import BlockConfig, Config, OwnData, Photographs, RewardConfig
+from configs.schema import BlockConfig, Config, OwnData, Photographs, PromptTable, RewardConfig
 from configs.tree import leaves
 from tests.reference.command import ROOT
 from tests.reference.policy_configs import policy_config
@@ -408,6 +408,7 @@ FAULTS = {
                                                       "folder in plugins",
     "plugins=[./nowhere]": "plugins: no folder ./nowhere; give one that holds your modules",
     "data.images=./nowhere": "data.images: no folder ./nowhere",
+    "data={prompts: ''}": "data.prompts: is empty; give a file, a folder or a hub name",
     "data.pairs=./nowhere": "data.pairs: no folder ./nowhere",
     "data.zoom=[3,1]": "data.zoom: want 1 <= low <= high",
     "data.zoom=[0.5,2]": "data.zoom: want 1 <= low <= high",
@@ -572,9 +573,13 @@ def test_the_family_of_errors():
             OwnData(target="mine:Source", options={"path": "x"}),
         ),
         (["data.target=mine:Source", "data={kind: photographs, zoom: [1, 2]}"], Photographs(zoom=[1.0, 2.0])),
+        (["data.prompts=sums.jsonl"], PromptTable(prompts="sums.jsonl")),
+        (["data.prompts=a.csv", "data.split=test", "data.images=seen"],
+         PromptTable(prompts="a.csv", split="test", images="seen")),
+        (["data.prompts=a.csv", "data.target=mine:Source"], OwnData(target="mine:Source")),
     ],
-)
-def test_a_target_alone_means_a_source_of_ones_own(overrides, data):
+)  # fmt: skip
+def test_a_key_that_says_enough_means_its_source(overrides, data):
     assert load_config("demo", overrides).data == data
 
 
@@ -592,7 +597,23 @@ def test_a_surrogate_of_ones_own_is_named_by_its_path_or_spelt_out():
     [
         ("data.image=x", "data.image: no such key; did you mean data.images?"),
         ("data.options={a: 1}", "data.options: has no meaning for data.kind=photographs; take it out"),
-        ("data={kind: owm}", "data.kind: want one of photographs, own, got 'owm'; did you mean own?"),
+        (
+            "data={kind: owm}",
+            "data.kind: want one of photographs, own, prompts, got 'owm'; did you mean own?",
+        ),
+        ("data={prompts: a.csv, promt: b}", "data.promt: no such key; did you mean data.prompt?"),
+        (
+            "data={prompts: a.csv, zoom: [1, 2]}",
+            "data.zoom: has no meaning for data.kind=prompts; take it out",
+        ),
+        (
+            "data={prompts: a.csv, format: easy}",
+            "data.format: want one of auto, verl, easyr1, trl, plain, got 'easy'",
+        ),
+        (
+            "data={prompts: a.csv, holdout_frac: 1}",
+            "data.holdout_frac: want at least 0 and at most 0.9, got 1.0",
+        ),
         ("group_size='4'", "group_size: want a whole number, got '4'"),
         ("group_size=true", "group_size: want a whole number, got True"),
         ("gpu_gib='80'", "gpu_gib: want a number, got '80'"),

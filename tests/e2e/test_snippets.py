@@ -20,9 +20,10 @@ from PIL import Image
 from skimage import data as photographs
 
 from cluster.cli import build_parser, main, parse
+from configs.build import merge
 from configs.checks.validate import validate
 from configs.load import load_config
-from rl.types import JsonDict
+from configs.schema import Config
 from tests.reference import own_package
 from tests.reference.command import ROOT
 
@@ -72,14 +73,6 @@ ERRORS = [
 ]
 
 
-def laid_over(base: JsonDict, piece: JsonDict) -> JsonDict:
-    """Put a piece of a configuration on top of a whole one."""
-    return base | {
-        key: laid_over(base.get(key) or {}, value) if isinstance(value, dict) else value
-        for key, value in piece.items()
-    }
-
-
 def written(language: str) -> list[Snippet]:
     return [snippet for snippet in SNIPPETS if snippet.language == language]
 
@@ -96,6 +89,8 @@ def place(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         edge = 16 if name == "small" else 64
         Image.fromarray(photographs.coffee()).resize((edge, edge)).save(folder / name / "cup.png")
     Image.fromarray(photographs.coffee()[:40, :40]).save(folder / "photo.jpg")
+    sums = [{"prompt": f"{i} + {i} =", "answer": 2 * i} for i in range(20)]
+    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, sums)))
     own_package.write_recipe(folder, base="tiny")
     for snippet in written("python"):
         if module := MODULE.match(snippet.text):
@@ -153,7 +148,7 @@ def test_other_commands_are_there(snippet: Snippet) -> None:
 def test_a_piece_of_configuration_loads(snippet: Snippet, reader: Path) -> None:
     config = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     (reader / "piece.yaml").write_text(
-        yaml.safe_dump(laid_over(config, yaml.safe_load(snippet.text)), sort_keys=False)
+        yaml.safe_dump(merge(config, yaml.safe_load(snippet.text), Config), sort_keys=False)
     )
     load_config("piece.yaml")
 

@@ -238,8 +238,31 @@ def trl_chat(completions, **kwargs):
     return [float(len(messages[0]["content"])) for messages in completions]
 
 
+def trl_sees(prompts, images, completion_ids, answer, **kwargs):
+    """Uses what was asked, the pictures that were shown, the token ids and a column of the data file."""
+    assert all(text.startswith("<image>how much is 2 + ") for text in prompts)
+    assert all("w61" in text for text in answer)
+    return [float(seen[0][0, 0, 0]) + len(ids) for seen, ids in zip(images, completion_ids, strict=True)]
+
+
+def easyr1_batch(reward_inputs, right=1.0):
+    """As in EasyR1's examples: all chains of a batch, an overall score beside its parts."""
+    hits = [float(told["response"] == told["ground_truth"]) for told in reward_inputs]
+    return [{"overall": right * hit, "accuracy": hit} for hit in hits]
+
+
+def easyr1_one(reward_input):
+    answers = {"shrug": None, "nothing": {"accuracy": 0.0}}
+    hit = float(reward_input["response"] == reward_input["ground_truth"])
+    return answers.get(reward_input["response"], {"overall": hit})
+
+
+def easyr1_length(reward_input):
+    return reward_input["response_length"]
+
+
 def trl_ids(completion_ids, trainer_state, **kwargs):
-    """Wants what only TRL's trainer knows."""
+    """Counts tokens."""
     return [float(len(ids)) for ids in completion_ids]
 
 

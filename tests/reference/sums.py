@@ -1,5 +1,7 @@
 """A source of prompts as a user would write one: sums to do, without a picture."""
 
+import numpy as np
+
 from rl.data.source import PromptSource
 from rl.types import Message, Prompt, TextPart
 
@@ -33,7 +35,9 @@ class Odd(Sums):
 
 
 class Clash(Sums):
-    """Its reference has the name of a block."""
+    """Its picture has the name of a block, and so has one of its reference values, which is fine."""
 
     def train(self, index: int) -> Prompt:
-        return Prompt(prompt_id=str(index), reference={"degradation": 1, "ground_truth": "4"})
+        picture = np.zeros((8, 8, 3), dtype=np.uint8)
+        known = {"rough_understand": 1, "ground_truth": "4"}
+        return Prompt(prompt_id=str(index), pictures={"degradation": picture}, reference=known)

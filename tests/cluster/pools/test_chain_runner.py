@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import ray
+from PIL import Image
 
 from cluster.pools.chain_runner import ChainRunner, GroupRequest, Pools, TextContext
 from cluster.pools.collector import GroupCollector
 from cluster.pools.scoring import Scoring
+from cluster.record.recorder import ChainRecorder
+from cluster.record.run_data import load_run
+from cluster.record.rundir import RunDir
+from cluster.report.chains import chain_cards, held_out_strips
+from cluster.run.evaluation import Evaluator
 from cluster.runtime.calls import RayStore, Worker, gather
 from cluster.runtime.spawn import spawn
 from configs.load import load_config
 from configs.methods import SlidingWindow
-from configs.schema import BlockConfig, Config, RewardConfig
+from configs.schema import BlockConfig, Config, PromptTable, RewardConfig
 from rl.advantage.combine import RewardTerm
 from rl.chain.grammar import ChainGrammar
+from rl.data.pictures import decoded
+from rl.data.source import prompt_source
 from rl.restoration.names import restoration_prompt
 from rl.types import (
     DenoisingSegment,
@@ -295,6 +307,17 @@ def test_a_chain_is_scored_while_others_are_written(crew: dict[str, Worker]) -> 
     assert ended["1"] < min(ended["0"], ended["2"])
 
 
+@contextmanager
+def scoring_actor(config: Config) -> Iterator[Worker]:
+    kwargs = {"config": config, "envs": {}}
+    scoring = spawn(Scoring, "scoring-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
+    try:
+        gather([scoring.call("setup")], deadline_s=60)
+        yield scoring
+    finally:
+        ray.kill(scoring.actor)
+
+
 def scored_by_real_rewards(
     crew: Mapping[str, Worker],
     prompt: Prompt,
@@ -303,16 +326,13 @@ def scored_by_real_rewards(
 ) -> ScoredGroup:
     """Sample two chains for a prompt without pictures and have the scoring actor's own rewards judge them."""
     config = replace(CONFIG, chain=chain, rewards=rewards)
-    kwargs = {"config": config, "envs": {}}
-    scoring = spawn(Scoring, "scoring-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
-    gather([scoring.call("setup")], deadline_s=60)
-    runner = spawned_runner({**crew, "real": scoring}, config, "real", ids=(WORDS[0],))
-    try:
-        job = GroupRequest(prompt=prompt, draw=0, num_chains=2)
-        (scored,) = gather([runner.call("run_group", job)], deadline_s=60)
-    finally:
-        for worker in (runner, scoring):
-            ray.kill(worker.actor)
+    with scoring_actor(config) as scoring:
+        runner = spawned_runner({**crew, "real": scoring}, config, "real", ids=(WORDS[0],))
+        try:
+            job = GroupRequest(prompt=prompt, draw=0, num_chains=2)
+            (scored,) = gather([runner.call("run_group", job)], deadline_s=60)
+        finally:
+            ray.kill(runner.actor)
     assert isinstance(scored, ScoredGroup)
     for name, scores in scored.scores.items():
         assert scores.valid.all(), (name, scores.reasons)
@@ -349,6 +369,96 @@ def test_a_chain_of_one_text_block_needs_no_picture(crew: dict[str, Worker]) -> 
     assert isinstance(example.segment, TokenStream)
     assert example.pictures == example.segment.pictures == ()
     assert example.segment.tokens[0] == WORDS[0]
+
+
+def table_config(folder: Path) -> Config:
+    """One text block on a file of questions with a picture each."""
+    first = NAMES[0]
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(folder / "a.png")
+    answer = f"<{first}>w61 </{first}>"
+    rows = [{"prompt": f"<image>how much is 2 + {i}?", "answer": answer, "image": "a.png"} for i in range(6)]
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return replace(
+        CONFIG,
+        chain={first: replace(CONFIG.chain[first], max_tokens=LONE_TOKENS)},
+        rewards={"right": reward(f"{HERE}:verl_equal"), "seen": reward(f"{HERE}:trl_sees")},
+        data=PromptTable(prompts=str(folder / "asked.jsonl"), holdout_frac=0.3),
+        eval=replace(CONFIG.eval, judges=[], num_prompts=1),
+        prompts_per_step=1,
+        group_size=2,
+        max_refills=0,
+    )
+
+
+def test_prompts_of_a_file_go_by_runner_and_rewards_to_record_evaluation_and_report(
+    crew: dict[str, Worker], tmp_path: Path
+) -> None:
+    config, run_dir = table_config(tmp_path), RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    source = prompt_source(config)
+    recorder = ChainRecorder(run_dir.path)
+    evaluator = Evaluator(
+        config=config,
+        prompts=[decoded(prompt) for prompt in source.held_out(1)],
+        runners=[],
+        judges=None,
+        recorder=recorder,
+    )
+
+    def record(step: int, requests: Sequence[GroupRequest], groups: Sequence[ScoredGroup]) -> None:
+        scores = {name: float(one.values[0]) for name, one in groups[0].scores.items()}
+        recorder.record(step, "train", "train", groups[0].chains[0], {}, requests[0].prompt, scores)
+
+    with scoring_actor(config) as scoring:
+        runner = spawned_runner({**crew, "real": scoring}, config, "real")
+        collector = GroupCollector(
+            config=config,
+            terms={name: RewardTerm(weight=1.0, blocks=tuple(config.chain)) for name in config.rewards},
+            versions=lambda: dict.fromkeys(config.policies, 0),
+            make_prompt=source.train,
+            runners=[runner],
+            observe=record,
+        )
+        try:
+            _, metrics = collector.next(1)
+            replace(evaluator, runners=[runner]).policies("now", step=0)
+            summary = evaluator.write(run_dir)
+        finally:
+            ray.kill(runner.actor)
+    assert (metrics["reward/right/mean"], metrics["reward/seen/mean"]) == (1.0, 200.0 + 3)
+    assert summary["rows"]["now"]["seen"]["mean"] == 203.0
+    seen = load_run(run_dir.path)
+    (chain,) = seen.training
+    asked = source.train(0)
+    assert chain.prompt_id == asked.prompt_id
+    (card,) = chain_cards(seen)
+    assert [column.title for column in card.columns] == ["image", "prompt", "answer", "known"]
+    picture, question, answer, known = card.columns
+    assert picture.picture is not None
+    assert question.notes[0].spans[0].text == asked.reference["prompt"].removeprefix("<image>")
+    assert "w61" in "".join(span.text for span in answer.notes[0].spans)
+    assert [note.name for note in known.notes] == ["answer", "ground_truth"]
+    (strip,) = held_out_strips(seen)
+    assert strip.title == source.held_out(1)[0].prompt_id
+    assert [column.title for column in strip.columns] == ["image", "prompt", "now", "known"]
+
+
+def test_a_picture_that_does_not_decode_ends_the_group_with_file_and_row(
+    crew: dict[str, Worker], tmp_path: Path
+) -> None:
+    config = table_config(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    runner, prompt = spawned_runner(crew, config), prompt_source(config).train(0)
+    try:
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group's type depends on how many failed
+            gather(
+                [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=1))], deadline_s=60
+            )
+    finally:
+        ray.kill(runner.actor)
+    assert re.search(
+        r"asked\.jsonl line \d: image \(.*a\.png\): not a picture", repr(caught.getrepr(style="short"))
+    )
 
 
 def test_token_ids_may_be_the_prompt(crew: dict[str, Worker]) -> None:

@@ -48,7 +48,7 @@ def test_a_chain_of_text_with_prompts_of_ones_own_is_fine(tmp_path: Path) -> Non
             r".*options: needs ground_trth, .*did you mean ground_truth",
         ),
         ("Odd", {}, "data: 0 has a reference value that is not JSON"),
-        ("Clash", {}, f"data: prompts carry '{FIRST}', a name of the chain's own"),
+        ("Clash", {}, f"data: prompts carry a picture '{FIRST}', a name of the chain's own"),
     ],
 )
 def test_prompts_that_do_not_fit_cost_one_line(

@@ -13,6 +13,8 @@ from rewards.examples import example_chains
 from rewards.load import load_reward
 from rewards.plain.functions import COLUMNS, FunctionReward
 from rl.errors import ConfigError
+from rl.restoration.names import INSTRUCTION
+from rl.types import Prompt
 from tests.reference.rewards import (
     WHOLE,
     make_view,
@@ -26,6 +28,7 @@ from tests.reference.rewards import (
 )
 
 HERE = "tests.reference.rewards"
+WELL = {"ground_truth": "4"}
 
 
 def test_a_function_is_loaded_by_name_and_scores_what_was_written():
@@ -59,7 +62,9 @@ def test_every_column_has_one_entry_a_chain():
     evaluate(FunctionReward(spy), "spy", [make_view(chain_id="p#3/1"), make_view(final=final)])
     assert seen.keys() == {*COLUMNS, "degraded", "labels", "tags", "captions"}
     assert {len(column) for column in seen.values()} == {2}
-    assert seen["prompts"] == ["p#3", "p#0"]
+    assert seen["group_id"] == ["p#3", "p#0"]
+    assert seen["prompts"] == [INSTRUCTION] * 2
+    assert seen["completion_ids"] == [None, None]
     assert seen["finish"] == ["stop", "stop"]
     assert seen["final_picture"][0] is None
     assert seen["final_picture"][1] is final
@@ -167,10 +172,38 @@ def test_chat_functions_get_messages():
     assert scores_of("trl_chat", [make_view("abc")], conversational=True).values.tolist() == [3.0]
 
 
-def test_token_ids_that_a_reward_never_sees_fail_instead_of_counting_wrong():
+def test_token_ids_are_told_where_they_are_known():
+    written = replace(make_view("abc"), completion_ids=(5, 6, 7, 8))
+    assert scores_of("trl_ids", [written]).values.tolist() == [4.0]
+    assert scores_of("easyr1_length", [written]).values.tolist() == [4.0]
+
+
+def test_token_ids_that_are_not_known_fail_instead_of_counting_wrong():
     scores = scores_of("trl_ids", [make_view("abc")])
     assert not scores.valid[0]
     assert "NoneType" in scores.reasons[0]
+
+
+def test_easyr1_functions_take_all_chains_or_one_and_what_counts_is_overall():
+    known = [replace(make_view(text), prompt=Prompt(prompt_id="q", reference=WELL)) for text in ("4", "5")]
+    assert scores_of("easyr1_batch", known, right=2.0).values.tolist() == [2.0, 0.0]
+    assert scores_of("easyr1_one", known).values.tolist() == [1.0, 0.0]
+    scores = scores_of("easyr1_one", [replace(known[0], text="shrug"), replace(known[0], text="nothing")])
+    assert (scores.missing.tolist(), scores.valid.tolist()) == ([True, False], [True, False])
+    assert scores.reasons[1] == "the function returned ['accuracy'], want 'overall' among them"
+    load_reward("mine", RewardConfig(target=f"{HERE}:easyr1_batch")).check_prompt(WELL)
+
+
+def test_easyr1_functions_want_a_ground_truth_that_is_there():
+    reward = load_reward(
+        "mine", RewardConfig(target=f"{HERE}:easyr1_batch", options={"ground_truth": "anser"})
+    )
+    with pytest.raises(ConfigError, match=r"^ground_truth: no column 'anser'; did you mean answer\?$"):
+        reward.check_prompt({"answer"})
+    with pytest.raises(
+        ConfigError, match=r"^rewards\.mine\.options: 'rihgt' is no parameter .*did you mean right\?$"
+    ):
+        load_reward("mine", RewardConfig(target=f"{HERE}:easyr1_batch", options={"rihgt": 1}))
 
 
 def test_verl_functions_are_called_once_a_chain_and_fail_one_by_one():
@@ -204,3 +237,4 @@ def test_another_signature_is_named():
         f"rewards.mine.target: {HERE}:neither takes (text, picture); want f(prompts, completions"
     )
     assert "compute_score(data_source, solution_str, ground_truth, extra_info) as in verl" in said
+    assert said.endswith("or compute_score(reward_inputs) as in EasyR1")
