@@ -317,11 +317,10 @@ class PromptTable:
     """Name."""
     prompts: Text = ""
     """Where the prompts are: a file (JSONL, JSON, CSV, TSV, Parquet, text), several by a pattern with ``*``, a folder
-    that ``datasets`` wrote or reads, or a data set's hub name; ``@split`` may follow."""
+    that ``datasets`` wrote or reads, or a data set's hub name, ``owner/name`` or ``owner/name:configuration``;
+    ``@split`` may follow."""
     split: Text = "train"
-    """Which of its splits is trained on."""
-    subset: Text = ""
-    """Configuration of a hub data set that has several."""
+    """Which of its splits is trained on, where ``prompts`` does not say."""
     format: Literal["auto", "verl", "easyr1", "trl", "plain"] = "auto"
     """Whose columns it has; ``auto`` tells by their names, and says so."""
     prompt: Text = ""
@@ -337,9 +336,7 @@ class PromptTable:
     template: Text = ""
     """Jinja template of prompts that are text, or a file of one: ``content`` is the prompt, columns have theirs."""
     held_out: Text = ""
-    """A second file, folder or data set to evaluate on, written as ``prompts``."""
-    held_out_split: Text = ""
-    """The split to evaluate on: of ``held_out``, or where that is empty of ``prompts``."""
+    """A second file, folder or data set to evaluate on, or another split of the same; written as ``prompts``."""
     holdout_frac: Annotated[Share, Field(le=0.9)] = 0.05
     """Share of the prompts that is kept out of training to evaluate on, where nothing else is named."""
     too_long: Literal["stop", "drop"] = "stop"

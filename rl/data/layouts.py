@@ -63,7 +63,7 @@ def find_layout(data: PromptTable, columns: Collection[str], *, name: str) -> La
     Raises:
         DataError: If a column is not there; says which there are.
     """
-    chosen = data.format
+    chosen: str = data.format
     if chosen == "auto":
         chosen = next((n for n, f in FORMATS.items() if set(f.known_by) & set(columns)), "plain")
     form = FORMATS[chosen]

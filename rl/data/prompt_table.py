@@ -22,7 +22,7 @@ from configs.schema import Config, PromptTable
 from rl.data.once import say_once
 from rl.data.rows import GROUND_TRUTH, RowReader
 from rl.data.source import PromptSource
-from rl.data.tables import TRAIN, open_table, split_of
+from rl.data.tables import open_table
 from rl.errors import ConfigError, DataError
 from rl.seeding import derive_seed
 from rl.types import Prompt, TextPart
@@ -59,9 +59,9 @@ class TableSource(PromptSource):
 
     def __init__(self, data: PromptTable, *, seed: int) -> None:
         self._seed = seed
-        table = open_table(data.prompts, split=data.split, subset=data.subset, key="data.prompts")
+        table = open_table(data.prompts, split=data.split, key="data.prompts")
         reader = RowReader.of(table, data, seed=seed)
-        if data.held_out or data.held_out_split:
+        if data.held_out:
             self._train, self._held_out = _beside(reader, data)
         else:
             self._train, self._held_out = _parted(reader, data.holdout_frac)
@@ -128,9 +128,8 @@ def _parted(reader: RowReader, frac: float) -> tuple[_Part, _Part]:
 
 def _beside(reader: RowReader, data: PromptTable) -> tuple[_Part, _Part]:
     """Hold a second table out, and leave out of training what it asks."""
-    key, table = "data.held_out" if data.held_out else "data.held_out_split", reader.table
-    source, split = data.held_out or split_of(data.prompts)[0], data.held_out_split or TRAIN
-    other = RowReader.of(open_table(source, split=split, subset=data.subset, key=key), data, seed=reader.seed)
+    table, key = reader.table, "data.held_out"
+    other = RowReader.of(open_table(data.held_out, key=key), data, seed=reader.seed)
     keys, out = _keys(reader), _keys(other)
     is_out = np.isin(keys, out)
     if is_out.all():

@@ -91,9 +91,11 @@ class RowReader:
 
     def _reference(self, cells: Mapping[str, Any], where: str) -> dict[str, Json]:
         """Return every column that holds no picture, the prompt as it stands, and the answer."""
-        fills = not self.table.is_json
+        fills, asks = not self.table.is_json, self.layout.prompt.partition(".")[0]
         known = {
-            name: as_json(without_pictures(cell), where=f"{where}: {name}", fills=fills)
+            name: as_json(
+                without_pictures(cell) if name == asks else cell, where=f"{where}: {name}", fills=fills
+            )
             for name, cell in cells.items()
             if name != self.layout.images and not self._is_hidden(name, cell)
         }

@@ -40,8 +40,10 @@ TRAIN = "train"
 LINE = "line"
 TEXT = "text"
 """The column of a file of lines."""
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 _BATCH = 1000
+_NO_ROW = "corresponds to no data"
+"""What the library says of a table with a head and nothing else."""
 _SAVED = ("state.json", "dataset_dict.json")
 """One of these is in a folder that ``save_to_disk`` wrote."""
 
@@ -113,19 +115,21 @@ class Table:
         return values
 
 
-def open_table(source: str, *, split: str, subset: str = "", key: str) -> Table:
+def open_table(source: str, *, split: str = TRAIN, key: str) -> Table:
     """Open a table.
 
     Args:
-        source: A file, a pattern of files, a folder or a hub name; ``@split`` may follow.
+        source: A file, a pattern of files, a folder or a hub name, with ``:configuration`` where it has several;
+            ``@split`` may follow.
         split: Which split, where the source does not say.
-        subset: Configuration of a hub data set.
         key: Of the source in the configuration, for messages.
 
     Raises:
         DataError: If it is not there, cannot be read, has no such split, or no row.
     """
-    source, split = split_of(source, split)
+    place, at, named = source.rpartition("@")
+    if at and not Path(source).expanduser().exists():
+        source, split = place, named
     path = Path(source).expanduser()
     files = (
         sorted(glob.glob(str(path))) if glob.has_magic(str(path)) else [str(path)] if path.is_file() else []
@@ -137,14 +141,7 @@ def open_table(source: str, *, split: str, subset: str = "", key: str) -> Table:
     if not _HUB_NAME.fullmatch(source) or path.suffix in READERS:
         near = suggest(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else ())
         raise DataError(f"{key}: no file, folder or data set {source}{near or '; check the path'}")
-    options = {"name": subset} if subset else {}
-    return _table(source, path.name, split, Path(), _load(source, [source], options))
-
-
-def split_of(source: str, split: str = "") -> tuple[str, str]:
-    """Return a source without its ``@split``, and that split; the given one where it names none."""
-    place, at, named = source.rpartition("@")
-    return (place, named) if at and not Path(source).expanduser().exists() else (source, split)
+    return _table(source, path.name, split, Path(), _load(source, source.split(":"), {}))
 
 
 def _open_files(source: str, files: Sequence[str], split: str, key: str) -> Table:
@@ -233,6 +230,8 @@ def _load(source: str, arguments: Sequence[str], options: Mapping[str, Any]) -> 
         return datasets.load_dataset(*arguments, **options)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError) as error:
         reason = first_line(error.__cause__ or error)
+        if _NO_ROW in reason:
+            raise DataError(f"{source}: has no row; fill it or name another") from error
         raise DataError(f"{source}: cannot be read: {reason}; check the file, or the name") from error
 
 

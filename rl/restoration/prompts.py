@@ -275,7 +275,7 @@ def crop_rect(region: Rect, *, output_px: int, zoom: list[float], rng: np.random
 def photograph_source(config: Config) -> PhotographSource:
     """Return the source of a run on photographs."""
     if not isinstance(config.data, Photographs):
-        raise ConfigError(f"data.target: {config.data.target} is no source of photographs")
+        raise ConfigError(f"data.kind: {config.data.kind} is no source of photographs")
     return PhotographSource(
         config.data, output_px=final_px(config.chain), scale=config.scale, seed=config.seed
     )
