@@ -330,7 +330,7 @@ class PromptTable:
     images: Text = ""
     """Column of the pictures that the policies see; empty is ``images`` or ``image``, where there is one."""
     pictures: list[Text] = field(default_factory=list)
-    """Columns of further pictures, for rewards and judges alone (``truth``, for instance)."""
+    """Columns of further pictures, for rewards and metrics alone (``truth``, for instance)."""
     image_dir: Text = ""
     """Folder that relative paths of pictures start from; empty is the file's own."""
     template: Text = ""

@@ -383,7 +383,7 @@ def table_config(folder: Path) -> Config:
         chain={first: replace(CONFIG.chain[first], max_tokens=LONE_TOKENS)},
         rewards={"right": reward(f"{HERE}:verl_equal"), "seen": reward(f"{HERE}:trl_sees")},
         data=PromptTable(prompts=str(folder / "asked.jsonl"), holdout_frac=0.3),
-        eval=replace(CONFIG.eval, judges=[], num_prompts=1),
+        eval=replace(CONFIG.eval, metrics=[], num_prompts=1),
         prompts_per_step=1,
         group_size=2,
         max_refills=0,
@@ -401,7 +401,7 @@ def test_prompts_of_a_file_go_by_runner_and_rewards_to_record_evaluation_and_rep
         config=config,
         prompts=[decoded(prompt) for prompt in source.held_out(1)],
         runners=[],
-        judges=None,
+        picture_metrics=None,
         recorder=recorder,
     )
 
