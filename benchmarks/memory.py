@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
+from actors.policies.model_size import find_model
 from configs.derive import denoising_policy
 from configs.load import load_config
 from configs.planning.memory import PARTS, Memory, learner_memory, rollout_memory
-from configs.planning.model_files import Model, find_model
+from configs.planning.models import Model
 from configs.planning.workload import PROMPT_TOKENS, text_shape
 from configs.schema import Config
 

@@ -8,6 +8,7 @@ import psutil
 from rich import box
 from rich.table import Table
 
+from actors.policies.model_size import find_models
 from cluster.runtime.console import CONSOLE, make_table
 from configs.checks.validate import validate
 from configs.planning.memory import PARTS, Memory
@@ -32,7 +33,8 @@ def plan(config: Config) -> None:
     """
     validate(config)
     is_here = not config.ray_address
-    made = make_plan(config, host_bytes=psutil.virtual_memory().total if is_here else None)
+    host_bytes = psutil.virtual_memory().total if is_here else None
+    made = make_plan(config, find_models(config), host_bytes=host_bytes)
     CONSOLE.print(placement_table(config, made))
     CONSOLE.print(memory_table(made))
     CONSOLE.print(step_table(config, made))

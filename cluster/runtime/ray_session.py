@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+from actors.policies.model_size import find_models
 from cluster.runtime.console import stage
 from cluster.runtime.interrupts import INTERRUPTS
 from cluster.runtime.placement_groups import check_nodes
@@ -46,7 +47,7 @@ def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    plan = make_plan(config)
+    plan = make_plan(config, find_models(config))
     # Ray would start one Python a core at once; every one of ours is started with its own settings.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     env: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}

@@ -7,11 +7,10 @@ width of an MLP, S tokens of a row, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from configs.planning.model_shapes import UnetLayer, head_size, unet_layers
+from itertools import pairwise
+from typing import Any, Literal
 
 Fields = Mapping[str, Any]
 NUM_CHUNKS = 4
@@ -34,27 +33,44 @@ class TextShape:
     """Sampled tokens of a row."""
 
 
+def head_size(text: Fields) -> int:
+    """Return the width of one attention head of a language model."""
+    return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
+
+
+def key_width(text: Fields) -> int:
+    """Return the width of the keys of a token, all heads of a layer; the values are as wide."""
+    return int(text.get("num_key_value_heads", text["num_attention_heads"]) * head_size(text))
+
+
 def text_elements(fields: Fields, shape: TextShape) -> int:
-    """Return the elements that one training pass of a Qwen2.5-VL keeps, its logits aside.
+    """Return the elements that one training pass of a language model keeps, its logits aside.
+
+    A vision tower is that of Qwen2.5-VL or Qwen3-VL.
 
     Source:
         Korthikanti et al. 2022 (Reducing Activation Recomputation), eq. 1, with the terms of a gated MLP, RMS
         norms and an attention that keeps no scores.
     """
-    text, vision = fields["text_config"], fields["vision_config"]
+    text = fields["text_config"]
     width, inner = text["hidden_size"], text["intermediate_size"]
     queries = text["num_attention_heads"] * head_size(text)
-    keys = text["num_key_value_heads"] * head_size(text)
+    keys = key_width(text)
     layer = 6 * width + 2 * queries + 2 * keys + 4 * inner
-    language = shape.rows * shape.tokens * (text["num_hidden_layers"] * layer + 3 * width)
-    seen = 11 * vision["hidden_size"] + 4 * vision["intermediate_size"]
-    return int(language + shape.rows * shape.patches * vision["depth"] * seen)
+    kept = shape.rows * shape.tokens * (text["num_hidden_layers"] * layer + 3 * width)
+    if vision := fields.get("vision_config"):
+        patch = vision["depth"] * (11 * vision["hidden_size"] + 4 * vision["intermediate_size"])
+        kept += shape.rows * shape.patches * patch
+    return int(kept)
 
 
 def logit_elements(fields: Fields, shape: TextShape) -> int:
     """Return the elements of the tables of logits that are alive at once: float32 whatever the model is."""
     part = -(-shape.rows * shape.actions // NUM_CHUNKS)
     return int(LOGIT_TABLES * part * fields["text_config"]["vocab_size"])
+
+
+# --------------------------------------------------------------------------------- picture nets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +125,54 @@ def painting_elements(fields: Fields, shape: PictureShape) -> int:
     skips = sum(layer.outputs * (shape.cells >> 2 * layer.level) for layer in layers[: len(layers) // 2])
     most = max((2 * layer.inputs + 2 * layer.outputs) * (shape.cells >> 2 * layer.level) for layer in layers)
     return shape.rows * (skips + most)
+
+
+# --------------------------------------------------------------------------------- UNet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnetLayer:
+    """One part of a ``UNet2DConditionModel``, in the order of its forward pass."""
+
+    kind: Literal["conv", "resnet", "attention", "head"]
+    inputs: int
+    """Channels in; of an up block's resnet those of its skip too."""
+    outputs: int
+    level: int
+    """How often the resolution was halved before it, or (an upsampler) at its output."""
+
+
+def unet_layers(fields: Fields) -> Iterator[UnetLayer]:
+    """Yield the parts of a net that hold weights and activations, the time embedding aside."""
+    widths = [int(width) for width in fields["block_out_channels"]]
+    depth, last = int(fields["layers_per_block"]), len(widths) - 1
+    yield UnetLayer(kind="conv", inputs=int(fields["in_channels"]), outputs=widths[0], level=0)
+    for level, (before, width) in enumerate(pairwise([widths[0], *widths])):
+        has_attention = "CrossAttn" in fields["down_block_types"][level]
+        for index in range(depth):
+            yield from _unit(width if index else before, width, level, has_attention)
+        if level < last:
+            yield UnetLayer(kind="conv", inputs=width, outputs=width, level=level)
+    yield from _unit(widths[-1], widths[-1], last, "CrossAttn" in str(fields.get("mid_block_type")))
+    yield from _unit(widths[-1], widths[-1], last, False)
+    yield from _up(fields, widths, depth)
+    yield UnetLayer(kind="head", inputs=widths[0], outputs=int(fields["out_channels"]), level=0)
+
+
+def _up(fields: Fields, widths: list[int], depth: int) -> Iterator[UnetLayer]:
+    before, last = widths[-1], len(widths) - 1
+    for number, level in enumerate(range(last, -1, -1)):
+        width, below = widths[level], widths[max(level - 1, 0)]
+        has_attention = "CrossAttn" in fields["up_block_types"][number]
+        for index in range(depth + 1):
+            skip = below if index == depth else width
+            yield from _unit((width if index else before) + skip, width, level, has_attention)
+        if level:
+            yield UnetLayer(kind="conv", inputs=width, outputs=width, level=level - 1)
+        before = width
+
+
+def _unit(inputs: int, outputs: int, level: int, has_attention: bool) -> Iterator[UnetLayer]:
+    yield UnetLayer(kind="resnet", inputs=inputs, outputs=outputs, level=level)
+    if has_attention:
+        yield UnetLayer(kind="attention", inputs=outputs, outputs=outputs, level=level)

@@ -5,11 +5,11 @@ Letters: P trained parameters, F frozen ones, b bytes of a number of ``dtype``, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from configs.planning.activations import logit_elements, painting_elements, picture_elements, text_elements
-from configs.planning.known_models import EXPERT_PARAMETERS, REALSR_R1, UNKNOWN_EXPERT_PARAMETERS
-from configs.planning.model_files import Model
+from configs.planning.models import Model
 from configs.planning.workload import DTYPE_BYTES, LATENT_BYTES, picture_shape, text_shape
 from configs.schema import Config, RewardConfig
 
@@ -30,6 +30,15 @@ FIXED_GPU_BYTES = 3 * GIB // 2
 """CUDA context, kernels and NCCL's buffers of a process, and what allocators waste; assumed."""
 EXPERT_ACTIVATION_BYTES = GIB // 2
 """What a reward's experts hold while they score a batch; assumed."""
+EXPERT_PARAMETERS: Mapping[str, int] = {
+    "cnniqa": 730_000, "topiq_nr": 45_200_000, "musiq": 27_100_000, "maniqa-pipal": 135_700_000,
+    "clipiqa": 102_000_000,
+}  # fmt: skip
+"""Parameters of pyiqa metrics."""
+UNKNOWN_EXPERT_PARAMETERS = 100_000_000
+"""What a metric that is not in the table is taken for."""
+REALSR_R1 = ("topiq_nr", "musiq", "maniqa-pipal", "clipiqa")
+"""What ``experts: realsr_r1`` stands for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The plan of a run: its processes in their bundles, what each holds, what a step moves, and what does not fit.
 
-A pure function of the configuration and, for sizes, of the checkpoints that are on this machine.
+A pure function of the configuration and the sizes of its models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from configs.planning.memory import (
     reward_memory,
     rollout_memory,
 )
-from configs.planning.model_files import Model, find_model
+from configs.planning.models import Model
 from configs.planning.placement import Bundle, Placement, Process, place
 from configs.planning.workload import DTYPE_BYTES, Workload, cache_bytes_a_token, text_shape, workload
 from configs.schema import Config
@@ -70,17 +70,17 @@ class Plan:
         return max(STORE_BYTES, 3 * (self.work.latent_bytes + sum(self.published_bytes.values())) // 2)
 
 
-def make_plan(config: Config, *, host_bytes: int | None = None) -> Plan:
+def make_plan(config: Config, models: Mapping[str, Model | None], *, host_bytes: int | None = None) -> Plan:
     """Plan a valid configuration.
 
     Args:
         config: The run.
+        models: By policy, as ``actors.policies.model_size.find_models`` found them.
         host_bytes: Memory of this machine, where the run will be on this machine alone; None is not compared.
 
     Returns:
         The plan, findings included: nothing is raised because something does not fit.
     """
-    models = {name: find_model(config, name) for name in config.policies}
     placement = place(config)
     memory = {p.name: m for p in placement.processes() if (m := _memory(config, p, models)) is not None}
     published = {

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.derive import degraded_px, denoising_policy
-from configs.planning.activations import PictureShape, TextShape
-from configs.planning.model_files import Model
-from configs.planning.model_shapes import head_size
+from configs.planning.activations import PictureShape, TextShape, key_width
+from configs.planning.models import Model
 from configs.schema import BlockConfig, Config
 
 PROMPT_TOKENS = 64
@@ -51,8 +50,9 @@ def workload(config: Config) -> Workload:
 def text_shape(config: Config, policy: str, model: Model) -> TextShape:
     """Return the largest batch a learner rank of a token policy scores."""
     spec = config.policies[policy]
-    pictures = [_picture_patches(edge, model) for edge in _context_pictures(config)]
-    merge = model.fields["vision_config"]["spatial_merge_size"] ** 2
+    vision = model.fields.get("vision_config", {})
+    pictures = [_picture_patches(edge, model, vision) for edge in _context_pictures(config) if vision]
+    merge = vision.get("spatial_merge_size", 1) ** 2
     rows = min(spec.learner.micro_batch_size, _chains_a_rank(config, policy))
     return TextShape(
         rows=rows * _branches(spec.rollout.guidance_scale),
@@ -83,8 +83,7 @@ def cache_bytes_a_token(fields: Mapping[str, Any], dtype: str) -> int:
         Kwon et al. 2023 (vLLM), section 1: keys and values, every layer, every key-value head.
     """
     text = fields["text_config"]
-    width = int(text["num_key_value_heads"] * head_size(text))
-    return int(2 * text["num_hidden_layers"] * width * DTYPE_BYTES[dtype])
+    return int(2 * text["num_hidden_layers"] * key_width(text) * DTYPE_BYTES[dtype])
 
 
 def _branches(guidance_scale: float) -> int:
@@ -112,9 +111,8 @@ def _context_pictures(config: Config) -> list[int]:
     return [photo, *sizes[:-1]] if photo else []
 
 
-def _picture_patches(edge: int, model: Model) -> int:
+def _picture_patches(edge: int, model: Model, vision: Mapping[str, Any]) -> int:
     """Return the patches of a picture, scaled as its processor does: to its range, and to whole cells."""
-    vision = model.fields["vision_config"]
     cell = vision["patch_size"] * vision["spatial_merge_size"]
     low, high = model.pixel_range
     scaled = math.sqrt(min(max(edge * edge, low), high))

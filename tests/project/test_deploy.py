@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+from actors.policies.model_size import find_models
 from cluster.cli import build_parser, parse
 from configs.checks.validate import validate
 from configs.load import load_config
@@ -109,7 +110,8 @@ def test_its_command_is_one_that_vlcot_takes(job):
 
 
 def test_its_machines_are_those_of_the_plan(job):
-    plan = make_plan(load_config("qwen2_5_vl_64gpu"))
+    config = load_config("qwen2_5_vl_64gpu")
+    plan = make_plan(config, find_models(config))
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     nodes = plan.placement.nodes
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == len(nodes)

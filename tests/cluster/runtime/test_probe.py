@@ -9,6 +9,7 @@ import pytest
 
 import cluster.pools.gpu_sharing
 import cluster.runtime.probe
+from actors.policies.model_size import find_models
 from cluster.pools.gpu_sharing import GpuSharing
 from cluster.runtime.node_probe import NodeProbe
 from cluster.runtime.probe import (
@@ -77,7 +78,8 @@ def test_nodes_that_cannot_be_reached_are_found():
 
 
 def test_a_node_without_room_for_its_share_is_found():
-    plan = make_plan(load_config("demo"))
+    config = load_config("demo")
+    plan = make_plan(config, find_models(config))
     share = sum(memory.total for memory in plan.memory.values())
     reports = {
         "a": {"memory_bytes": share},
@@ -96,7 +98,7 @@ def test_many_faults_are_one_table_and_one_line(facts, monkeypatch, capsys):
     )
     config = load_config("demo")
     with pytest.raises(ImportOriginError) as raised:
-        check_cluster(config, make_plan(config))
+        check_cluster(config, make_plan(config, find_models(config)))
     assert isinstance(raised.value, ConfigError)
     assert "package 'rewards' is imported from /home/me/rewards" in str(raised.value)
     assert "\n" not in str(raised.value)

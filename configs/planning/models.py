@@ -1,0 +1,125 @@
+"""Model of a policy as the plan sees it, and those that may not be on this machine: numbers of their publishers.
+
+Models that are here are read and counted by ``actors.policies.model_size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from configs.derive import COLDSTART, degraded_px
+from configs.schema import Config
+
+Fields = Mapping[str, Any]
+PIXEL_RANGE = (3136, 12845056)
+"""What Qwen2.5-VL's image processor scales pictures to where its files say nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A policy's model."""
+
+    name: str
+    """Folder or hub name."""
+    origin: Literal["read", "assumed"] = "assumed"
+    """From a checkpoint on this machine, or from published numbers."""
+    fields: Fields
+    """Token policies: ``text_config`` and, where it sees, ``vision_config``; picture policies: ``config.json`` of the
+    trained net."""
+    num_trained: int
+    """Parameters that learn and are published."""
+    num_frozen: int = 0
+    """Parameters that are run only (a picture policy's text encoder)."""
+    patch: int = 8
+    """Picture policies: pixels along the edge of a cell of the net's input."""
+    pixel_range: tuple[int, int] = PIXEL_RANGE
+    """Token policies: least and most pixels the image processor scales a picture to."""
+
+
+def assumed_model(config: Config, policy: str) -> Model | None:
+    """Return what is published of the model that a policy starts from, or None where we do not know it."""
+    spec = config.policies[policy]
+    model = ASSUMED[spec.kind].get(spec.source)
+    # What the cold start makes scales every picture to the degraded photo's size.
+    edge = degraded_px(config) if spec.source == COLDSTART else 0
+    return replace(model, pixel_range=(edge**2, edge**2)) if model is not None and edge else model
+
+
+_QWEN_VISION: Fields = {
+    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "patch_size": 14, "temporal_patch_size": 2,
+    "spatial_merge_size": 2, "in_channels": 3,
+}  # fmt: skip
+
+ASSUMED: Mapping[str, Mapping[str, Model]] = {
+    "token": {
+        "Qwen/Qwen2.5-VL-3B-Instruct": Model(
+            name="Qwen/Qwen2.5-VL-3B-Instruct",
+            fields={
+                "text_config": {
+                    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008,
+                    "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
+                    "tie_word_embeddings": True,
+                },
+                "vision_config": {**_QWEN_VISION, "out_hidden_size": 2048},
+            },
+            num_trained=3_754_622_976,
+        ),
+        "Qwen/Qwen2.5-VL-7B-Instruct": Model(
+            name="Qwen/Qwen2.5-VL-7B-Instruct",
+            fields={
+                "text_config": {
+                    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+                    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+                    "tie_word_embeddings": False,
+                },
+                "vision_config": {**_QWEN_VISION, "out_hidden_size": 3584},
+            },
+            num_trained=8_292_166_656,
+        ),
+        # What our own cold start makes (``actors.policies.token.qwen2_5_vl``), before it is made.
+        COLDSTART: Model(
+            name=COLDSTART,
+            fields={
+                "text_config": {
+                    "vocab_size": 688, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+                    "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": False,
+                },
+                "vision_config": {
+                    "depth": 1, "hidden_size": 256, "intermediate_size": 512, "patch_size": 8,
+                    "temporal_patch_size": 2, "spatial_merge_size": 1, "in_channels": 3, "out_hidden_size": 128,
+                },
+            },
+            num_trained=1_360_640,
+        ),
+    },
+    "denoising": {
+        "stabilityai/stable-diffusion-3-medium-diffusers": Model(
+            name="stabilityai/stable-diffusion-3-medium-diffusers",
+            fields={
+                "_class_name": "SD3Transformer2DModel", "num_layers": 24, "num_attention_heads": 24,
+                "attention_head_dim": 64, "in_channels": 16, "out_channels": 16, "patch_size": 2,
+                "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "caption_projection_dim": 1536,
+            },
+            num_trained=2_028_328_000,
+            # Two CLIP encoders, T5-XXL's encoder and the autoencoder.
+            num_frozen=124_000_000 + 695_000_000 + 4_762_000_000 + 84_000_000,
+        ),
+        # Likewise ``actors.policies.denoising.small``.
+        COLDSTART: Model(
+            name=COLDSTART,
+            fields={
+                "_class_name": "UNet2DConditionModel", "in_channels": 146, "out_channels": 48,
+                "block_out_channels": [64, 64], "layers_per_block": 1, "cross_attention_dim": 32,
+                "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
+                "mid_block_type": "UNetMidBlock2DCrossAttn", "transformer_layers_per_block": 1,
+                "attention_head_dim": 4, "norm_num_groups": 8,
+            },
+            num_trained=1_261_104,
+            num_frozen=12_000,
+            patch=4,
+        ),
+    },
+}  # fmt: skip
+"""By kind of policy and source. ``fields`` as far as sizes follow from them."""
