@@ -18,7 +18,7 @@ from typing import Any
 from configs.build import merge
 from configs.errors import ConfigError
 from configs.schema import Config
-from configs.suggest import nearest
+from configs.suggest import suggest
 
 Layer = Mapping[str, Any]
 
@@ -26,6 +26,10 @@ GROUP_STD: Layer = {"combine": "sum", "baseline": "group", "scale": "group_std"}
 """GRPO's advantage: Shao et al. 2024 (DeepSeekMath), section 4.1.2. Several rewards are one weighted sum."""
 BATCH_STD: Layer = {"combine": "sum", "baseline": "group", "scale": "batch_std", "clip": 5.0}
 """Flow-GRPO's: Liu et al. 2025, eq. 4, and the released settings."""
+ADDED_UP: Layer = {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}
+"""DanceGRPO's and MixGRPO's: of several rewards the advantages are added up."""
+REALSR_R1: Layer = {**GROUP_STD, "credit": "chain", "gate": "", "clip": 0.0, "eps": 1e-4}
+"""RealSR-R1's, paper and code."""
 SMALL_CLIP: Layer = {"kind": "ppo", "clip_low": 1e-4, "clip_high": 1e-4}
 """For log-probs that are means over a latent's elements."""
 
@@ -62,7 +66,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "dr_grpo": Algorithm(
         paper="Liu et al. 2025 (Understanding R1-Zero-like training, arXiv 2503.20783), section 3.2",
-        run={"advantage": {"combine": "sum", "baseline": "group", "scale": "none"}},
+        run={"advantage": {**GROUP_STD, "scale": "none"}},
         token={"loss": {"surrogate": "ppo", "aggregation": "constant", "kl_weight": 0.0}},
     ),
     "rloo": Algorithm(
@@ -72,22 +76,12 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "reinforce_pp": Algorithm(
         paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262): advantages normalised over the batch's actions",
-        run={
-            "advantage": {"combine": "sum", "baseline": "batch", "scale": "batch_std", "over": "actions"},
-        },
+        run={"advantage": {"combine": "sum", "baseline": "batch", "scale": "batch_std", "over": "actions"}},
         token={"loss": {"surrogate": "ppo", "aggregation": "action_mean"}},
     ),
     "reinforce_pp_baseline": Algorithm(
         paper="Hu et al. 2025 (REINFORCE++, arXiv 2501.03262), its variant with a group baseline and k2 KL",
-        run={
-            "advantage": {
-                "combine": "sum",
-                "baseline": "group",
-                "scale": "none",
-                "whiten": True,
-                "over": "actions",
-            },
-        },
+        run={"advantage": {**GROUP_STD, "scale": "none", "whiten": True, "over": "actions"}},
         token={"loss": {"surrogate": "ppo", "aggregation": "action_mean", "kl_estimator": "k2"}},
     ),
     "dapo": Algorithm(
@@ -164,7 +158,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "dance_grpo": Algorithm(
         paper="Xue et al. 2025 (DanceGRPO, arXiv 2505.07818), eqs. 8 to 10, and its released settings for flow "
         "models; of several rewards the advantages are added up",
-        run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}},
+        run={"advantage": ADDED_UP},
         denoising={
             "rollout": {
                 "sampler": "dance",
@@ -177,7 +171,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "mix_grpo": Algorithm(
         paper="Li et al. 2025 (MixGRPO, arXiv 2507.21802): a sliding window of random steps, advantages added up",
-        run={"advantage": {**GROUP_STD, "combine": "each", "clip": 5.0, "eps": 1e-8}},
+        run={"advantage": ADDED_UP},
         denoising={
             "rollout": {
                 "sampler": "flow_grpo",
@@ -230,13 +224,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             "group_size": 5,
             "updates_per_batch": 1,
             "max_refills": 0,
-            "advantage": {
-                **GROUP_STD,
-                "credit": "chain",
-                "gate": "",
-                "clip": 0.0,
-                "eps": 1e-4,
-            },
+            "advantage": REALSR_R1,
         },
         token={
             "rollout": {"temperature": 0.9},
@@ -252,15 +240,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "realsr_r1_paper": Algorithm(
         paper="RealSR-R1 (arXiv 2506.16796): four rewards summed, sampled text, GRPO on true behaviour log-probs",
-        run={
-            "advantage": {
-                **GROUP_STD,
-                "credit": "chain",
-                "gate": "",
-                "clip": 0.0,
-                "eps": 1e-4,
-            }
-        },
+        run={"advantage": REALSR_R1},
         token={
             "rollout": {"temperature": 1.0},
             "loss": {
@@ -309,7 +289,6 @@ def entries(content: Layer, mapping: str) -> dict[str, Layer]:
 
 def _find(name: str) -> Algorithm:
     if name not in ALGORITHMS:
-        near = nearest(name, ALGORITHMS)
-        hint = f"did you mean {near!r}? " if near else ""
-        raise ConfigError(f"algorithm: no {name!r}; {hint}known are {', '.join(ALGORITHMS)}")
+        hint = suggest(name, ALGORITHMS) or ";"
+        raise ConfigError(f"algorithm: no {name!r}{hint} known are {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]

@@ -1,4 +1,4 @@
-"""Layers of plain keys and values in, frozen dataclasses out.
+"""Builder: layers of plain keys and values in, frozen dataclasses out.
 
 Pydantic checks types, ranges and unknown keys; ``configs.explain`` makes one line of what it finds.
 """

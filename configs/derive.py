@@ -1,4 +1,4 @@
-"""What follows from a valid configuration: stated nowhere twice, printed before the start."""
+"""Derived values: what follows from a valid configuration, stated nowhere twice and printed before the start."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ def derived(config: Config) -> dict[str, str]:
     chains = config.prompts_per_step * config.group_size
     text = [block for block in config.chain.values() if block.kind == "text"]
     images = {name: block for name, block in config.chain.items() if block.kind == "image"}
-    said = {
+    lines = {
         "run directory": str(Path(config.output_dir) / config.name),
         "chains a step": f"{chains} ({config.prompts_per_step} prompts x {config.group_size})",
         "optimizer steps a batch": str(config.updates_per_batch),
         "blocks": " > ".join(config.chain),
     }
     if text:
-        said["sampled tokens a chain"] = f"{sum(block.max_tokens for block in text)} at most"
+        lines["sampled tokens a chain"] = f"{sum(block.max_tokens for block in text)} at most"
     if images:
         if isinstance(config.data, Photographs):
-            said["degraded photo"] = f"{degraded_px(config)} px"
-        said["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
-        said["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
+            lines["degraded photo"] = f"{degraded_px(config)} px"
+        lines["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
+        lines["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
         trained = (
             denoising_policy(config.policies[block.policy]).rollout.trained_steps.num_trained(
                 block.num_steps - 1
             )
             for block in images.values()
         )
-        said["trained denoising steps a chain"] = str(sum(trained))
+        lines["trained denoising steps a chain"] = str(sum(trained))
     for name, policy in config.policies.items():
         ranks, workers = policy.learner.num_ranks, policy.rollout.num_workers
         rows = -(-chains // (config.updates_per_batch * ranks))
-        said[f"policy {name}"] = (
+        lines[f"policy {name}"] = (
             f"learner ranks {ranks}, rollout workers {workers}, {rows} chains a rank and optimizer step"
         )
     if unrewarded := measured_only(config):
-        said["measured only"] = f"{', '.join(unrewarded)} (never trained on)"
-    said["GPUs"] = f"{num_gpus(config):g}"
+        lines["measured only"] = f"{', '.join(unrewarded)} (never trained on)"
+    lines["GPUs"] = f"{num_gpus(config):g}"
     if taught_policies(config):
-        said["cold start"] = f"{coldstart_directory(config)} ({_coldstart_state(config)})"
-    return said
+        lines["cold start"] = f"{coldstart_directory(config)} ({_coldstart_state(config)})"
+    return lines
 
 
 CANARY_TOLERANCE_NATS = {"float32": 1e-4, "bfloat16": 0.1}
@@ -132,18 +132,15 @@ def _coldstart_state(config: Config) -> str:
         return "made"
     if has_weights(run_directory(config)):
         return "missing"
-    older = [
-        made.parent
-        for made in sorted(directory.parent.glob(f"coldstart-*/{COLDSTART_DONE}"))
-        if _is_old(made)
-    ]
+    marks = sorted(directory.parent.glob(f"coldstart-*/{COLDSTART_DONE}"))
+    older = [mark.parent for mark in marks if _is_old(mark)]
     hint = f"; {older[0]} is an older vlcot's: coldstart.directory takes it" if older else ""
     return f"to be made{hint}"
 
 
-def _is_old(made: Path) -> bool:
+def _is_old(mark: Path) -> bool:
     """Whether a cold start's digest was made in another way, so that none of now can find it."""
-    return f'"format": {DIGEST_FORMAT}' not in made.read_text(errors="replace")
+    return f'"format": {DIGEST_FORMAT}' not in mark.read_text(errors="replace")
 
 
 def token_policy(policy: PolicyConfig) -> TokenPolicyConfig:

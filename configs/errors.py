@@ -6,6 +6,7 @@ The rest of the family is in ``rl.errors``, which re-exports these.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -20,6 +21,15 @@ class ConfigError(VlcotError, ValueError):
     """A configuration or input that cannot work; the message names key or file and the remedy."""
 
     exit_code = 2
+
+
+@contextmanager
+def prefixed(place: str) -> Iterator[None]:
+    """Put before the message of a ``ConfigError`` of this block where it is: ``data: `` or ``data.options.``."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}{error}") from error
 
 
 def first_line(error: BaseException) -> str:

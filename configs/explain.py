@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as one line: the full key, what is wanted, what was given, and what was probably meant."""
+"""Messages of wrong keys and values, in one line: the full key, what is wanted and given, and the nearest right one."""
 
 from __future__ import annotations
 

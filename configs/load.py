@@ -1,4 +1,4 @@
-"""One YAML file and ``key=value`` overrides in, one frozen ``Config`` out.
+"""Loader of configurations: one YAML file and ``key=value`` overrides in, one frozen ``Config`` out.
 
 The only place that reads a configuration. A mistake costs one line that names the full key, and the
 nearest right one where a key is misspelt. What the values *mean* together is ``configs.checks.validate``'s job.
@@ -33,7 +33,7 @@ from configs.schema import (
     PolicyConfig,
     TokenPolicyConfig,
 )
-from configs.suggest import nearest
+from configs.suggest import suggest
 
 SHIPPED = Path(__file__).parent
 """Folder of the YAML files that can be named without a path."""
@@ -73,9 +73,8 @@ def find_config(name_or_path: str) -> Path:
     if path.is_dir():
         raise ConfigError(f"{name_or_path}: a folder without {RESOLVED}; give a run directory or a YAML file")
     names = shipped_names()
-    near = nearest(path.stem, names)
-    hint = f"did you mean {near!r}? " if near else ""
-    raise ConfigError(f"{name_or_path}: no such configuration; {hint}shipped are {', '.join(names)}")
+    hint = suggest(path.stem, names) or ";"
+    raise ConfigError(f"{name_or_path}: no such configuration{hint} shipped are {', '.join(names)}")
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
@@ -194,15 +193,6 @@ def _changed(value: Any, default: Any) -> Any:
 
 
 # --------------------------------------------------------------------------------- reading
-
-
-def read_config(name_or_path: str) -> dict[str, Any]:
-    """Return the content of the YAML file that is meant (``find_config``), interpolations as they stand.
-
-    Raises:
-        ConfigError: If there is no such file, or it holds no keys and values.
-    """
-    return read_yaml(find_config(name_or_path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every key a user can set, with its unit and what a larger value does.
+"""Schema: every key a user can set, with its unit and what a larger value does.
 
 Frozen dataclasses only: no torch, no Ray, no numpy, nothing else of ours. ``configs.load`` turns a
 YAML file and ``key=value`` overrides into one frozen ``Config``; nothing else in the project reads

@@ -1,4 +1,4 @@
-"""The ``search:`` section of a configuration: what is searched, for what, and how long.
+"""Plan of a search, the ``search:`` section of a configuration: what is searched, for what, and how long.
 
 It is no part of a run's ``Config``: every other command leaves it alone. What its values must be together is
 ``configs.checks.search``'s job.
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from configs.build import build
 from configs.errors import ConfigError
 from configs.fields import STRICT, Count, Flag, Natural, Text, Whole
-from configs.load import SEARCH, layered, parse_override, read_config, read_yaml
+from configs.load import SEARCH, find_config, layered, parse_override, read_yaml
 from configs.schema import Config
 from configs.suggest import suggest
 
@@ -29,7 +29,7 @@ GROWS = ("num_trials", "max_concurrent")
 """What may be changed when a search goes on."""
 
 Kind = Literal["choice", "grid", "uniform", "log_uniform", "int"]
-KINDS: tuple[Kind, ...] = ("choice", "grid", "uniform", "log_uniform", "int")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 RANGES: tuple[Kind, ...] = ("uniform", "log_uniform", "int")
 """Kinds with a low and a high end."""
 
@@ -113,8 +113,8 @@ class SearchPlan:
 
     def to_yaml(self) -> str:
         """Write the whole plan; ``read_plan`` of the file gives an equal one."""
-        said = {"search": asdict(self.settings), "overrides": list(self.overrides), "run": dict(self.content)}
-        return OmegaConf.to_yaml(OmegaConf.create(said))
+        plan = {"search": asdict(self.settings), "overrides": list(self.overrides), "run": dict(self.content)}
+        return OmegaConf.to_yaml(OmegaConf.create(plan))
 
 
 def load_plan(name_or_path: str, overrides: Sequence[str] = ()) -> SearchPlan:
@@ -127,22 +127,22 @@ def load_plan(name_or_path: str, overrides: Sequence[str] = ()) -> SearchPlan:
     Raises:
         ConfigError: For a file, key or value that cannot be; one line.
     """
-    ours = [said for said in overrides if _is_ours(said)]
-    others = [said for said in overrides if not _is_ours(said)]
+    ours = [override for override in overrides if _is_ours(override)]
+    others = [override for override in overrides if not _is_ours(override)]
     if (file := Path(name_or_path) / PLAN).is_file():
         return _gone_on(read_yaml(file), ours, others)
-    content = read_config(name_or_path)
+    content = read_yaml(find_config(name_or_path))
     return _plan(content, content.pop(SEARCH, None) or {}, ours, others)
 
 
-def _gone_on(said: Mapping[str, Any], ours: Sequence[str], others: Sequence[str]) -> SearchPlan:
+def _gone_on(plan: Mapping[str, Any], ours: Sequence[str], others: Sequence[str]) -> SearchPlan:
     for override in [*others, *ours]:
         key = override.partition("=")[0]
         if key not in [f"{SEARCH}.{name}" for name in GROWS]:
             raise ConfigError(
                 f"{key}: a search goes on as it began; only {' and '.join(f'{SEARCH}.{n}' for n in GROWS)} may change"
             )
-    return _plan(said["run"], said["search"], ours, said["overrides"])
+    return _plan(plan["run"], plan["search"], ours, plan["overrides"])
 
 
 def _plan(content: Mapping[str, Any], section: Any, ours: Sequence[str], others: Sequence[str]) -> SearchPlan:
@@ -164,7 +164,7 @@ def _plan(content: Mapping[str, Any], section: Any, ours: Sequence[str], others:
 def with_place(plan: SearchPlan, output_dir: Path, name: str) -> SearchPlan:
     """Return the plan for where its directory lies now."""
     place = [f"output_dir={json.dumps(str(output_dir))}", f"name={json.dumps(name)}"]
-    others = [said for said in plan.overrides if said.partition("=")[0] not in ("output_dir", "name")]
+    others = [o for o in plan.overrides if o.partition("=")[0] not in ("output_dir", "name")]
     return replace(plan, overrides=[*others, *place])
 
 

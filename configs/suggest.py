@@ -1,4 +1,4 @@
-"""The nearest right name, for the end of an error message."""
+"""Suggestions: the nearest right name, for the end of an error message."""
 
 from __future__ import annotations
 

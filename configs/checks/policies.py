@@ -25,8 +25,6 @@ def check_policies(config: Config) -> None:
             raise ConfigError(f"{key}: writes no block; take it out, or name it in chain.<block>.policy")
         if not policy.source:
             raise ConfigError(f"{key}.source: is empty; give a checkpoint folder or {COLDSTART!r}")
-        if policy.num_gpus > 1 and policy.num_gpus % 1:
-            raise ConfigError(f"{key}.num_gpus: above 1 want a whole number, got {policy.num_gpus}")
 
 
 def check_source(name: str, policy: PolicyConfig) -> None:

@@ -12,7 +12,7 @@ from configs import PACKAGES
 from configs.errors import ConfigError
 from configs.fields import TARGET
 from configs.schema import Config
-from configs.suggest import nearest
+from configs.suggest import suggest
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 SCHEMES = ("file", "mock", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
@@ -25,16 +25,14 @@ def check_placement(config: Config) -> None:
     Raises:
         ConfigError: Names the key and the remedy.
     """
-    for name, policy in config.policies.items():
-        if policy.num_gpus > config.gpus_per_node:
+    num_gpus = {f"policies.{name}": policy.num_gpus for name, policy in config.policies.items()}
+    num_gpus |= {f"rewards.{name}": reward.num_gpus for name, reward in config.rewards.items()}
+    for key, wanted in num_gpus.items():
+        if wanted > 1 and wanted % 1:
+            raise ConfigError(f"{key}.num_gpus: above 1 want a whole number, got {wanted}")
+        if wanted > config.gpus_per_node:
             raise ConfigError(
-                f"policies.{name}.num_gpus: a process of {policy.num_gpus:g} GPUs fits on no machine of "
-                f"gpus_per_node={config.gpus_per_node}; lower it, or raise gpus_per_node"
-            )
-    for name, reward in config.rewards.items():
-        if reward.num_gpus > config.gpus_per_node:
-            raise ConfigError(
-                f"rewards.{name}.num_gpus: a process of {reward.num_gpus:g} GPUs fits on no machine of "
+                f"{key}.num_gpus: a process of {wanted:g} GPUs fits on no machine of "
                 f"gpus_per_node={config.gpus_per_node}; lower it, or raise gpus_per_node"
             )
     if config.colocate:
@@ -63,17 +61,17 @@ def _check_colocation(config: Config) -> None:
 
 
 def _check_storage(uri: str) -> None:
-    found = _SCHEME.fullmatch(uri)
-    if found is None:
+    parts = _SCHEME.fullmatch(uri)
+    if parts is None:
         if uri and not Path(uri).expanduser().is_absolute():
             raise ConfigError(
                 f"storage_path: {uri!r} is relative; give a whole path or a URI such as s3://bucket/runs"
             )
         return
-    if found[1] not in SCHEMES:
-        raise ConfigError(f"storage_path: no such scheme {found[1]}://; known are {', '.join(SCHEMES)}")
-    if not found[2].strip("/"):
-        raise ConfigError(f"storage_path: {uri!r} names no folder; add one, e.g. {found[1]}://bucket/runs")
+    if parts[1] not in SCHEMES:
+        raise ConfigError(f"storage_path: no such scheme {parts[1]}://; known are {', '.join(SCHEMES)}")
+    if not parts[2].strip("/"):
+        raise ConfigError(f"storage_path: {uri!r} names no folder; add one, e.g. {parts[1]}://bucket/runs")
 
 
 # --------------------------------------------------------------------------------- trackers
@@ -104,9 +102,8 @@ def check_trackers(trackers: Sequence[str]) -> None:
         elif name in KNOWN:
             _check_installed(name)
         else:
-            near = nearest(name, KNOWN)
-            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(KNOWN)}"
-            raise ConfigError(f"trackers: no tracker {name!r}; {hint} Your own is package.module:Class")
+            hint = suggest(name, KNOWN) or f"; known are {', '.join(KNOWN)}."
+            raise ConfigError(f"trackers: no tracker {name!r}{hint} Your own is package.module:Class")
 
 
 def _check_installed(name: str) -> None:
@@ -152,7 +149,7 @@ def plugin_modules(root: Path) -> dict[str, Path]:
     root = root.resolve()
     if (root / "__init__.py").is_file():
         return {root.name: root}
-    found = {path.stem: path for path in sorted(root.glob("*.py")) if path.stem.isidentifier()}
+    modules = {path.stem: path for path in sorted(root.glob("*.py")) if path.stem.isidentifier()}
     for path in sorted(root.iterdir()):
         if (
             path.is_dir()
@@ -160,8 +157,8 @@ def plugin_modules(root: Path) -> dict[str, Path]:
             and path.name != "__pycache__"
             and any(path.rglob("*.py"))
         ):
-            found[path.name] = path
-    return found
+            modules[path.name] = path
+    return modules
 
 
 def _installed(name: str, path: Path) -> str:

@@ -44,8 +44,6 @@ def check_reward_actors(config: Config, *, paths: bool) -> None:
     """
     for name, reward in config.rewards.items():
         key = f"rewards.{name}"
-        if reward.num_gpus > 1 and reward.num_gpus % 1:
-            raise ConfigError(f"{key}.num_gpus: above 1 want a whole number, got {reward.num_gpus}")
         if reward.deadline_s * REWARD_ATTEMPTS >= config.deadline_s:
             raise ConfigError(
                 f"{key}.deadline_s: {REWARD_ATTEMPTS} attempts of {reward.deadline_s:g} s do not fit into the run's "

@@ -1,14 +1,12 @@
-"""What a search must be; every fault is one line that names key and remedy, found before anything starts."""
+"""Checks of a search: every fault is one line that names key and remedy, found before anything starts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from configs.checks.validate import validate
 from configs.derive import eval_metrics
-from configs.errors import ConfigError
+from configs.errors import ConfigError, prefixed
 from configs.load import digest
 from configs.schema import Config
 from configs.search import RANGES, Domain, SearchPlan, combinations
@@ -102,10 +100,8 @@ def _check_domain(key: str, domain: Domain) -> None:
 def _check_values(plan: SearchPlan, key: str, domain: Domain) -> None:
     """Every value alone, and both ends of a range, must make a valid run."""
     for value in domain.values:
-        try:
+        with prefixed("search.space: "):
             validate(plan.config({key: value}))
-        except ConfigError as error:
-            raise ConfigError(f"search.space: {error}") from error
 
 
 def _check_shared(plan: SearchPlan, base: Config, key: str, domain: Domain) -> None:
@@ -125,8 +121,4 @@ def _check_shared(plan: SearchPlan, base: Config, key: str, domain: Domain) -> N
 
 
 def _changes_start(plan: SearchPlan, base: Config, key: str, domain: Domain) -> bool:
-    return any(digest(plan.config(_one(key, value))) != digest(base) for value in domain.values)
-
-
-def _one(key: str, value: Any) -> Mapping[str, Any]:
-    return {key: value}
+    return any(digest(plan.config({key: value})) != digest(base) for value in domain.values)

@@ -1,4 +1,4 @@
-"""What a configuration's values must be together; every fault is one line that names key and remedy.
+"""Checks of a whole configuration, what its values must be together: a fault is one line with key and remedy.
 
 No ML framework is loaded here, so a mistake costs a fraction of a second. Whether classes named by
 ``target`` exist, and whether the machine has the cores, is found out later, by ``vlcot check``.

@@ -1,4 +1,4 @@
-"""How many numbers a forward pass keeps for its backward pass, from a model's architecture and a batch's shape.
+"""Activations: numbers that a forward pass keeps for its backward pass, from architecture and shape of the batch.
 
 The sums name the tensors that autograd saves in the code that runs here (transformers' Qwen2.5-VL with
 ``scaled_dot_product_attention``, diffusers' UNet); ``docs/placement.md`` lists them. Letters: H width, I inner

@@ -1,4 +1,4 @@
-"""What each kind of process holds at its fullest, by part. Bytes; formulas with their sources in docs/placement.md.
+"""Memory of each kind of process at its fullest, by part. Bytes; formulas with their sources in docs/placement.md.
 
 Letters: P trained parameters, F frozen ones, b bytes of a number of ``dtype``, N learner ranks.
 """

@@ -1,4 +1,4 @@
-"""Which processes a run has, and which of them share a bundle of resources on which machine: a pure function.
+"""Placement of a run: its processes, and which of them share a bundle of resources on which machine. Pure.
 
 A bundle is what Ray reserves in one piece: one GPU (or several, of a process that wants several) with everything
 that shares it, or a process that needs none. Bundles of one machine are one placement group, so the table that
@@ -7,9 +7,10 @@ that shares it, or a process that needs none. Bundles of one machine are one pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, TypeVar
 
 from configs.derive import eval_metrics
 from configs.schema import Config
@@ -19,6 +20,7 @@ SHARE = 0.05
 GPU_DIGITS = 4
 """Ray counts GPUs in ten-thousandths."""
 
+Item = TypeVar("Item")
 Role = Literal["rollout", "learner", "reward", "scoring", "metrics", "runner"]
 
 
@@ -138,7 +140,7 @@ def place(config: Config, *, learn: bool = True) -> Placement:
     free.append(Bundle(processes=tuple(_guides(config))))
     if not on_gpu:
         return Placement(nodes=(Node(bundles=tuple(free)),), strategy="SPREAD")
-    nodes = _fill_nodes(_gpu_bundles(on_gpu), config.gpus_per_node)
+    nodes = _first_fit(_gpu_bundles(on_gpu), lambda bundle: bundle.num_gpus, config.gpus_per_node)
     for index, bundle in enumerate(free):
         nodes[index % len(nodes)].append(bundle)
     return Placement(nodes=tuple(Node(bundles=tuple(node)) for node in nodes), strategy="STRICT_PACK")
@@ -152,21 +154,9 @@ def _policy_units(config: Config, name: str, *, learn: bool) -> list[tuple[Proce
     policy = config.policies[name]
     is_shared = config.colocate and learn
     share = policy.num_gpus / 2 if is_shared else policy.num_gpus
-
-    def made(role: Role, count: int) -> list[Process]:
-        return [
-            Process(
-                name=f"{role}-{name}-{index}",
-                role=role,
-                key=name,
-                num_gpus=share,
-                num_threads=policy.num_threads,
-            )
-            for index in range(count)
-        ]
-
-    rollouts = made("rollout", policy.rollout.num_workers)
-    learners = made("learner", policy.learner.num_ranks if learn else 0)
+    num_ranks = policy.learner.num_ranks if learn else 0
+    rollouts = _workers("rollout", name, policy.rollout.num_workers, share, policy.num_threads)
+    learners = _workers("learner", name, num_ranks, share, policy.num_threads)
     if is_shared:
         return list(zip(rollouts, learners, strict=True))
     return [(process,) for process in (*rollouts, *learners)]
@@ -174,15 +164,14 @@ def _policy_units(config: Config, name: str, *, learn: bool) -> list[tuple[Proce
 
 def _reward_processes(config: Config, name: str) -> list[Process]:
     reward = config.rewards[name]
+    num_threads = max(1, round(reward.num_cpus))
+    return _workers("reward", name, reward.num_workers, reward.num_gpus, num_threads)
+
+
+def _workers(role: Role, key: str, count: int, num_gpus: float, num_threads: int) -> list[Process]:
     return [
-        Process(
-            name=f"reward-{name}-{index}",
-            role="reward",
-            key=name,
-            num_gpus=reward.num_gpus,
-            num_threads=max(1, round(reward.num_cpus)),
-        )
-        for index in range(reward.num_workers)
+        Process(name=f"{role}-{key}-{index}", role=role, key=key, num_gpus=num_gpus, num_threads=num_threads)
+        for index in range(count)
     ]
 
 
@@ -198,32 +187,26 @@ def _guides(config: Config) -> Iterator[Process]:
 # --------------------------------------------------------------------------------- bundles, machines
 
 
-def _gpus(unit: Sequence[Process]) -> float:
-    return round(sum(process.num_gpus for process in unit), GPU_DIGITS)
+def _gpus(processes: Iterable[Process]) -> float:
+    return round(sum(process.num_gpus for process in processes), GPU_DIGITS)
 
 
 def _gpu_bundles(units: Sequence[tuple[Process, ...]]) -> list[Bundle]:
     """Give whole GPUs to who wants them; let parts of a GPU share one, first fit, largest first."""
     whole = [unit for unit in units if _gpus(unit) >= 1]
-    shared: list[list[Process]] = []
-    for unit in sorted((unit for unit in units if _gpus(unit) < 1), key=_gpus, reverse=True):
-        home = next((gpu for gpu in shared if _gpus([*gpu, *unit]) <= 1), None)
-        if home is None:
-            shared.append(list(unit))
-        else:
-            home.extend(unit)
-    return [Bundle(processes=tuple(unit), num_gpus=_gpus(unit)) for unit in (*whole, *shared)]
+    parts = sorted((unit for unit in units if _gpus(unit) < 1), key=_gpus, reverse=True)
+    shared = [tuple(chain(*gpu)) for gpu in _first_fit(parts, _gpus, 1)]
+    return [Bundle(processes=unit, num_gpus=_gpus(unit)) for unit in (*whole, *shared)]
 
 
-def _fill_nodes(bundles: Sequence[Bundle], gpus_per_node: int) -> list[list[Bundle]]:
-    """Lay bundles on machines of equal size, first fit in order."""
-    nodes: list[list[Bundle]] = []
-    for bundle in bundles:
-        home = next(
-            (node for node in nodes if sum(b.num_gpus for b in node) + bundle.num_gpus <= gpus_per_node), None
-        )
-        if home is None:
-            nodes.append([bundle])
+def _first_fit(items: Iterable[Item], gpus: Callable[[Item], float], room: int) -> list[list[Item]]:
+    """Lay items into places of ``room`` GPUs, each into the first that takes it."""
+    places: list[list[Item]] = []
+    for item in items:
+        fitting = (place for place in places if round(sum(map(gpus, [*place, item])), GPU_DIGITS) <= room)
+        place = next(fitting, None)
+        if place is None:
+            places.append([item])
         else:
-            home.append(bundle)
-    return nodes
+            place.append(item)
+    return places

@@ -112,8 +112,8 @@ def _memory(config: Config, process: Process, models: Mapping[str, Model | None]
     model = models.get(process.key)
     if model is None:
         return None
-    made = learner_memory if process.role == "learner" else rollout_memory
-    return made(config, process.key, model)
+    estimate = learner_memory if process.role == "learner" else rollout_memory
+    return estimate(config, process.key, model)
 
 
 # --------------------------------------------------------------------------------- findings
@@ -130,16 +130,16 @@ def _unknown(config: Config, models: Mapping[str, Model | None]) -> Iterator[Fin
 
 
 def _gpu_findings(config: Config, plan: Plan) -> Iterator[Finding]:
-    said: set[tuple[str, ...]] = set()
+    named: set[tuple[str, ...]] = set()
     for node in plan.placement.nodes:
         for bundle in node.bundles:
-            room, taken = int(bundle.num_gpus * config.gpu_gib * GIB), plan.bundle_bytes(bundle)
+            room, needed = int(bundle.num_gpus * config.gpu_gib * GIB), plan.bundle_bytes(bundle)
             kinds = tuple(f"{process.role} {process.key}" for process in bundle.processes)
-            if not room or taken <= room or kinds in said:
+            if not room or needed <= room or kinds in named:
                 continue
-            said.add(kinds)
+            named.add(kinds)
             yield Finding(
-                what=f"a GPU with {' and '.join(kinds)} needs {taken / GIB:.1f} GiB of {room / GIB:.0f}",
+                what=f"a GPU with {' and '.join(kinds)} needs {needed / GIB:.1f} GiB of {room / GIB:.0f}",
                 remedy="; ".join(
                     dict.fromkeys(_remedy(config, process, plan) for process in bundle.processes)
                 ),
@@ -190,10 +190,10 @@ def _host_findings(plan: Plan, host_bytes: int | None) -> Iterator[Finding]:
     """Compare what runs on the host with its memory; a run without GPUs only."""
     if host_bytes is None or any(node.num_gpus for node in plan.placement.nodes):
         return
-    taken = plan.store_bytes + sum(memory.total for memory in plan.memory.values())
-    if taken > host_bytes:
+    needed = plan.store_bytes + sum(memory.total for memory in plan.memory.values())
+    if needed > host_bytes:
         yield Finding(
-            what=f"the processes need {taken / GIB:.1f} GiB, this machine has {host_bytes / GIB:.1f}",
+            what=f"the processes need {needed / GIB:.1f} GiB, this machine has {host_bytes / GIB:.1f}",
             remedy="lower learner.micro_batch_size, learner.num_ranks or rollout.num_workers of policies, or set "
             "ray_address",
         )

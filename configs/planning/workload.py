@@ -1,4 +1,4 @@
-"""What one step of a run asks of its workers: shapes of batches, tokens, cache and latents. Pure arithmetic."""
+"""Workload of one step: shapes of batches, tokens, cache and latents that it asks of the workers. Pure arithmetic."""
 
 from __future__ import annotations
 

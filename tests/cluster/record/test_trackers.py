@@ -232,7 +232,7 @@ def test_a_tracker_that_hangs_costs_no_step_and_is_left_at_the_end(run_dir, capl
 @pytest.mark.parametrize(
     ("trackers", "said"),
     [
-        (["tensorbord"], "did you mean 'tensorboard'?"),
+        (["tensorbord"], "did you mean tensorboard?"),
         (["mlflow", "mlflow"], "'mlflow' is there twice"),
         (["shiny:Tracker:x"], "want package.module:Class"),
     ],
