@@ -163,8 +163,8 @@ def evaluate(reward: Reward, name: str, chains: Sequence[ChainView]) -> Scores:
     """
     results = checked_scores(reward, name, chains)
     if not math.isfinite(reward.missing):
-        homeless = f", and the reward's missing value is {reward.missing}"
-        results = [Failure(r.reason + homeless) if isinstance(r, Missing) else r for r in results]
+        no_value = f", and the reward's missing value is {reward.missing}"
+        results = [Failure(r.reason + no_value) if isinstance(r, Missing) else r for r in results]
     sign = 1.0 if reward.larger_is_better else -1.0
     values = [
         reward.missing if isinstance(r, Missing) else 0.0 if isinstance(r, Failure) else r for r in results

@@ -11,16 +11,14 @@ import dataclasses
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from configs.schema import BlockConfig
 from rewards.base import Need, Reward, describe_exception, evaluate
-from rewards.examples import as_sent
-from rewards.examples import example_blocks as example_blocks
-from rewards.examples import example_chains as example_chains
+from rewards.examples import as_sent, example_blocks, example_chains
 from rl.errors import ConfigError
 from rl.types import ChainView, Floats, Prompt, Scores
 
@@ -43,7 +41,6 @@ def check_reward(
     chains: Sequence[ChainView] | None = None,
     *,
     blocks: Mapping[str, BlockConfig] | None = None,
-    seed: int = 0,
 ) -> Scores:
     """Check everything the loop relies on: all of ``PROMISES``.
 
@@ -51,7 +48,6 @@ def check_reward(
         reward: Not yet set up.
         chains: At least two; None takes ``example_chains``.
         blocks: The chain's blocks; None takes the paper's seven.
-        seed: Of the shuffles.
 
     Returns:
         The scores of ``chains``, for further checks.
@@ -60,46 +56,32 @@ def check_reward(
         AssertionError: With the first broken promise.
         ConfigError: If the reward cannot be set up as configured.
     """
-    trial = _Trial.of(reward, chains, blocks, seed)
+    trial = _Trial(reward, chains, blocks)
     for promise in _checked(trial):
         _require(promise.state != "broken", promise.detail)
     return trial.scores
 
 
-def check_promises(
-    reward: Reward,
-    chains: Sequence[ChainView] | None = None,
-    *,
-    blocks: Mapping[str, BlockConfig] | None = None,
-    seed: int = 0,
-) -> Iterator[Promise]:
-    """Check the same, and go on behind a broken promise as far as that makes sense; see ``check_reward``."""
-    yield from _checked(_Trial.of(reward, chains, blocks, seed))
+def check_promises(reward: Reward) -> Iterator[Promise]:
+    """Check the same on the examples, and go on behind a broken promise as far as that makes sense."""
+    yield from _checked(_Trial(reward, None, None))
 
 
-@dataclass(slots=True)
 class _Trial:
     """What the promises are checked on."""
 
-    reward: Reward
-    chains: list[ChainView]
-    blocks: Mapping[str, BlockConfig]
-    rng: np.random.Generator
-    before: list[ChainView] = field(default_factory=list)
-    """The chains before they were scored."""
-    answer: Scores | None = None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         reward: Reward,
         chains: Sequence[ChainView] | None,
         blocks: Mapping[str, BlockConfig] | None,
-        seed: int,
-    ) -> _Trial:
-        sent = [as_sent(chain) for chain in (example_chains() if chains is None else chains)]
-        _require(len(sent) >= 2, "give at least two chains")
-        return cls(reward, sent, blocks or example_blocks(), np.random.default_rng(seed), copy.deepcopy(sent))
+    ) -> None:
+        self.reward = reward
+        self.chains = [as_sent(chain) for chain in (example_chains() if chains is None else chains)]
+        _require(len(self.chains) >= 2, "give at least two chains")
+        self.before = copy.deepcopy(self.chains)
+        self.blocks = blocks or example_blocks()
+        self.answer: Scores | None = None
 
     @property
     def scores(self) -> Scores:
@@ -165,7 +147,7 @@ def _is_deterministic(trial: _Trial) -> None:
 
 
 def _ignores_the_order(trial: _Trial) -> None:
-    order = trial.rng.permutation(len(trial.chains))
+    order = np.random.default_rng(0).permutation(len(trial.chains))
     shuffled = trial.ask([trial.chains[i] for i in order])
     _require(
         trial.close(shuffled.values, trial.scores.values[order]), "scores depend on the order of the chains"

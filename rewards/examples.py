@@ -14,6 +14,8 @@ from rl.types import ChainView, Finish, FinishedChain, Message, Pixels, Prompt, 
 
 _LABELS = ("light blur", "downsample", "medium noise", "light compression", "upsample")
 _TAGS = ("rock", "sky", "polar bear")
+SIZE_PX = 64
+"""Edge of the truth; the degraded photo has a quarter of it."""
 
 
 def example_blocks() -> dict[str, BlockConfig]:
@@ -27,25 +29,17 @@ def example_blocks() -> dict[str, BlockConfig]:
     }
 
 
-def example_chains(
-    num: int = 6,
-    *,
-    seed: int = 0,
-    size_px: int = 64,
-    blocks: Mapping[str, BlockConfig] | None = None,
-) -> list[ChainView]:
+def example_chains(num: int = 6, *, blocks: Mapping[str, BlockConfig] | None = None) -> list[ChainView]:
     """Make chains of one prompt: whole ones of differing quality, and (the last) one that left the grammar.
 
     Args:
         num: Chains, at least 2.
-        seed: Of the pictures' noise.
-        size_px: Edge of the truth; the degraded photo has a quarter of it.
         blocks: The chain's; None takes the paper's seven. Where none is an image, the prompt is a question with a
             ``ground_truth`` and no picture; else a photograph to restore.
     """
     blocks = blocks or example_blocks()
-    rng = np.random.default_rng(seed)
-    truth = _smooth_picture(size_px)
+    rng = np.random.default_rng(0)
+    truth = _smooth_picture()
     prompt = _question()
     if any(block.kind == "image" for block in blocks.values()):
         prompt = restoration_prompt("example", truth[::4, ::4], truth, labels=_LABELS, tags=_TAGS)
@@ -100,8 +94,8 @@ def _whole_chain(
     )
 
 
-def _smooth_picture(size_px: int) -> Pixels:
-    rows, columns = np.mgrid[0:size_px, 0:size_px] / size_px
+def _smooth_picture() -> Pixels:
+    rows, columns = np.mgrid[0:SIZE_PX, 0:SIZE_PX] / SIZE_PX
     waves = [np.sin(8 * rows + 3 * columns), np.cos(5 * rows * columns + 2), np.sin(9 * columns - rows)]
     return (127.5 + 80.0 * np.stack(waves, axis=-1)).astype(np.uint8)
 

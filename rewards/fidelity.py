@@ -12,7 +12,6 @@ from rewards.base import Failure, Need, Reward, Score
 from rewards.experts.catalogue import catalogue, find_metric
 from rewards.experts.expert import Expert
 from rewards.experts.picture_metrics import METRIC_OPTIONS
-from rewards.generation import rescale
 from rl.errors import ConfigError
 from rl.restoration.names import TRUTH, truth_of
 from rl.types import ChainView
@@ -51,11 +50,8 @@ class FidelityReward(Reward):
         Raises:
             ConfigError: If the range is none.
         """
-        if range is not None and not (len(range) == 2 and -math.inf < range[0] < range[1] < math.inf):
-            raise ConfigError(f"range: want [low, high] with low < high, got {range}")
-        self._range = None if range is None else (float(range[0]), float(range[1]))
         chosen = {**METRIC_OPTIONS.get(metric, {}), **(options or {})}
-        self._expert = Expert(metric, weights=weights, device=device, options=chosen)
+        self._expert = Expert(metric, weights=weights, device=device, options=chosen, range=range)
 
     def check(self) -> None:
         """Refuse a metric that pyiqa does not know, that needs no truth, or whose weights or range are missing."""
@@ -74,14 +70,9 @@ class FidelityReward(Reward):
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return the share of the range a chain."""
-        pictures = [chain.final_picture for chain in chains]
-        truths = [truth_of(chain.prompt) for chain in chains]
-        values = self._expert.score(
-            [picture for picture in pictures if picture is not None],
-            [truth for truth in truths if truth is not None],
-        )
-        span = self._range or self._expert.score_range or (0.0, 1.0)
-        shares = rescale(values, span, lower_better=self._expert.lower_better, margin=0.0)
+        pictures = [picture for chain in chains if (picture := chain.final_picture) is not None]
+        truths = [truth for chain in chains if (truth := truth_of(chain.prompt)) is not None]
+        shares = self._expert.shares(pictures, truths, margin=0.0)
         return [
             float(share) if math.isfinite(share) else Failure(f"{self._expert.name} is {share}")
             for share in shares
@@ -92,5 +83,4 @@ class FidelityReward(Reward):
         if not find_metric(name).full_reference:
             some = ", ".join(n for n, m in catalogue().items() if m.full_reference and not m.has_weights)
             raise ConfigError(f"metric: {name} does not compare with a truth; some that do: {some}")
-        if self._expert.is_set_up and self._range is None and self._expert.score_range is None:
-            raise ConfigError(f"metric: scores of {name} have no declared range; give range: [low, high]")
+        self._expert.check_range()

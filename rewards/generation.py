@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from configs.derive import final_px
+from configs.errors import prefixed
 from configs.schema import BlockConfig
 from configs.suggest import suggest
 from rewards.base import Failure, Need, Reward, Score
@@ -17,7 +15,7 @@ from rewards.experts.catalogue import catalogue
 from rewards.experts.expert import Expert
 from rl.errors import ConfigError
 from rl.restoration.names import TRUTH, truth_of
-from rl.types import ChainView, Floats
+from rl.types import ChainView
 
 _MARGIN = 1.0
 """How far, in units of its range, an expert counts beyond either end."""
@@ -69,12 +67,12 @@ class GenerationReward(Reward):
             experts = _ensemble(experts)
         if not experts or not isinstance(experts, Mapping):
             raise ConfigError("experts: name at least one pyiqa metric, as in experts: {musiq: {}}")
-        self._entries = {name: _checked_entry(name, entry) for name, entry in experts.items()}
-        self._experts = {
-            name: Expert(name, weights=entry.get("weights"), device=device, options=entry.get("options"))
-            for name, entry in self._entries.items()
-        }
-
+        entries = {name: _checked_entry(name, entry) for name, entry in experts.items()}
+        self._weights = {name: float(entry.pop("weight", 1.0)) for name, entry in entries.items()}
+        self._experts: dict[str, Expert] = {}
+        for name, entry in entries.items():
+            with prefixed(f"experts.{name}."):
+                self._experts[name] = Expert(name, device=device, **entry)
         known = catalogue()
         if any(name in known and known[name].full_reference for name in self._experts):
             self.needs = self.needs | {TRUTH}
@@ -86,10 +84,9 @@ class GenerationReward(Reward):
 
     def check(self) -> None:
         """Refuse experts that pyiqa does not know, whose weights are not here, or whose scores have no range."""
-        for name, expert in self._experts.items():
+        for expert in self._experts.values():
             expert.check()
-            if expert.is_set_up:
-                self._check_range(name)
+            expert.check_range()
 
     def check_chain(self, chain: Mapping[str, BlockConfig]) -> None:
         """Refuse experts that have no score of pictures as small as the chain's last."""
@@ -103,19 +100,15 @@ class GenerationReward(Reward):
         Raises:
             ConfigError: If one is unknown, lacks weights, or has no range.
         """
-        for name, expert in self._experts.items():
+        for expert in self._experts.values():
             expert.setup()
-            self._check_range(name)
+            expert.check_range()
 
     def score(self, chains: Sequence[ChainView]) -> Sequence[Score]:
         """Return the experts' mean a chain."""
-        pictures = [chain.final_picture for chain in chains]
-        truths = [truth_of(chain.prompt) for chain in chains]
-        shown = [picture for picture in pictures if picture is not None]
-        known = [truth for truth in truths if truth is not None]
-        shares = {
-            name: self._rescale(name, expert.score(shown, known)) for name, expert in self._experts.items()
-        }
+        pictures = [picture for chain in chains if (picture := chain.final_picture) is not None]
+        truths = [truth for chain in chains if (truth := truth_of(chain.prompt)) is not None]
+        shares = {name: e.shares(pictures, truths, margin=_MARGIN) for name, e in self._experts.items()}
         return [self._mean({name: float(s[i]) for name, s in shares.items()}) for i in range(len(chains))]
 
     def _mean(self, shares: Mapping[str, float]) -> Score:
@@ -123,35 +116,8 @@ class GenerationReward(Reward):
         broken = [name for name, share in shares.items() if not math.isfinite(share)]
         if broken:
             return Failure(f"no finite score from {', '.join(broken)}")
-        weights = {name: float(self._entries[name].get("weight", 1.0)) for name in shares}
-        return sum(weights[name] * share for name, share in shares.items()) / sum(weights.values())
-
-    def _rescale(self, name: str, values: Floats) -> NDArray[np.float64]:
-        return rescale(values, self._range(name) or (0.0, 1.0), lower_better=self._experts[name].lower_better)
-
-    def _check_range(self, name: str) -> None:
-        if self._range(name) is None:
-            raise ConfigError(f"experts.{name}: its scores have no declared range; give range: [low, high]")
-
-    def _range(self, name: str) -> tuple[float, float] | None:
-        declared = self._entries[name].get("range")
-        return (declared[0], declared[1]) if declared is not None else self._experts[name].score_range
-
-
-def rescale(
-    values: Floats, score_range: tuple[float, float], *, lower_better: bool, margin: float = _MARGIN
-) -> NDArray[np.float64]:
-    """Map raw scores to shares of their range, larger is better; NaN and infinity stay what they are.
-
-    Args:
-        values: An expert's scores, ``[n]``.
-        score_range: Its lowest and highest, in its unit.
-        lower_better: Turn the range round.
-        margin: How far beyond 0 and 1 a share is held, in shares.
-    """
-    low, high = score_range[::-1] if lower_better else score_range
-    share = (values.astype(np.float64) - low) / (high - low)
-    return np.where(np.isfinite(share), np.clip(share, -margin, 1.0 + margin), share)
+        weighted = sum(self._weights[name] * share for name, share in shares.items())
+        return weighted / sum(self._weights.values())
 
 
 def _ensemble(name: str) -> Mapping[str, Mapping[str, Any]]:
@@ -171,15 +137,7 @@ def _checked_entry(name: str, entry: Mapping[str, Any] | None) -> dict[str, Any]
     for key in checked:
         if key not in _KEYS:
             raise ConfigError(f"experts.{name}: unknown key {key!r}{suggest(key, _KEYS)}")
-    declared = checked.get("range")
-    if declared is not None and not _is_range(declared):
-        raise ConfigError(f"experts.{name}.range: want [low, high] with low < high, got {declared}")
     weight = checked.get("weight", 1.0)
     if not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise ConfigError(f"experts.{name}.weight: want a number above 0, got {weight!r}")
     return checked
-
-
-def _is_range(value: Any) -> bool:
-    numbers = isinstance(value, Sequence) and all(isinstance(end, int | float) for end in value)
-    return numbers and len(value) == 2 and -math.inf < value[0] < value[1] < math.inf

@@ -1,4 +1,4 @@
-"""A reward behind a URL: in another environment, on another machine. ``rewards.remote.wire`` has the schema."""
+"""Reward behind a URL: in another environment, on another machine. ``rewards.remote.wire`` has the schema."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from configs.errors import prefixed
 from configs.suggest import suggest
 from rewards.base import Failure, Reward, Score
 from rewards.core.one_line import one_line
@@ -86,18 +87,16 @@ class HttpReward(Reward):
         for key in declares:
             if key not in DECLARED:
                 raise ConfigError(f"declares: unknown key {key!r}{suggest(key, DECLARED)}")
-        said = {**DECLARED, **declares}
-        self.low = -math.inf if said["low"] is None else said["low"]
-        self.high = math.inf if said["high"] is None else said["high"]
-        try:
-            check_bounds(self.low, self.high, said["missing"])
-            self.needs = parse_needs(said["needs"])
-        except ConfigError as error:
-            raise ConfigError(f"declares.{error}") from error
-        self.unit = str(said["unit"])
-        self.larger_is_better = bool(said["larger_is_better"])
-        self.deterministic = bool(said["deterministic"])
-        self._missing = float(said["missing"])
+        declared = {**DECLARED, **declares}
+        self.low = -math.inf if declared["low"] is None else declared["low"]
+        self.high = math.inf if declared["high"] is None else declared["high"]
+        with prefixed("declares."):
+            check_bounds(self.low, self.high, declared["missing"])
+            self.needs = parse_needs(declared["needs"])
+        self.unit = str(declared["unit"])
+        self.larger_is_better = bool(declared["larger_is_better"])
+        self.deterministic = bool(declared["deterministic"])
+        self._missing = float(declared["missing"])
 
     @property
     def missing(self) -> float:

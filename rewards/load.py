@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from configs.errors import prefixed
 from configs.schema import BlockConfig, Config, RewardConfig
 from configs.suggest import suggest
 from rewards.base import Need, Reward
@@ -38,10 +39,8 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
     if is_class:
         check_options(thing, config.options, key=f"{key}.options")
     make = thing if is_class else _wrapper(key, config.target, thing)
-    try:
+    with prefixed(f"{key}.options: "):
         return make(**config.options)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.options: {error}") from error
 
 
 def _judged_blocks(
@@ -52,10 +51,8 @@ def _judged_blocks(
     paints = any(block.kind == "image" for block in chain.values())
     if Need.FINAL_PICTURE in reward.needs and not paints:
         raise ConfigError(f"{key}: judges the final picture, and the chain paints none; take it out")
-    try:
+    with prefixed(f"{key}.options: "):
         declared = reward.judged_blocks(chain)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.options: {error}") from error
     for field, blocks in (("options", declared), ("blocks", config.blocks)):
         for block in blocks:
             if block not in chain:

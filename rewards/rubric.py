@@ -114,11 +114,13 @@ class Rubric:
             reserved: The tokenizer's own tokens. They are taken out of what the policy wrote: a chain that spells
                 the end of its turn could otherwise answer in the judge's place.
         """
+        from PIL import Image
+
         parts: list[dict[str, Any]] = []
         for name, pixels in zip(self.pictures, self.shown(chain), strict=True):
             parts += [
                 {"type": "text", "text": CAPTIONS.get(name, f"{name}:")},
-                {"type": "image_pil", "image_pil": as_image(pixels)},
+                {"type": "image_pil", "image_pil": Image.fromarray(np.ascontiguousarray(pixels))},
             ]
         known = {
             "text": chain.text,
@@ -172,17 +174,17 @@ class Scale:
             ConfigError: If an answer is not one token there, or two are the same.
         """
         prompt = _encode(tokenizer, before)
-        found = []
+        ids = []
         for answer in self.answers:
             both = _encode(tokenizer, before + answer)
             if len(both) != len(prompt) + 1 or both[:-1] != prompt:
                 raise ConfigError(
                     f"scale: {answer!r} is not one token of the judge model; take short words, or digits 0 to 9"
                 )
-            found.append(both[-1])
-        if len(set(found)) != len(found):
+            ids.append(both[-1])
+        if len(set(ids)) != len(ids):
             raise ConfigError("scale: the judge model has one token for two of the answers; take other words")
-        return tuple(found)
+        return tuple(ids)
 
     def expectation(self, logprobs: Sequence[float]) -> tuple[float, float]:
         """Return the mean value over the answers' probabilities, and their sum before normalisation.
@@ -201,13 +203,6 @@ class Scale:
         return float(weights @ self.values) / total, total * float(np.exp(highest))
 
 
-def as_image(pixels: Pixels) -> Any:
-    """Return a picture as Pillow has it."""
-    from PIL import Image
-
-    return Image.fromarray(np.ascontiguousarray(pixels))
-
-
 def without(text: str, reserved: Iterable[str]) -> str:
     """Put a space in the place of every reserved token; what is left spells none of them."""
     tokens = [token for token in reserved if token.strip()]
@@ -220,11 +215,11 @@ def without(text: str, reserved: Iterable[str]) -> str:
 def _placeholders(question: str) -> tuple[str, ...]:
     """Return the names between braces, each once."""
     try:
-        found = list(string.Formatter().parse(question))
+        fields = list(string.Formatter().parse(question))
     except ValueError as error:
         raise ConfigError(f"rubric: {error}; write {{{{ and }}}} for braces") from error
-    names = [name for _, name, form, conversion in found if name is not None and not (form or conversion)]
-    if len(names) != sum(name is not None for _, name, _, _ in found) or not all(
+    names = [name for _, name, form, conversion in fields if name is not None and not (form or conversion)]
+    if len(names) != sum(name is not None for _, name, _, _ in fields) or not all(
         n.isidentifier() for n in names
     ):
         raise ConfigError("rubric: want plain names between braces, as in {text}; write {{ and }} for braces")

@@ -1,4 +1,4 @@
-"""The rewards that come with the project, by short name: for listing, and so that commands can name them."""
+"""Shipped rewards by short name: for listing, and so that commands can name them."""
 
 from __future__ import annotations
 

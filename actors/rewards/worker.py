@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from actors.rewards.score_cache import ScoreCache, content_key
+from configs.errors import prefixed
 from configs.schema import RewardConfig
 from rewards.base import Need, Reward, describe_exception, evaluate
 from rewards.core.tracebacks import RAISED
@@ -105,10 +106,9 @@ class RewardWorker:
         """
         reward = load_reward(self._name, self._config)
         try:
-            reward.setup()
-        except ConfigError as error:
-            raise ConfigError(f"rewards.{self._name}.options: {error}") from error
-        except RewardError:
+            with prefixed(f"rewards.{self._name}.options: "):
+                reward.setup()
+        except (ConfigError, RewardError):
             raise
         except Exception as error:  # the border to user code
             logger.exception("reward %s: setup failed", self._name)
@@ -195,8 +195,8 @@ class RewardWorker:
             size += len(call.views)
             if size >= self._batch_size:
                 break
-        taken = set(map(id, batch))
-        waiting[:] = [call for call in waiting if id(call) not in taken]
+        batched = set(map(id, batch))
+        waiting[:] = [call for call in waiting if id(call) not in batched]
         return batch
 
     def _serve(self, batch: Sequence[_Call]) -> list[_Call]:

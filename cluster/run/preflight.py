@@ -14,6 +14,7 @@ from cluster.runtime.console import CONSOLE, make_table
 from cluster.runtime.plugins import use_plugins
 from configs.checks.validate import validate
 from configs.derive import derived, eval_metrics, final_px
+from configs.errors import prefixed
 from configs.schema import Config
 from rewards.experts.picture_metrics import PictureMetrics
 from rewards.load import load_reward, reward_terms
@@ -57,12 +58,10 @@ def preflight(config: Config) -> PromptSource:
     check_methods(config)
     for name, reward in config.rewards.items():
         loaded = load_reward(name, reward)
-        try:
+        with prefixed(f"rewards.{name}.options: "):
             loaded.check()
             loaded.check_chain(config.chain)
             loaded.check_prompt(known)
-        except ConfigError as error:
-            raise ConfigError(f"rewards.{name}.options: {error}") from error
         if reward.cache and not loaded.deterministic:
             raise ConfigError(f"rewards.{name}.cache: its scores differ from call to call; take it out")
     check_trackers(config.trackers)

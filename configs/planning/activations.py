@@ -7,12 +7,13 @@ width of an MLP, S tokens of a row, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
-Fields = Mapping[str, Any]
+from configs.planning.models import Fields
+
 NUM_CHUNKS = 4
 """Parts in which actions are turned to log-probs (``actors.policies.token.policy``)."""
 LOGIT_TABLES = 4
@@ -86,7 +87,8 @@ class PictureShape:
 def picture_elements(fields: Fields, shape: PictureShape) -> int:
     """Return the elements that one training pass of a picture net keeps."""
     if fields.get("_class_name") == "SD3Transformer2DModel":
-        return _joint_elements(fields, shape)
+        # Each layer, of a token: norms and modulation 6 D, q k v and output 4 D, MLP 12 D.
+        return 22 * int(fields["num_layers"]) * _joint_width(fields, shape)
     return sum(
         shape.rows * (shape.cells >> 2 * layer.level) * _kept(layer, fields) for layer in unet_layers(fields)
     )
@@ -105,11 +107,10 @@ def _kept(layer: UnetLayer, fields: Fields) -> int:
     return (3 + blocks * 28) * layer.outputs
 
 
-def _joint_elements(fields: Fields, shape: PictureShape) -> int:
-    """A block of an MM-DiT keeps, of a token: norms and modulation 6 D, q k v and output 4 D, MLP 12 D."""
+def _joint_width(fields: Fields, shape: PictureShape) -> int:
+    """Return the elements of all tokens of an MM-DiT, between two of its layers."""
     width = fields["num_attention_heads"] * fields["attention_head_dim"]
-    tokens = shape.cells // fields["patch_size"] ** 2 + JOINT_TEXT_TOKENS
-    return int(shape.rows * tokens * fields["num_layers"] * 22 * width)
+    return int(shape.rows * (shape.cells // fields["patch_size"] ** 2 + JOINT_TEXT_TOKENS) * width)
 
 
 JOINT_TEXT_TOKENS = 333
@@ -119,8 +120,7 @@ JOINT_TEXT_TOKENS = 333
 def painting_elements(fields: Fields, shape: PictureShape) -> int:
     """Return the elements that painting holds at its fullest: skips, and the part that is computed."""
     if fields.get("_class_name") == "SD3Transformer2DModel":
-        width = fields["num_attention_heads"] * fields["attention_head_dim"]
-        return int(shape.rows * (shape.cells // fields["patch_size"] ** 2 + JOINT_TEXT_TOKENS) * 12 * width)
+        return 12 * _joint_width(fields, shape)
     layers = list(unet_layers(fields))
     skips = sum(layer.outputs * (shape.cells >> 2 * layer.level) for layer in layers[: len(layers) // 2])
     most = max((2 * layer.inputs + 2 * layer.outputs) * (shape.cells >> 2 * layer.level) for layer in layers)

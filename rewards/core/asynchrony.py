@@ -1,4 +1,4 @@
-"""Runs the coroutines of reward functions written with ``async def``, from any thread."""
+"""Event loop for the coroutines of reward functions written with ``async def``, from any thread."""
 
 from __future__ import annotations
 

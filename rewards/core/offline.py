@@ -1,4 +1,4 @@
-"""Refuses network connections of one thread for a while, so that nothing is ever downloaded behind our back.
+"""Guard that refuses network connections of one thread for a while, so that nothing is ever downloaded behind our back.
 
 Libraries fetch weights with whatever client they like; all of them end in the audit events that Python raises
 before a URL is opened, a name is resolved or a socket connects. Files that are already in a library's cache still load.

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.derive import COLDSTART
+from rewards.core.one_line import one_line
 from rewards.experts.catalogue import find_metric
 from rewards.experts.pyiqa_metric import create_metric, quiet
 from rl.errors import ConfigError
@@ -46,6 +48,7 @@ class Expert:
         weights: str | Path | None = None,
         device: str | None = None,
         options: Mapping[str, Any] | None = None,
+        range: Sequence[float] | None = None,
     ) -> None:
         """Name the metric; nothing is loaded.
 
@@ -56,7 +59,13 @@ class Expert:
                 without weights, or with weights in pyiqa's cache.
             device: torch device; None takes a GPU where the process has one.
             options: Further arguments of the metric.
+            range: [low, high] of its scores, where they are not what its files or pyiqa say.
+
+        Raises:
+            ConfigError: If the range is none.
         """
+        if range is not None and not _is_range(range):
+            raise ConfigError(f"range: want [low, high] with low < high, got {range}")
         self.name = name
         self.weights = None if weights is None else Path(weights)
         self.device = device
@@ -64,6 +73,7 @@ class Expert:
         self.lower_better = False
         self.full_reference = False
         self.score_range: tuple[float, float] | None = None
+        self._declared_range = range
         self._metric: Any = None
 
     @property
@@ -105,7 +115,7 @@ class Expert:
         self._metric = create_metric(self.name, weights=self.weights, device=self.device, options=options)
         self.lower_better = known.lower_better
         self.full_reference = known.full_reference
-        declared = sidecar.get("range") or known.score_range
+        declared = self._declared_range or sidecar.get("range") or known.score_range
         self.score_range = None if declared is None else (float(declared[0]), float(declared[1]))
 
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels] = ()) -> Floats:
@@ -133,6 +143,29 @@ class Expert:
                 batch.append(to_tensor([truths[i] for i in indexes]))
             out[indexes] = self._metric(*batch).detach().float().cpu().numpy().reshape(len(indexes))
         return out
+
+    def shares(
+        self, pictures: Sequence[Pixels], truths: Sequence[Pixels] = (), *, margin: float
+    ) -> NDArray[np.float64]:
+        """Score pictures as shares of the range, ``[n]``, larger is better; NaN and infinity stay what they are.
+
+        Args:
+            pictures: As for ``score``.
+            truths: As for ``score``.
+            margin: How far beyond 0 and 1 a share is held, in shares.
+        """
+        low, high = self.score_range or (0.0, 1.0)
+        if self.lower_better:
+            low, high = high, low
+        share = (self.score(pictures, truths).astype(np.float64) - low) / (high - low)
+        return np.where(np.isfinite(share), np.clip(share, -margin, 1.0 + margin), share)
+
+    def check_range(self) -> None:
+        """Refuse, once it is loaded, an expert whose scores have no known range."""
+        if self.is_set_up and self.score_range is None:
+            raise ConfigError(
+                f"expert {self.name}: its scores have no declared range; give range: [low, high]"
+            )
 
     def _sidecar(self) -> dict[str, Any]:
         if self.weights is None:
@@ -188,7 +221,7 @@ def _trouble(expert: Expert, size_px: int) -> str:
             value = float(expert.score([_picture(size_px, noise=12.0)], [truth])[0])
     except Exception as error:  # the border to pyiqa, whose metrics raise anything
         logger.debug("%s failed on %d px", expert.name, size_px, exc_info=error)
-        return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        return one_line(f"{type(error).__name__}: {error}", 160)
     return "" if math.isfinite(value) else f"its score is {value}"
 
 
@@ -217,6 +250,11 @@ def _batches(pictures: Sequence[Pixels]) -> Iterator[list[int]]:
         size = max(1, BATCH_PIXELS // (height * width))
         for start in range(0, len(indexes), size):
             yield indexes[start : start + size]
+
+
+def _is_range(value: Any) -> bool:
+    numbers = isinstance(value, Sequence) and all(isinstance(end, int | float) for end in value)
+    return numbers and len(value) == 2 and -math.inf < value[0] < value[1] < math.inf
 
 
 def _check_truths(name: str, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> None:

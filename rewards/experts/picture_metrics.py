@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.errors import prefixed
 from rewards.experts.expert import Expert
-from rl.errors import ConfigError
 from rl.spans import span
 from rl.types import Floats, Pixels
 
@@ -45,11 +45,9 @@ class PictureMetrics:
         Raises:
             ConfigError: For the first that cannot.
         """
-        for expert in self._experts.values():
-            try:
+        with prefixed("eval.metrics: "):
+            for expert in self._experts.values():
                 expert.check(size_px)
-            except ConfigError as error:
-                raise ConfigError(f"eval.metrics: {error}") from error
 
     def setup(self) -> None:
         """Load every metric.
@@ -57,11 +55,9 @@ class PictureMetrics:
         Raises:
             ConfigError: If one is unknown or needs a download.
         """
-        for expert in self._experts.values():
-            try:
+        with prefixed("eval.metrics: "):
+            for expert in self._experts.values():
                 expert.setup()
-            except ConfigError as error:
-                raise ConfigError(f"eval.metrics: {error}") from error
 
     def lower_better(self) -> dict[str, bool]:
         """Return the direction of each metric."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.core.offline import DownloadRefusedError, refuse_downloads
+from rewards.core.one_line import one_line
 from rl.compat.torch_load import tensors_only
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError, UntrustedFileError
@@ -91,17 +92,17 @@ def quiet(printed: io.StringIO | None = None) -> Iterator[None]:
 
 def _explain(error: Exception, weights: Path | None, options: Mapping[str, Any], printed: str) -> str | None:
     """Say what to do about an error of pyiqa, or None where it is not the user's to mend."""
-    said = " ".join(str(error).split())
+    message = one_line(str(error))
     refusal = _refusal(error)
     if refusal is not None:
         return _explain_refusal(refusal, printed)
     if isinstance(error, TypeError):
-        return f"does not take {sorted(options)}: {said}"
+        return f"does not take {sorted(options)}: {message}"
     if isinstance(error, ImportError):
-        return f"needs another package: {said}"
+        return f"needs another package: {message}"
     if weights is not None:
         return (
-            f"cannot use {weights}: {said}; want pyiqa's own checkpoint, and the architecture's "
+            f"cannot use {weights}: {message}; want pyiqa's own checkpoint, and the architecture's "
             "arguments in options where they are not the usual ones"
         )
     return None
@@ -116,9 +117,9 @@ def _explain_refusal(refusal: BaseException, printed: str) -> str:
     elif url:
         wanted, remedy = url, "fetch it into its library's cache"
     else:
-        said = " ".join(str(refusal).split())
-        address = _ADDRESS.search(said)
-        wanted = address[0].rstrip(":.,'") if address else said[:200]
+        message = one_line(str(refusal))
+        address = _ADDRESS.search(message)
+        wanted = address[0].rstrip(":.,'") if address else message[:200]
         remedy = "fetch its files into the Hugging Face cache (HF_HOME)"
     return (
         f"wants to download weights, which is never done here ({wanted}): {remedy}, or give the path of its "

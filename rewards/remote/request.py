@@ -1,4 +1,4 @@
-"""One JSON exchange over HTTP that ends: tried again where that can help, cut off where it takes too long."""
+"""Client of one JSON exchange over HTTP that ends: tried again where that can help, cut off where it takes too long."""
 
 from __future__ import annotations
 

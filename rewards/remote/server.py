@@ -1,4 +1,4 @@
-"""A small server that hosts one reward over HTTP, for ``rewards.http`` in another environment or cluster to ask.
+"""Server that hosts one reward over HTTP, for ``rewards.http`` in another environment or cluster to ask.
 
 It has no users and no encryption: put it behind something that has them where others can reach it. What strangers send
 is bounded (the constants below), and nothing of it is read before the token. ``rewards.remote.wire`` has the schema.

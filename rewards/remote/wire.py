@@ -1,4 +1,4 @@
-"""The JSON that a reward over HTTP speaks: schema version 2, both directions. Never pickle.
+"""JSON of rewards over HTTP: schema version 2, both directions. Never pickle.
 
 ``GET <url>/v1/reward`` describes the reward; ``POST <url>/v1/score`` scores a batch. ``docs/rewards.md`` has the schema
 with an example. Pictures are PNG, base64, in one list; chains point into it by index, so that what a
@@ -244,8 +244,8 @@ def _open_picture(text: Any) -> Image.Image:
 
 def _of_version(message: Any, key: str) -> list[Any]:
     if not isinstance(message, dict) or message.get("version") != VERSION:
-        said = message.get("version") if isinstance(message, dict) else type(message).__name__
-        raise WireError(f"want a message of version {VERSION}, got {said!r}")
+        version = message.get("version") if isinstance(message, dict) else type(message).__name__
+        raise WireError(f"want a message of version {VERSION}, got {version!r}")
     rows: list[Any] = _typed(message.get(key), list, key)
     return rows
 

@@ -133,7 +133,7 @@ def test_fidelity_without_truth_or_of_another_size():
     [
         ({"metric": "piqe"}, "metric: piqe does not compare with a truth; some that do: ssim, ssimc, psnr"),
         ({"metric": "sism"}, "pyiqa has no metric 'sism'; did you mean ssim"),
-        ({"metric": "mad"}, r"metric: scores of mad have no declared range; give range: \[low, high\]"),
+        ({"metric": "mad"}, r"expert mad: its scores have no declared range; give range: \[low, high\]"),
         ({"metric": "lpips"}, "expert lpips wants to download weights"),
         ({"range": [1, 1]}, r"range: want \[low, high\] with low < high, got \[1, 1\]"),
         ({"range": [1]}, r"range: want \[low, high\]"),

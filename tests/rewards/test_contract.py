@@ -10,8 +10,9 @@ import pytest
 from configs.schema import BlockConfig, RewardConfig
 from rewards.base import Failure, Missing, Need, Reward
 from rewards.consistency import ConsistencyReward
-from rewards.contract import PROMISES, check_promises, check_reward, example_chains
+from rewards.contract import PROMISES, check_promises, check_reward
 from rewards.degradation import DegradationReward
+from rewards.examples import example_chains
 from rewards.fidelity import FidelityReward
 from rewards.format import FormatReward
 from rewards.generation import GenerationReward

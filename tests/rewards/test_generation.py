@@ -95,13 +95,14 @@ def test_an_expert_that_gives_no_number_is_named(monkeypatch):
     lower_better=st.booleans(),
 )
 def test_rescaling_maps_the_range_to_0_and_1_and_holds_one_range_more(value, low, span, lower_better):
-    reward = GenerationReward({"x": {"range": [low, low + span]}})
-    reward._experts["x"].lower_better = lower_better
-    (share,) = reward._rescale("x", np.asarray([value], dtype=np.float32)).tolist()
+    expert = Expert("x")
+    expert.score_range, expert.lower_better = (low, low + span), lower_better
+    expert.score = lambda *_: np.asarray([value], dtype=np.float32)
+    (share,) = expert.shares([], margin=1.0).tolist()
     expected = (value - low) / ((low + span) - low)
     expected = 1 - expected if lower_better else expected
     assert share == pytest.approx(max(-1.0, min(2.0, expected)), abs=1e-6)
-    assert reward.low <= share <= reward.high
+    assert GenerationReward.low <= share <= GenerationReward.high
 
 
 def test_the_declared_range_comes_before_the_files_and_the_librarys(tmp_path):
@@ -109,10 +110,8 @@ def test_the_declared_range_comes_before_the_files_and_the_librarys(tmp_path):
     weights.write_bytes(b"x")
     (tmp_path / "mine.json").write_text(json.dumps({"range": [0.2, 0.6], "options": {"ker_size": 5}}))
     assert Expert("cnniqa", weights=weights)._sidecar()["range"] == [0.2, 0.6]
-    reward = GenerationReward({"psnr": {"range": [1, 2]}})
-    reward.setup()
-    assert reward._range("psnr") == (1, 2)
-    assert ready({"psnr": {}})._range("psnr") == (0.0, 40.0)
+    assert ready({"psnr": {"range": [1, 2]}})._experts["psnr"].score_range == (1, 2)
+    assert ready({"psnr": {}})._experts["psnr"].score_range == (0.0, 40.0)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_the_declared_range_comes_before_the_files_and_the_librarys(tmp_path):
             "expert cnniqa: no weights file /nowhere/expert.pth",
         ),
         ({"cnniqa": {}}, "expert cnniqa wants to download weights.*give the path of its weights file"),
-        ({"mad": {}}, r"experts.mad: its scores have no declared range; give range: \[low, high\]"),
+        ({"mad": {}}, r"expert mad: its scores have no declared range; give range: \[low, high\]"),
     ],
 )
 def test_an_expert_that_cannot_be_set_up_is_named_in_one_line(experts, message):

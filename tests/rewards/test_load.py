@@ -8,7 +8,7 @@ import pytest
 from configs.checks.validate import validate
 from configs.load import load_config
 from configs.schema import BlockConfig, RewardConfig
-from rewards.contract import example_blocks
+from rewards.examples import example_blocks
 from rewards.generation import GenerationReward
 from rewards.load import load_reward, reward_term
 from rl.errors import ConfigError

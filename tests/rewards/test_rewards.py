@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from configs.schema import Photographs
 from rewards.base import Failure, Missing, Need, Reward, evaluate
-from rewards.contract import example_blocks
 from rewards.degradation import DegradationReward
+from rewards.examples import example_blocks
 from rewards.format import REALSR_R1_BLOCKS, FormatReward
 from rewards.understanding import UnderstandingReward
 from rl.errors import ConfigError

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from configs.schema import BlockConfig
 from rewards.base import Failure, Missing, Need
-from rewards.contract import example_chains
+from rewards.examples import example_chains
 from rewards.rubric import Rubric, Scale, without
 from rewards.vlm_judge import VlmJudgeReward
 from rl.errors import ConfigError

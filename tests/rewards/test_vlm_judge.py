@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rewards.base import evaluate
-from rewards.contract import check_reward, example_chains
+from rewards.contract import check_reward
+from rewards.examples import example_chains
 from rewards.vlm_judge import VlmJudgeReward
 from rl.errors import ConfigError
 from rl.types import ChainView, Pixels, Prompt, Scores

@@ -15,7 +15,7 @@ from cluster.cli import build_parser, main
 from cluster.commands.rewards import parse_options
 from cluster.runtime.console import CONSOLE
 from rewards.base import Failure, Missing, evaluate
-from rewards.contract import example_chains
+from rewards.examples import example_chains
 from rewards.experts.catalogue import catalogue
 from rewards.http import HttpReward
 from rewards.remote.wire import decode_answer, decode_request, describe, encode_picture, encode_request

@@ -12,8 +12,8 @@ from skimage import data
 from cluster.run.preflight import preflight
 from configs.load import load_config
 from rewards.base import evaluate
-from rewards.contract import example_blocks, example_chains
 from rewards.core.offline import DownloadRefusedError, refuse_downloads
+from rewards.examples import example_blocks, example_chains
 from rewards.experts.catalogue import catalogue, find_metric, parse_range
 from rewards.experts.expert import Expert, check_size, smallest_px
 from rewards.experts.picture_metrics import PictureMetrics
@@ -186,7 +186,7 @@ def test_a_chain_with_pictures_too_small_is_refused():
         ("rewards.generation.options.experts={muqis: {}}", "rewards.generation.options: pyiqa has no metric 'muqis'"),
         ("rewards.generation.options.experts={musiq: {}}", "rewards.generation.options: expert musiq wants to"),
         ("rewards.generation.options.experts={fid: {}}", "rewards.generation.options: expert fid compares folders"),
-        ("rewards.generation.options.experts={mad: {}}", "rewards.generation.options: experts.mad: its scores have no"),
+        ("rewards.generation.options.experts={mad: {}}", "rewards.generation.options: expert mad: its scores have no"),
         ("eval.metrics=[psnr, ms_ssim]", "eval.metrics: expert ms_ssim cannot judge pictures of 64 px"),
         ("eval.metrics=[lpips]", "eval.metrics: expert lpips wants to download"),
     ],

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from configs.schema import RewardConfig
 from rewards.base import Failure, Missing, evaluate
 from rewards.consistency import ConsistencyReward
-from rewards.contract import check_reward, example_chains
+from rewards.contract import check_reward
 from rewards.degradation import DegradationReward
+from rewards.examples import example_chains
 from rewards.http import HttpReward
 from rewards.load import load_reward
 from rewards.remote.request import Patience, RequestError, exchange
