@@ -183,7 +183,7 @@ def open_runner(rewards: dict[str, RewardConfig], stretch: float) -> Worker:
         forbidden_ids=(),
         decode=lambda ids: decode(list(ids), NAMES),
     )
-    pools = Pools(text={"text": rollouts[:1]}, image={"image": rollouts[1:]}, scoring=scoring)
+    pools = Pools(rollouts={"text": rollouts[:1], "image": rollouts[1:]}, scoring=scoring)
     kwargs = {"config": config, "context": context, "pools": pools}
     return spawn(ChainRunner, "runner-0", num_cpus=0.05, max_concurrency=1024, kwargs=kwargs)
 

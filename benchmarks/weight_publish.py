@@ -28,12 +28,12 @@ from actors.weights.buckets import CPU, Bucket, BufferPool, Received, ahead, pac
 from actors.weights.inbox import LoadTimes, WeightInbox
 from actors.weights.outbox import WeightOutbox
 from cluster.pools.learner_group import LearnerGroup
-from cluster.pools.transports import Publication, make_transport
+from cluster.pools.transports import make_transport
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.console import bar
 from cluster.runtime.spawn import spawn
 from configs.schema import Config
-from rl.types import Manifest
+from rl.types import Manifest, Metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 BUCKET_BYTES = Config().bucket_mib << 20
@@ -131,14 +131,16 @@ def measure(kinds: Sequence[str], *, num_bytes: int, num_workers: int, rounds: i
     group = LearnerGroup(policy="policy", ranks=[rank], deadline_s=DEADLINE_S)
     ways = {kind: make_transport(kind, group) for kind in kinds}
     copies: list[float] = []
-    found: dict[str, list[Publication]] = {kind: [] for kind in kinds}
+    found: dict[str, list[Metrics]] = {kind: [] for kind in kinds}
     with bar("publish", total=rounds + 1) as show:
         for index in range(rounds + 1):
             for kind, way in ways.items():
-                publication = way.load(way.send(workers, averaged=False), workers)
+                begin = time.perf_counter()
+                sent = way.send(workers, averaged=False)
+                seconds = {"send_s": time.perf_counter() - begin, **way.load(sent, workers)}
                 copied = _ask(rank, "copy_s")
                 if index:  # the first round touches memory for the first time
-                    found[kind].append(publication)
+                    found[kind].append(seconds)
                     copies.append(copied)
             show(index + 1)
     return _table(found, statistics.median(copies), _ask(rank, "num_bytes"), num_workers)
@@ -149,14 +151,14 @@ def _ask(worker: Worker, method: str) -> Any:
     return answer
 
 
-def _table(found: dict[str, list[Publication]], copy_s: float, num_bytes: int, num_workers: int) -> Table:
+def _table(found: dict[str, list[Metrics]], copy_s: float, num_bytes: int, num_workers: int) -> Table:
     title = f"{num_bytes / 1e6:.0f} MB to {num_workers} workers; one copy {1e3 * copy_s:.0f} ms"
     table = Table(title=title, title_justify="left")
     for column in ("transport", "send, ms", "x copy", "check, ms", "load, ms"):
         table.add_column(column, justify="left" if column == "transport" else "right")
     for kind, rounds in found.items():
         send, check, load = (
-            statistics.median(getattr(one, field) for one in rounds)
+            statistics.median(seconds[field] for seconds in rounds)
             for field in ("send_s", "check_s", "load_s")
         )
         cells = (f"{1e3 * send:.0f}", f"{send / copy_s:.2f}", f"{1e3 * check:.0f}", f"{1e3 * load:.0f}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.runtime.calls import SegmentHandle, Worker, answer, put
 from configs.derive import denoising_policy, token_policy
-from configs.schema import Config, DenoisingRollout
+from configs.schema import Config
 from rl.advantage.scores import join
 from rl.chain.grammar import ChainGrammar
 from rl.chain.painting import PaintCall, picture_text
@@ -54,10 +54,10 @@ class TextContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """Every worker a chain may need, by policy or reward."""
+    """Every worker a chain may need."""
 
-    text: Mapping[str, list[Worker]]
-    image: Mapping[str, list[Worker]]
+    rollouts: Mapping[str, list[Worker]]
+    """By policy."""
     scoring: Worker
     """Scores a chain with every reward (``cluster.pools.scoring.Scoring``)."""
 
@@ -140,11 +140,12 @@ class ChainRunner:
         async with asyncio.TaskGroup() as tasks:
             for part in parts:
                 tasks.create_task(write_and_score(part))
+        scores = [scoring[writing.index].result() for writing in writings]
         return ScoredGroup(
             group_id=group.group_id,
             prompt_id=group.prompt.prompt_id,
             chains=tuple(self._finished(w, group) for w in writings),
-            scores=join_scores([scoring[w.index].result() for w in writings]),
+            scores={name: join(name, [chain[name] for chain in scores]) for name in scores[0]},
             seconds={"rollout": written - begin, "reward": time.perf_counter() - written},
         )
 
@@ -190,11 +191,11 @@ class ChainRunner:
                     max_tokens=step.max_tokens,
                     stop_ids=step.stop_ids,
                     sampling=self._sampling(group, step.block),
-                    seed=self._seed(group, writing, step.block),
+                    seed=self._seed(group, writing.index, step.block),
                 )
             )
             pictures += [writing.pictures[name] for name in names]
-        workers = self._pools.text[self._config.chain[steps[0][1].block].policy]
+        workers = self._pools.rollouts[self._config.chain[steps[0][1].block].policy]
         call = workers[turn % len(workers)].call("generate", requests, *pictures)
         replies: list[TextReply] = await answer(call, deadline_s=self._config.deadline_s)
         for (writing, _), reply in zip(steps, replies, strict=True):
@@ -211,12 +212,13 @@ class ChainRunner:
     ) -> None:
         call = PaintCall[Any](self._config.chain)
         for writing, step in steps:
-            rollout, seed = self._rollout(step.block), self._seed(group, writing, step.block)
+            policy = denoising_policy(self._config.policies[self._config.chain[step.block].policy])
+            rollout, seed = policy.rollout, self._seed(group, writing.index, step.block)
             draws = picture_draws(
                 rollout,
                 step.num_steps,
                 picture_seed=seed,
-                group_seed=self._group_seed(group, step.block),
+                group_seed=self._seed(group, "group", step.block),
                 grpo_step=group.grpo_step,
             )
             call.add(
@@ -229,7 +231,7 @@ class ChainRunner:
                 draws=draws,
             )
         policy_name = self._config.chain[steps[0][1].block].policy
-        workers = self._pools.image[policy_name]
+        workers = self._pools.rollouts[policy_name]
         sent = workers[turn % len(workers)].call(
             "generate", call.requests, *call.pictures, num_returns=call.num_returns
         )
@@ -258,14 +260,9 @@ class ChainRunner:
             guidance=rollout.guidance_scale,
         )
 
-    def _rollout(self, block: str) -> DenoisingRollout:
-        return denoising_policy(self._config.policies[self._config.chain[block].policy]).rollout
-
-    def _seed(self, group: GroupRequest, writing: _Writing, block: str) -> int:
-        return derive_seed(self._config.seed, group.prompt.prompt_id, group.draw, writing.index, block)
-
-    def _group_seed(self, group: GroupRequest, block: str) -> int:
-        return derive_seed(self._config.seed, group.prompt.prompt_id, group.draw, "group", block)
+    def _seed(self, group: GroupRequest, chain: int | str, block: str) -> int:
+        """Return the seed of a block of one chain, by its index, or of all the group's (``group``)."""
+        return derive_seed(self._config.seed, group.prompt.prompt_id, group.draw, chain, block)
 
     # ------------------------------------------------------------------ scoring
 
@@ -334,8 +331,3 @@ def _seen(writing: _Writing, step: PaintImage) -> dict[str, Any]:
 def final_picture_block(config: Config) -> str:
     """Name of the chain's last image block, or '' where it paints none."""
     return next((n for n, block in reversed(config.chain.items()) if block.kind == "image"), "")
-
-
-def join_scores(chains: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
-    """Join one-chain scores to one ``Scores`` a reward, in chain order."""
-    return {name: join(name, [chain[name] for chain in chains]) for name in chains[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,18 +73,17 @@ class WeightPublisher:
             metrics[f"weights/{policy}/version"] = float(group.version)
         return metrics
 
-    def _transport(self, policy: str, group: LearnerGroup) -> Transport:
-        if policy not in self.transports:
-            self.transports[policy] = make_transport(self.config.policies[policy].rollout.transport, group)
-        return self.transports[policy]
-
     def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
         deadline_s, workers = self.config.deadline_s, self.rollouts[policy]
-        transport = self._transport(policy, group)
+        if policy not in self.transports:
+            self.transports[policy] = make_transport(self.config.policies[policy].rollout.transport, group)
+        transport = self.transports[policy]
         self.gpu_sharing.wake(policy, "learner")
+        begin = time.perf_counter()
         sent = transport.send(workers, averaged=averaged)
+        seconds = {"send_s": time.perf_counter() - begin}
         self.gpu_sharing.wake(policy, "rollout")
-        publication = transport.load(sent, workers)
+        seconds |= transport.load(sent, workers)
         examples: list[Example] = gather([w.call("canary") for w in workers], deadline_s=deadline_s)
         self.gpu_sharing.wake(policy, "learner")
         scores = group.wait_all("score", put(examples), averaged=averaged)[0]
@@ -94,7 +94,7 @@ class WeightPublisher:
             gap = canary_gap(example.segment, logprobs)
             if not gap <= tolerance:
                 raise WeightSyncError(
-                    f"{worker.name}: after weight version {publication.manifest.version} its log-probs differ from the "
+                    f"{worker.name}: after weight version {sent.manifest.version} its log-probs differ from the "
                     f"learner's by {gap:.2e} nats (policies.{policy}.rollout.canary_tolerance_nats: {tolerance:g})"
                 )
             gaps[f"weights/{policy}/canary_nats/{index}"] = gap
@@ -102,7 +102,8 @@ class WeightPublisher:
             **gaps,
             f"weights/{policy}/canary_nats/max": max(gaps.values()),
             f"weights/{policy}/canary_nats/tolerance": tolerance,
-            **publication.metrics(policy),
+            f"weights/{policy}/published_bytes": float(sum(sent.manifest.bucket_bytes)),
+            **{f"time/weights/{policy}/{name}": value for name, value in seconds.items()},
         }
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from actors.rewards.worker import WorkerReport
@@ -120,11 +120,6 @@ class RewardPool:
         self.tracebacks: dict[str, str] = {}
         """By fault, of all replicas that ever were."""
 
-    @property
-    def workers(self) -> list[Worker]:
-        """The present replicas."""
-        return [replica.worker for replica in self._replicas]
-
     async def setup(self) -> None:
         """Start all replicas and wait until they are ready; errors are the first replica's."""
         self._replicas = [_Replica(self._spawn(place), place) for place in range(self._num_replicas)]
@@ -151,7 +146,7 @@ class RewardPool:
         replicas = list(self._replicas)
         for replica, report in zip(replicas, await asyncio.gather(*map(self._ask, replicas)), strict=True):
             before, replica.report = replica.report, report
-            self._count(
+            self._counts += PoolCounts(
                 num_cached=report.num_cached - before.num_cached,
                 busy_s=report.busy_s - before.busy_s,
                 wait_s=report.wait_s - before.wait_s,
@@ -176,7 +171,7 @@ class RewardPool:
 
     def _send(self, replica: _Replica, chain: _PendingChain) -> None:
         now = time.perf_counter()
-        self._count(wait_s=now - chain.since)
+        self._counts += PoolCounts(wait_s=now - chain.since)
         replica.heard = replica.heard if replica.chains else now
         call = replica.worker.call("score", [chain.record], *chain.pictures)
         replica.chains[chain] = self._keep(self._wait(replica, chain, call))
@@ -191,9 +186,7 @@ class RewardPool:
             replica.chains.pop(chain, None)
             if not chain.answer.done():
                 chain.answer.set_exception(error)
-        except (
-            Exception
-        ) as error:  # it could not even be asked: a picture is lost, an argument cannot be read
+        except Exception as error:  # not even asked: a picture is lost, or an argument cannot be read
             logger.exception("reward %s: %s", self._name, chain.record.chain_id)
             replica.chains.pop(chain, None)
             self._again([chain], f"{type(error).__name__}: {error}")
@@ -205,7 +198,7 @@ class RewardPool:
         self._dispatch()
 
     def _answer(self, chain: _PendingChain, scores: Scores) -> None:
-        self._count(num_chains=1)
+        self._counts += PoolCounts(num_chains=1)
         if not chain.answer.done():
             chain.answer.set_result(scores)
 
@@ -217,9 +210,8 @@ class RewardPool:
             await asyncio.sleep(min(1.0, self._deadline_s / 10))
             silent_since = time.perf_counter() - self._deadline_s
             for replica in [r for r in self._replicas if r.chains and r.heard < silent_since]:
-                self._replace(
-                    replica, f"no answer within {self._deadline_s:g} s (rewards.{self._name}.deadline_s)"
-                )
+                key = f"rewards.{self._name}.deadline_s"
+                self._replace(replica, f"no answer within {self._deadline_s:g} s ({key})")
 
     def _replace(self, replica: _Replica, reason: str) -> None:
         """Kill a replica, start another, and have its unfinished work done again."""
@@ -233,7 +225,7 @@ class RewardPool:
                 task.cancel()  # a late answer finds nobody
         replica.chains.clear()
         kill(replica.worker)
-        self._count(num_replaced=1)
+        self._counts += PoolCounts(num_replaced=1)
         self._num_starting += 1
         self._keep(self._start_another(replica.place))
         self._again(chains, reason)
@@ -264,7 +256,7 @@ class RewardPool:
                 self._give_up(chain, f"{reason}; {chain.attempts} attempts")
                 self._num_given_up += 1
         self._waiting.extendleft(reversed(left))
-        self._count(num_redone=len(left))
+        self._counts += PoolCounts(num_redone=len(left))
         if self._num_given_up >= HOPELESS:
             self._give_up_all(f"{reason}; {self._num_given_up} chains in a row")
         self._dispatch()
@@ -290,9 +282,6 @@ class RewardPool:
             logger.debug("%s: no report", replica.worker.name, exc_info=True)
             return replica.report
         return report
-
-    def _count(self, **done: float) -> None:
-        self._counts = replace(self._counts, **{k: getattr(self._counts, k) + v for k, v in done.items()})
 
     def _keep(self, coroutine: Any) -> asyncio.Task[None]:
         """Start a task that nobody awaits, and hold on to it until it ends."""

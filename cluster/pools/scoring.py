@@ -7,10 +7,10 @@ with it.
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from actors.rewards.worker import RewardWorker
@@ -18,9 +18,8 @@ from cluster.pools.reward_pool import PoolCounts, RewardPool
 from cluster.runtime.calls import Worker
 from cluster.runtime.heartbeats import HeartbeatTarget, set_heartbeat_target
 from cluster.runtime.placement_groups import Reserved
-from cluster.runtime.spawn import CONCURRENCY, spawn
+from cluster.runtime.spawn import spawn
 from configs.derive import reward_deadline_s
-from configs.planning.placement import SHARE
 from configs.schema import Config
 from rewards.core.tracebacks import fault_of
 from rl.spans import PoolMeter
@@ -56,28 +55,6 @@ class ScoringReport:
     """By reward and fault."""
 
 
-@dataclass(slots=True)
-class _Examples:
-    """The first chains of each fault."""
-
-    seen: Counter[tuple[str, str]] = field(default_factory=Counter)
-    untold: list[Failed] = field(default_factory=list)
-
-    def look_at(
-        self, chain: FinishedChain[int], pictures: Sequence[Any], scores: Mapping[str, Scores]
-    ) -> None:
-        """Keep a chain where it is among the first that failed in some way."""
-        for name, one in scores.items():
-            if one.valid[0]:
-                continue
-            fault = fault_of(one.reasons[0])
-            self.seen[name, fault] += 1
-            if self.seen[name, fault] <= EXAMPLES:
-                self.untold.append(
-                    Failed(reward=name, fault=fault, chain=chain, pictures=pictures, scores=scores)
-                )
-
-
 class Scoring:
     """Scores finished chains with every reward of a run at once."""
 
@@ -100,9 +77,12 @@ class Scoring:
             heartbeats: Where the actors send theirs.
         """
         set_heartbeat_target(heartbeats)
-        start = functools.partial(_start, config, envs, replica, reserved)
-        self._pools = {name: _pool(name, config, functools.partial(start, name)) for name in config.rewards}
-        self._examples = _Examples()
+        self._config, self._envs, self._replica, self._reserved = config, envs, replica, reserved
+        self._pools = {name: self._pool(name) for name in config.rewards}
+        self._num_failed: Counter[tuple[str, str]] = Counter()
+        """By reward and fault."""
+        self._failed: list[Failed] = []
+        """Not reported yet."""
 
     async def setup(self) -> None:
         """Start every replica and wait until all are ready."""
@@ -120,13 +100,21 @@ class Scoring:
         """
         answers = await asyncio.gather(*(pool.score(chain, pictures) for pool in self._pools.values()))
         scores = dict(zip(self._pools, answers, strict=True))
-        self._examples.look_at(chain, pictures, scores)
+        for name, score in scores.items():
+            if score.valid[0]:
+                continue
+            fault = fault_of(score.reasons[0])
+            self._num_failed[name, fault] += 1
+            if self._num_failed[name, fault] <= EXAMPLES:
+                self._failed.append(
+                    Failed(reward=name, fault=fault, chain=chain, pictures=pictures, scores=scores)
+                )
         return scores
 
     async def report(self) -> ScoringReport:
         """Tell what happened since the last report."""
         counts = await asyncio.gather(*(pool.counts() for pool in self._pools.values()))
-        failed, self._examples.untold = self._examples.untold, []
+        failed, self._failed = self._failed, []
         return ScoringReport(
             counts=dict(zip(self._pools, counts, strict=True)),
             failed=failed,
@@ -137,43 +125,29 @@ class Scoring:
         """Return what every pool has in hand and has done, in chains."""
         return [pool.meter for pool in self._pools.values()]
 
-    async def replicas(self) -> dict[str, list[Worker]]:
-        """Return the present reward actors by reward."""
-        return {name: pool.workers for name, pool in self._pools.items()}
+    # ------------------------------------------------------------------ pools
 
+    def _pool(self, name: str) -> RewardPool:
+        # A worker needs one batch to score and one to go on with.
+        room = 2 * (1 if self._config.deterministic else self._config.rewards[name].batch_size)
+        return RewardPool(
+            name,
+            num_replicas=self._config.rewards[name].num_workers,
+            room=max(room, 4),
+            deadline_s=reward_deadline_s(self._config, name),
+            setup_s=self._config.deadline_s,
+            start=partial(self._start, name),
+        )
 
-def _start(  # the pool gives the last two
-    config: Config,
-    envs: Mapping[str, Mapping[str, Any]],
-    replica: type,
-    reserved: Reserved | None,
-    reward_name: str,
-    name: str,
-    place: int,
-) -> Worker:
-    """Start a replica of a reward, in the bundle that the plan has for the place."""
-    reward = config.rewards[reward_name]
-    return spawn(
-        replica,
-        name,
-        num_cpus=SHARE,
-        num_gpus=reward.num_gpus,
-        num_threads=max(1, round(reward.num_cpus)),
-        max_concurrency=CONCURRENCY,
-        runtime_env=envs.get(reward_name, {}),
-        where=reserved.where(f"reward-{reward_name}-{place}") if reserved else None,
-        kwargs={"name": reward_name, "config": reward, "deterministic": config.deterministic},
-    )
-
-
-def _pool(name: str, config: Config, start: Callable[[str, int], Worker]) -> RewardPool:
-    # A worker needs one batch to score and one to go on with.
-    room = 2 * (1 if config.deterministic else config.rewards[name].batch_size)
-    return RewardPool(
-        name,
-        num_replicas=config.rewards[name].num_workers,
-        room=max(room, 4),
-        deadline_s=reward_deadline_s(config, name),
-        setup_s=config.deadline_s,
-        start=start,
-    )
+    def _start(self, reward_name: str, name: str, place: int) -> Worker:
+        """Start a replica of a reward, in the bundle that the plan has for the place."""
+        reward = self._config.rewards[reward_name]
+        return spawn(
+            self._replica,
+            name,
+            num_gpus=reward.num_gpus,
+            num_threads=max(1, round(reward.num_cpus)),
+            runtime_env=self._envs.get(reward_name, {}),
+            where=self._reserved.where(f"reward-{reward_name}-{place}") if self._reserved else None,
+            kwargs={"name": reward_name, "config": reward, "deterministic": self._config.deterministic},
+        )

@@ -128,10 +128,10 @@ def _record(failed: Failed, traceback: str) -> JsonDict:
         "traceback": traceback.splitlines(),
         "scores": {
             name: {
-                "value": float(one.values[0]) if one.valid[0] else None,
-                "missing": bool(one.missing[0]),
-                "reason": one.reasons[0],
+                "value": float(score.values[0]) if score.valid[0] else None,
+                "missing": bool(score.missing[0]),
+                "reason": score.reasons[0],
             }
-            for name, one in failed.scores.items()
+            for name, score in failed.scores.items()
         },
     }

@@ -6,7 +6,6 @@ way carries the same manifest and buckets, and ends in the same check of digests
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 from cluster.pools.learner_group import LearnerGroup
 from cluster.runtime.calls import Call, Worker, gather, lost_among
-from cluster.runtime.rendezvous import rendezvous
+from cluster.runtime.hosts import rendezvous
 from rl.errors import VlcotError, WorkerLostError
 from rl.types import Manifest, Metrics
 
@@ -22,35 +21,11 @@ ALIVE_S = 5.0
 """Longest wait for a sign of life, when it is asked who broke a broadcast, seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """A publication that all workers have loaded."""
-
-    manifest: Manifest
-    send_s: float
-    """Gathering, packing, digests and sending, seconds."""
-    check_s: float
-    """Digests in the slowest worker, seconds."""
-    load_s: float
-    """Loading in the slowest worker, seconds."""
-
-    def metrics(self, policy: str) -> Metrics:
-        """Return what is logged of it."""
-        return {
-            f"weights/{policy}/published_bytes": float(sum(self.manifest.bucket_bytes)),
-            f"time/weights/{policy}/send_s": self.send_s,
-            f"time/weights/{policy}/check_s": self.check_s,
-            f"time/weights/{policy}/load_s": self.load_s,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Sent:
-    """A publication on its way: the learners have done their part."""
+    """A publication on its way: the learners have gathered, packed and sent it."""
 
     manifest: Manifest
-    send_s: float
-    """Gathering, packing, digests and sending, seconds."""
     method: str
     """What a worker is asked to load it by."""
     arguments: tuple[Any, ...]
@@ -66,6 +41,7 @@ class Transport(ABC):
 
     group: LearnerGroup
 
+    @abstractmethod
     def send(self, workers: Sequence[Worker], *, averaged: bool) -> Sent:
         """Send the present weights, or their moving average.
 
@@ -74,12 +50,12 @@ class Transport(ABC):
             WorkerLostError: If a worker's process ended; names it.
             CallTimeoutError: If anything outlived the group's deadline.
         """
-        begin = time.perf_counter()
-        manifest, method, arguments = self._send(workers, averaged=averaged)
-        return Sent(manifest=manifest, send_s=time.perf_counter() - begin, method=method, arguments=arguments)
 
-    def load(self, sent: Sent, workers: Sequence[Worker]) -> Publication:
+    def load(self, sent: Sent, workers: Sequence[Worker]) -> Metrics:
         """Have every worker check and load what was sent.
+
+        Returns:
+            ``check_s`` (digests) and ``load_s`` of the slowest worker, seconds.
 
         Raises:
             WeightSyncError: If it did not arrive intact.
@@ -89,16 +65,7 @@ class Transport(ABC):
         calls = [worker.call(sent.method, *sent.arguments) for worker in workers]
         times = gather(calls, deadline_s=self.group.deadline_s)
         self._loaded()
-        return Publication(
-            manifest=sent.manifest,
-            send_s=sent.send_s,
-            check_s=max(worker["check_s"] for worker in times),
-            load_s=max(worker["load_s"] for worker in times),
-        )
-
-    @abstractmethod
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
-        """Send; return the manifest, and how workers are asked to load it."""
+        return {name: max(worker[name] for worker in times) for name in ("check_s", "load_s")}
 
     def _loaded(self) -> None:  # noqa: B027  # most ways have nothing to give back
         """Give back what was held for the workers."""
@@ -108,9 +75,10 @@ class Transport(ABC):
 class ObjectStore(Transport):
     """Through Ray's object store: any machines, one copy a machine, nothing to set up."""
 
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+    def send(self, workers: Sequence[Worker], *, averaged: bool) -> Sent:
+        """Publish to the store."""
         manifest, buckets = self.group.publish(averaged=averaged)
-        return manifest, "load_weights", (manifest, *buckets)
+        return Sent(manifest, "load_weights", (manifest, *buckets))
 
 
 @dataclass(slots=True)
@@ -121,12 +89,13 @@ class Broadcast(Transport):
     members: tuple[str, ...] = field(default=())
     """Names and actors of the workers in the open group."""
 
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+    def send(self, workers: Sequence[Worker], *, averaged: bool) -> Sent:
+        """Broadcast while all workers receive."""
         self._meet(workers)
         receiving = [worker.call("receive_weights") for worker in workers]
         sending = self.group.call_all("broadcast", averaged=averaged)
         manifest, *_ = self._gather([*sending, *receiving], workers)
-        return manifest, "load_received", (manifest,)
+        return Sent(manifest, "load_received", (manifest,))
 
     def _meet(self, workers: Sequence[Worker]) -> None:
         """Open a process group with exactly these workers, unless it is open."""
@@ -161,9 +130,10 @@ class Broadcast(Transport):
 class SharedMemory(Transport):
     """As handles of memory on the GPU that learner ranks and workers share (CUDA IPC)."""
 
-    def _send(self, workers: Sequence[Worker], *, averaged: bool) -> tuple[Manifest, str, tuple[Any, ...]]:
+    def send(self, workers: Sequence[Worker], *, averaged: bool) -> Sent:
+        """Share every rank's part."""
         shared = self.group.wait_all("share", averaged=averaged)
-        return shared[0].manifest, "load_shared", tuple(shared)
+        return Sent(shared[0].manifest, "load_shared", tuple(shared))
 
     def _loaded(self) -> None:
         self.group.wait_all("release")

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
 
 import psutil
 
+from cluster.record.run_files import State
 from cluster.record.rundir import RunDir
 from cluster.record.timeline import DRIVER, TimelineWriter
 from cluster.runtime.calls import Call, Worker, gather, is_answered
@@ -44,7 +44,6 @@ LOOK_S = 1.0
 """Seconds between two refreshes of ``status.json``."""
 ANSWER_S = 10.0
 """Longest wait for the board's last answer, and for this thread, at the end."""
-State = Literal["running", "finished", "failed", "alarm", "interrupted"]
 _NOTHING_READ = BoardReading(heartbeats={}, silent_s={}, done={})
 
 
@@ -197,7 +196,7 @@ class Observer:
             "num_done": progress.num_done,
             "num_steps": self._config.num_steps,
             "metrics": dict(progress.metrics or {}),
-            "doing": [_span(one) for one in SPANS.under_way()],
+            "doing": [_span(span) for span in SPANS.under_way()],
             "workers": [
                 _worker(name, reading, reading_age, asked.get(name, ()))
                 for name in sorted({*reading.heartbeats, *asked} - {"heartbeats-0"})
@@ -215,11 +214,11 @@ def _ending(error: BaseException) -> tuple[State, str]:
 
 def _asked(waits: Mapping[str, Sequence[Wait]]) -> dict[str, list[tuple[str, Wait]]]:
     """Turn what each process waits for into what each worker was asked, and by whom."""
-    found: dict[str, list[tuple[str, Wait]]] = {}
-    for asker, its in waits.items():
-        for wait in its:
-            found.setdefault(wait.worker, []).append((asker, wait))
-    return found
+    asked: dict[str, list[tuple[str, Wait]]] = {}
+    for asker, waits_of_one in waits.items():
+        for wait in waits_of_one:
+            asked.setdefault(wait.worker, []).append((asker, wait))
+    return asked
 
 
 def _worker(
@@ -231,23 +230,14 @@ def _worker(
         "host": heartbeat.host if heartbeat else "",
         "pid": heartbeat.pid if heartbeat else 0,
         "silent_s": round(reading.silent_s[name] + reading_age, 2) if heartbeat else None,
-        "doing": [_span(one) for one in heartbeat.doing] if heartbeat else [],
+        "doing": [_span(span) for span in heartbeat.doing] if heartbeat else [],
         "asked": [
-            {"by": by, "method": one.method, "num": one.num, "seconds": round(one.seconds, 2)}
-            for by, one in asked
+            {"by": asker, "method": wait.method, "num": wait.num, "seconds": round(wait.seconds, 2)}
+            for asker, wait in asked
         ],
-        "pools": [
-            {
-                "pool": state.pool,
-                "num_in_hand": state.num_in_hand,
-                "num_done": state.num_done,
-                "done_per_s": round(state.done_per_s, 3),
-                "version": state.version,
-            }
-            for state in (heartbeat.pools if heartbeat else ())
-        ],
+        "pools": [asdict(state) for state in (heartbeat.pools if heartbeat else ())],
     }
 
 
-def _span(one: Span) -> JsonDict:
-    return {"name": one.name, "seconds": round(one.seconds, 2), "details": dict(one.details)}
+def _span(span: Span) -> JsonDict:
+    return {"name": span.name, "seconds": round(span.seconds, 2), "details": dict(span.details)}

@@ -1,7 +1,7 @@
-"""Recorder of sampled chains: their texts, pictures and scores in the run directory, for people to look at.
+"""Recorder of sampled chains: which ones, and their texts, pictures and scores in the run directory.
 
-Chains are recorded before any filter sees them, a bounded number a step. Knows nothing of how they were
-made; the report reads what is written here and nothing else.
+For people to look at. Chains are recorded before any filter sees them, a bounded number a step. Knows nothing of how
+they were made; the report reads what is written here and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,11 @@ from urllib.parse import quote
 from PIL import Image
 
 from cluster.record.run_files import RENAMED, ChainRecord, OldChainRecord, read_as
+from configs.schema import Config
 from rl.chain.json_form import chain_to_json
 from rl.data.pictures import decoded
 from rl.errors import DamagedFileError
-from rl.types import Chain, FinishedChain, JsonDict, Pixels, Prompt
+from rl.types import Chain, FinishedChain, JsonDict, Pixels, Prompt, ScoredGroup
 
 Kind = Literal["train", "eval"]
 Model = Literal["start", "now", "train"]
@@ -135,6 +136,35 @@ class ChainRecorder:
         if folder.exists():
             shutil.rmtree(folder)
         hidden.rename(folder)
+
+
+def chains_to_record(groups: Sequence[ScoredGroup], names: Sequence[str]) -> list[tuple[int, int]]:
+    """Choose chains: the first group, so that a group can be looked at, then each reward's best and worst chain.
+
+    Args:
+        groups: As scored.
+        names: Rewards, in order of importance.
+
+    Returns:
+        Group and chain of each, once. Among equals the first chain; invalid scores are no extreme.
+    """
+    places = [(0, index) for index in range(len(groups[0].chains))] if groups else []
+    for name in names:
+        scored = [
+            (float(group.scores[name].values[index]), (number, index))
+            for number, group in enumerate(groups)
+            for index in range(len(group.chains))
+            if group.scores[name].valid[index]
+        ]
+        if scored:
+            places.append(min(scored, key=lambda entry: (-entry[0], entry[1]))[1])
+            places.append(min(scored)[1])
+    return list(dict.fromkeys(places))
+
+
+def most_recorded(config: Config) -> int:
+    """Return the most training chains that are recorded of a step."""
+    return config.group_size + 2 * len(config.rewards)
 
 
 def file_name(name: str) -> str:

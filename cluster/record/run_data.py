@@ -20,12 +20,7 @@ import yaml
 from PIL import Image
 
 from cluster.record.recorder import picture_file, read_record
-from cluster.record.run_files import (
-    TrackerNote,
-    json_lines,
-    read_evaluation,
-    read_notes,
-)
+from cluster.record.run_files import TrackerNote, json_lines, read_evaluation, read_notes
 from cluster.record.rundir import RunDir
 from cluster.record.sinks import read_metrics
 from cluster.record.timeline import read_timeline

@@ -24,8 +24,8 @@ RENAMED = {
     "coldstart": START, "grpo": NOW, "grpo-coldstart": GAIN, "grpo-bicubic": f"{NOW}-{BICUBIC}",
 }  # fmt: skip
 """Rows and pairs by their names of before."""
-_OPEN = ConfigDict(extra="allow")
-"""Keys that are not listed are kept."""
+State = Literal["running", "finished", "failed", "alarm", "interrupted"]
+"""Of a run, in ``status.json``."""
 
 
 def read_as(path: Path, shape: type[T]) -> T:
@@ -83,8 +83,12 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
 # --------------------------------------------------------------------------------- shapes
 
 
-@with_config(_OPEN)
-class Cell(TypedDict):
+@with_config(ConfigDict(extra="allow"))
+class _Open(TypedDict):
+    """Keys that are not listed are kept, here and in all that extend it."""
+
+
+class Cell(_Open):
     """A mean of ``eval.json``."""
 
     mean: FiniteFloat
@@ -92,8 +96,7 @@ class Cell(TypedDict):
     num: int
 
 
-@with_config(_OPEN)
-class Gain(TypedDict):
+class Gain(_Open):
     """A paired difference of ``eval.json``."""
 
     mean: FiniteFloat
@@ -102,8 +105,7 @@ class Gain(TypedDict):
     num: int
 
 
-@with_config(_OPEN)
-class Summary(TypedDict):
+class Summary(_Open):
     """What ``rl.measure.statistics.summarise_eval`` makes."""
 
     rows: dict[str, dict[str, Cell]]
@@ -112,14 +114,12 @@ class Summary(TypedDict):
     prompts: dict[str, dict[str, dict[str, FiniteFloat | None]]]
 
 
-@with_config(_OPEN)
 class Drawn(Summary):
     """Answers drawn at the policies' temperature, in ``eval.json``."""
 
     num_samples: int
 
 
-@with_config(_OPEN)
 class Evaluation(Summary):
     """``eval.json``."""
 
@@ -127,8 +127,7 @@ class Evaluation(Summary):
     drawn: NotRequired[Drawn]
 
 
-@with_config(_OPEN)
-class TrackerNote(TypedDict):
+class TrackerNote(_Open):
     """What has become of one tracker, in ``tracking.json``."""
 
     state: Literal["on", "failed"]
@@ -137,30 +136,26 @@ class TrackerNote(TypedDict):
     reason: NotRequired[str]
 
 
-@with_config(_OPEN)
-class _Doing(TypedDict):
+class _Doing(_Open):
     name: str
     seconds: FiniteFloat
     details: dict[str, Any]
 
 
-@with_config(_OPEN)
-class _Asked(TypedDict):
+class _Asked(_Open):
     by: str
     method: str
     num: int
     seconds: FiniteFloat
 
 
-@with_config(_OPEN)
-class _Pool(TypedDict):
+class _Pool(_Open):
     num_in_hand: int
     done_per_s: FiniteFloat
     version: int | None
 
 
-@with_config(_OPEN)
-class _Worker(TypedDict):
+class _Worker(_Open):
     name: str
     host: str
     pid: int
@@ -170,12 +165,11 @@ class _Worker(TypedDict):
     pools: list[_Pool]
 
 
-@with_config(_OPEN)
-class Status(TypedDict):
+class Status(_Open):
     """``status.json``; see ``cluster.record.observer``."""
 
     name: str
-    state: Literal["running", "finished", "failed", "alarm", "interrupted"]
+    state: State
     error: str
     pid: int
     pid_begin_s: FiniteFloat
@@ -189,19 +183,16 @@ class Status(TypedDict):
     workers: list[_Worker]
 
 
-@with_config(_OPEN)
-class _Part(TypedDict):
+class _Part(_Open):
     text: NotRequired[str]
 
 
-@with_config(_OPEN)
-class _Message(TypedDict):
+class _Message(_Open):
     role: str
     content: list[_Part]
 
 
-@with_config(_OPEN)
-class _Prompt(TypedDict):
+class _Prompt(_Open):
     prompt_id: str
     messages: list[_Message]
     pictures: dict[str, str]
@@ -209,8 +200,7 @@ class _Prompt(TypedDict):
     reference: dict[str, Any]
 
 
-@with_config(_OPEN)
-class _Chain(TypedDict):
+class _Chain(_Open):
     chain_id: str
     group_id: str
     step: int
@@ -223,7 +213,6 @@ class _Chain(TypedDict):
     total: FiniteFloat | None
 
 
-@with_config(_OPEN)
 class ChainRecord(_Chain):
     """``chain.json``; see ``cluster.record.recorder``."""
 
@@ -233,7 +222,6 @@ class ChainRecord(_Chain):
     final_block: str
 
 
-@with_config(_OPEN)
 class OldChainRecord(_Chain):
     """The same before formats were numbered, when every prompt was a photograph."""
 

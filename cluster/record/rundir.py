@@ -14,6 +14,7 @@ from cluster.record.run_files import read_as
 from cluster.runtime.files import flush_tree, warn_once, write_atomically
 from rl.errors import ConfigError, DamagedFileError
 
+CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 """Written last: a checkpoint without it is half-written and ignored."""
 
@@ -93,12 +94,12 @@ class RunDir:
 
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of ``step`` steps belongs."""
-        return self.path / "checkpoints" / f"step_{step:06d}"
+        return self.path / CHECKPOINTS / f"step_{step:06d}"
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the whole checkpoints, oldest first; a damaged one is passed over with a warning."""
         whole = []
-        for state in sorted((self.path / "checkpoints").glob(f"step_*/{STATE}")):
+        for state in sorted((self.path / CHECKPOINTS).glob(f"step_*/{STATE}")):
             try:
                 whole.append(Checkpoint(path=state.parent, **read_as(state, State)))
             except DamagedFileError as error:
@@ -125,7 +126,7 @@ class RunDir:
 
     def remove_half_checkpoints(self) -> None:
         """Remove what is half-written."""
-        for path in (self.path / "checkpoints").glob("step_*"):
+        for path in (self.path / CHECKPOINTS).glob("step_*"):
             if not (path / STATE).exists():
                 _remove_checkpoint(path)
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.record.run_files import json_lines
+from cluster.runtime.files import write_atomically
 from rl.measure.hacking import alarms_on
 from rl.ports import Sink
 from rl.types import JsonDict, Metrics
@@ -63,7 +64,8 @@ class JsonlSink:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(record, allow_nan=False) + "\n"
         with self._path.open("a+b") as file:
-            if _ends_in_half_a_line(file.tell(), self._path):
+            file.seek(max(file.tell() - 1, 0))
+            if file.read() not in (b"", b"\n"):  # half a line of a run that was killed
                 line = "\n" + line
             file.write(line.encode())
             file.flush()
@@ -71,12 +73,10 @@ class JsonlSink:
 
     def truncate_after(self, step: int) -> None:
         """Drop records later than ``step`` (they are past the checkpoint a run resumes from)."""
-        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
         if not self._path.exists():
             return
-        hidden = self._path.with_name(f".{self._path.name}.new")
-        hidden.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        hidden.replace(self._path)
+        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
+        write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._start = time.monotonic() - _last_wall_time(self._path)
 
     def _number(self, step: int, name: str, value: object) -> float | int | None:
@@ -137,9 +137,9 @@ def step_line(step: int, metrics: Mapping[str, float], num_steps: int = 0) -> Te
     if alarms := alarms_on(metrics):
         parts.append(Text(f"alarm {' '.join(alarms)}", style="bold red"))
     for label, ending in (("ratio", "/ratio_before_update/max_dev"), ("canary", "/canary_nats/max")):
-        found = [value for name, value in metrics.items() if name.endswith(ending)]
-        if found:
-            parts.append(Text(f"{label} ±{max(found):.0e}", style="dim"))
+        values = [value for name, value in metrics.items() if name.endswith(ending)]
+        if values:
+            parts.append(Text(f"{label} ±{max(values):.0e}", style="dim"))
     if seconds := _seconds(metrics):
         parts.append(Text(seconds, style="cyan"))
     return Text("  ").join(parts)
@@ -165,11 +165,3 @@ def _seconds(metrics: Mapping[str, float]) -> str:
 def _last_wall_time(path: Path) -> float:
     times = [record.get("wall_time_s") for record in read_metrics(path)]
     return max((value for value in times if isinstance(value, int | float)), default=0.0)
-
-
-def _ends_in_half_a_line(size: int, path: Path) -> bool:
-    if size == 0:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

@@ -154,12 +154,7 @@ def _table(content: JsonDict, evaluation: JsonDict, how: str) -> EvalTable:
 
 
 def _row(
-    metric: str,
-    cells: Sequence[JsonDict | None],
-    gain: JsonDict | None,
-    *,
-    num_prompts: int,
-    is_reward: bool,
+    metric: str, cells: Sequence[JsonDict | None], gain: JsonDict | None, *, num_prompts: int, is_reward: bool
 ) -> EvalRow:
     short = metric.rsplit("/", 1)[-1]
     is_lower_better = short in LOWER_IS_BETTER

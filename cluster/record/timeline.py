@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cluster.record.run_files import json_lines
@@ -75,18 +75,15 @@ class TimelineWriter:
     def _events(self, worker: str, done: Span) -> Iterable[JsonDict]:
         if worker not in self._pids:
             self._pids[worker] = len(self._pids) + 1
-            yield _named("process_name", self._pids[worker], 0, worker)
+            yield _metadata("process_name", self._pids[worker], 0, {"name": worker})
             order = 0 if worker == DRIVER else self._pids[worker]
-            yield {
-                "ph": "M", "name": "process_sort_index", "pid": self._pids[worker], "tid": 0,
-                "args": {"sort_index": order},
-            }  # fmt: skip
+            yield _metadata("process_sort_index", self._pids[worker], 0, {"sort_index": order})
         begin, end = round(done.begin_s * 1e6), round(done.end_s * 1e6)
         lane = self._row(worker, done.lane, begin, end) if done.overlaps else done.lane
         if (worker, lane) not in self._lanes:
             tid = 1 + sum(name == worker for name, _ in self._lanes)
             self._lanes[worker, lane] = tid
-            yield _named("thread_name", self._pids[worker], tid, lane or "main")
+            yield _metadata("thread_name", self._pids[worker], tid, {"name": lane or "main"})
         yield {
             "ph": "X",
             "name": done.name,
@@ -104,20 +101,14 @@ class TimelineWriter:
         rows[index : index + 1] = [float(end)]
         return f"{lane} {index}"
 
-    def _remember(self, event: Mapping[str, JsonDict | str | int]) -> None:
+    def _remember(self, event: JsonDict) -> None:
         """Take up the names of an earlier attempt."""
-        if event.get("ph") != "M":
-            return
-        pid, args = event["pid"], event["args"]
-        assert isinstance(pid, int)
-        assert isinstance(args, dict)
-        if event["name"] == "process_name":
-            self._pids[args["name"]] = pid
-        elif event["name"] == "thread_name":
-            worker = next((name for name, known in self._pids.items() if known == pid), "")
-            tid = event["tid"]
-            assert isinstance(tid, int)
-            self._lanes[worker, "" if args["name"] == "main" else args["name"]] = tid
+        match event:
+            case {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": worker}}:
+                self._pids[worker] = pid
+            case {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": lane}}:
+                worker = next((name for name, known in self._pids.items() if known == pid), "")
+                self._lanes[worker, "" if lane == "main" else lane] = tid
 
 
 def read_timeline(path: Path) -> list[JsonDict]:
@@ -144,11 +135,11 @@ def spans_of(events: Sequence[JsonDict]) -> dict[str, list[Span]]:
     """Return the spans of each worker, in order of their beginning."""
     workers = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     lanes = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
-    found: dict[str, list[Span]] = {name: [] for name in workers.values()}
+    spans: dict[str, list[Span]] = {name: [] for name in workers.values()}
     for event in events:
         if event["ph"] == "X" and event["pid"] in workers:
             lane = lanes.get((event["pid"], event["tid"]), "main")
-            found[workers[event["pid"]]].append(
+            spans[workers[event["pid"]]].append(
                 Span(
                     name=event["name"],
                     lane="" if lane == "main" else lane,
@@ -157,7 +148,7 @@ def spans_of(events: Sequence[JsonDict]) -> dict[str, list[Span]]:
                     details=event["args"],
                 )
             )
-    return {worker: sorted(spans, key=lambda s: (s.begin_s, -s.seconds)) for worker, spans in found.items()}
+    return {worker: sorted(done, key=lambda s: (s.begin_s, -s.seconds)) for worker, done in spans.items()}
 
 
 def covered_frac(within: Span, spans: Iterable[Span]) -> float:
@@ -174,5 +165,5 @@ def covered_frac(within: Span, spans: Iterable[Span]) -> float:
     return total / within.seconds if within.seconds else 1.0
 
 
-def _named(what: str, pid: int, tid: int, name: str) -> JsonDict:
-    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {"name": name}}
+def _metadata(name: str, pid: int, tid: int, args: JsonDict) -> JsonDict:
+    return {"ph": "M", "name": name, "pid": pid, "tid": tid, "args": args}

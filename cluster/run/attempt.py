@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from cluster.pools.chain_runner import GroupRequest
 from cluster.pools.collector import GroupCollector
+from cluster.record.recorder import chains_to_record
 from cluster.record.rundir import Checkpoint
-from cluster.record.selection import chains_to_record
 from cluster.record.trackers.base import Trackers
 from cluster.run.alarms import AlarmWatch
 from cluster.run.evaluation import resolve_pictures, score_of
-from cluster.run.mirror import Mirror
+from cluster.run.remote_copy import RemoteCopy
 from cluster.run.session import Session
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.files import as_disk_full, size_of
@@ -24,16 +24,6 @@ from rl.types import JsonDict, Metrics, ScoredGroup
 
 OnEvaluated = Callable[[int, JsonDict], None]
 """Takes the steps done and the content of ``eval.json``."""
-
-
-@dataclass(slots=True)
-class Reached:
-    """The last finished step: what a checkpoint keeps. The collector runs ahead of it within a step."""
-
-    step: int
-    """Steps done."""
-    position: int
-    """Prompts drawn in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +38,23 @@ class InterruptibleCollector:
             return self.collector.next(num_prompts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Attempt:
-    """What follows the steps of one attempt."""
+    """What follows the steps of one attempt.
+
+    It keeps the last finished step, which a checkpoint is of: the collector runs ahead of it within a step.
+    """
 
     session: Session
     collector: GroupCollector
     watch: AlarmWatch
-    mirror: Mirror
+    remote_copy: RemoteCopy
     on_evaluated: OnEvaluated | None = None
     """Told of every evaluation before the last."""
-    reached: Reached
+    step: int
+    """Steps done."""
+    position: int
+    """Prompts drawn in them."""
 
     def after_step(self, step: int) -> None:
         """Checkpoint and evaluate when due, and stop where an alarm says so.
@@ -67,7 +63,7 @@ class Attempt:
             step: Steps done.
         """
         config = self.session.config
-        self.reached.step, self.reached.position = step, self.collector.position
+        self.step, self.position = step, self.collector.position
         is_saved = step % config.save_every == 0 or step == config.num_steps
         if is_saved:
             self.save()
@@ -92,35 +88,35 @@ class Attempt:
             DiskFullError: If it does not fit.
         """
         session, learners, run = self.session, self.session.workers.learners, self.session.run
-        step, position = self.reached.step, self.reached.position
-        path = run.begin_checkpoint(step)
+        path = run.begin_checkpoint(self.step)
         session.gpu_sharing.wake_all("learner")
         versions = {name: group.version for name, group in learners.items()}
         try:
             for name, group in learners.items():
                 group.save(path / name)
-            run.finish_checkpoint(step, position, versions, keep=session.config.keep_checkpoints)
+            keep = session.config.keep_checkpoints
+            run.finish_checkpoint(self.step, self.position, versions, keep=keep)
         except Exception as error:
             before = run.newest_checkpoint()
             num_bytes = size_of(before.path if before else path)
-            what = f"the checkpoint of step {step}"
+            what = f"the checkpoint of step {self.step}"
             if (full := as_disk_full(error, path.parent, what, num_bytes=num_bytes)) is not None:
                 raise full from error
             raise
         session.gpu_sharing.wake_all("rollout")
-        self.mirror.push()
+        self.remote_copy.push()
 
     def save_before_the_end(self) -> None:
         """Write a checkpoint of the last finished step, if there is none, though a step is under way.
 
         Learners are not asked for anything while chains are sampled, which is when this is called.
         """
-        step, newest = self.reached.step, self.session.run.newest_checkpoint()
-        if step > (newest.step if newest else 0):
+        newest = self.session.run.newest_checkpoint()
+        if self.step > (newest.step if newest else 0):
             self.session.gpu_sharing.end_rollouts()
             self.save()
         with suppress(OSError):  # the terminal may be gone
-            saved = f"the checkpoint of step {step} is saved" if step else "no step was finished"
+            saved = f"the checkpoint of step {self.step} is saved" if self.step else "no step was finished"
             CONSOLE.print(f"{INTERRUPTS.cause}: {saved}; resume=true goes on from there", soft_wrap=True)
 
     @span("evaluate")

@@ -103,8 +103,8 @@ class Evaluator:
         first, *_ = ways = self.ways
         for way in ways:
             requests = [way.request(prompt) for prompt in self.prompts]
-            with bar(f"evaluate {model}, {way.name}", len(requests)) as told:
-                groups = run_groups(self.runners, requests, deadline_s=self.config.deadline_s, on_done=told)
+            with bar(f"evaluate {model}, {way.name}", len(requests)) as show:
+                groups = run_groups(self.runners, requests, deadline_s=self.config.deadline_s, on_done=show)
             answers = [(group, index) for group in groups for index in range(way.num_chains)]
             pictures = [resolve_pictures(group.chains[index], self.config) for group, index in answers]
             last = final_picture_block(self.config)
@@ -119,8 +119,9 @@ class Evaluator:
                 name: by_prompt(column, way.num_chains) for name, column in values.items()
             }
             if way is first:
-                for request, group, named in zip(requests, groups, pictures, strict=True):
-                    self._record(request, group, named, model, step)
+                for prompt, group, named in zip(self.prompts, groups, pictures, strict=True):
+                    scores = {name: score_of(group, name) for name in self.config.rewards}
+                    self.recorder.record(step, "eval", model, group.chains[0], named, prompt, scores)
 
     def write(self, run: RunDir) -> JsonDict:
         """Write one file a sampler and return the content of ``eval.json``, which has the drawn answers too."""
@@ -156,17 +157,6 @@ class Evaluator:
     def _path(self, run: RunDir, sampler: str) -> Path:
         is_first = sampler == self.config.eval.samplers[0]
         return run.evaluation if is_first else run.path / f"eval_{sampler}.json"
-
-    def _record(
-        self,
-        request: GroupRequest,
-        group: ScoredGroup,
-        pictures: Mapping[str, Pixels],
-        model: Model,
-        step: int,
-    ) -> None:
-        scores = {name: score_of(group, name) for name in self.config.rewards}
-        self.recorder.record(step, "eval", model, group.chains[0], pictures, request.prompt, scores)
 
     def _totals(self, scored: Mapping[str, Column]) -> Column:
         weights = {name: reward.weight for name, reward in self.config.rewards.items() if reward.weight}

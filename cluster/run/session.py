@@ -13,9 +13,8 @@ from cluster.pools.learner_group import MODEL
 from cluster.pools.learners import WeightPublisher
 from cluster.pools.scoring_monitor import ScoringMonitor
 from cluster.record.observer import Observer
-from cluster.record.recorder import ChainRecorder
+from cluster.record.recorder import ChainRecorder, most_recorded
 from cluster.record.rundir import RunDir
-from cluster.record.selection import most_recorded
 from cluster.run.coldstart import Start, ensure_start, has_start, text_context, uses_expert
 from cluster.run.evaluation import Evaluator
 from cluster.run.restarts import losses_named
@@ -99,13 +98,7 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
 
 
 def assemble(
-    config: Config,
-    run: RunDir,
-    start: Start,
-    hosts: dict[str, str],
-    *,
-    learn: bool,
-    scoring: Worker | None,
+    config: Config, run: RunDir, start: Start, hosts: dict[str, str], *, learn: bool, scoring: Worker | None
 ) -> Session:
     """Spawn the workers and construct the driver's side of them; ``hosts`` is filled with where they are."""
     prompts = prompt_source(config)
@@ -130,7 +123,7 @@ def assemble(
         hosts=hosts,
         gpu_sharing=gpu_sharing,
         publisher=WeightPublisher(
-            config=config, learners=workers.learners, rollouts=workers.rollouts, gpu_sharing=gpu_sharing
+            config=config, learners=workers.learners, rollouts=workers.pools.rollouts, gpu_sharing=gpu_sharing
         ),
         evaluator=Evaluator(
             config=config,

@@ -15,17 +15,10 @@ from cluster.record.tables import terminal_tables
 from cluster.record.trackers.base import Trackers, tracking
 from cluster.report.page import report_line
 from cluster.run.alarms import AlarmWatch, alarm_watch
-from cluster.run.attempt import (
-    Attempt,
-    InterruptibleCollector,
-    OnEvaluated,
-    Reached,
-    StepRecorder,
-    load_learners,
-)
+from cluster.run.attempt import Attempt, InterruptibleCollector, OnEvaluated, StepRecorder, load_learners
 from cluster.run.coldstart import ensure_start, keep_start
-from cluster.run.mirror import Mirror, open_mirror
 from cluster.run.preflight import preflight
+from cluster.run.remote_copy import RemoteCopy, open_storage
 from cluster.run.repair import RolloutRepair
 from cluster.run.restarts import surviving
 from cluster.run.session import Session, open_session
@@ -51,7 +44,7 @@ class Training:
 
     config: Config
     run: RunDir
-    mirror: Mirror
+    remote_copy: RemoteCopy
     observer: Observer
     trackers: Trackers
     on_evaluated: OnEvaluated | None
@@ -82,8 +75,9 @@ class Training:
                 session=session,
                 collector=collector,
                 watch=watch,
-                mirror=self.mirror,
-                reached=Reached(first, collector.position),
+                remote_copy=self.remote_copy,
+                step=first,
+                position=collector.position,
                 on_evaluated=self.on_evaluated,
             )
             try:
@@ -101,20 +95,12 @@ class Training:
                 raise
             except AlarmError:
                 CONSOLE.print(report_line(run.path))
-                self.mirror.push()
+                self.remote_copy.push()
                 raise
             return steps.measure(max(first, config.num_steps))
 
     def _collector(self, session: Session, step: int, position: int) -> GroupCollector:
         config, learners = self.config, session.workers.learners
-        repair = RolloutRepair(
-            config=config,
-            sources=session.sources,
-            workers=session.workers,
-            runners=session.runners,
-            publisher=session.publisher,
-            hosts=session.hosts,
-        )
         return GroupCollector(
             config=config,
             terms=reward_terms(config),
@@ -122,7 +108,7 @@ class Training:
             make_prompt=session.prompts.train,
             runners=session.runners,
             observe=StepRecorder(session=session, trackers=self.trackers),
-            repair=repair if config.on_lost_worker == "replace" else None,
+            repair=RolloutRepair(session) if config.on_lost_worker == "replace" else None,
             step=step,
             position=position,
         )
@@ -143,9 +129,7 @@ class Training:
 def _ports(session: Session, collector: Collector, sink: Sink) -> Ports:
     """Return what the loop talks to."""
     learners = LearnerGroups(
-        groups=session.workers.learners,
-        deadline_s=session.config.deadline_s,
-        gpu_sharing=session.gpu_sharing,
+        groups=session.workers.learners, deadline_s=session.config.deadline_s, gpu_sharing=session.gpu_sharing
     )
     if session.monitor is not None:
         collector = MonitoredCollector(collector, session.monitor)
@@ -182,8 +166,8 @@ def _train_owned(
     config: Config, run: RunDir, on_evaluated: OnEvaluated | None, scoring: Worker | None
 ) -> None:
     """Do the work of :func:`train` in a directory that no other process works in."""
-    mirror = open_mirror(config, run)
-    mirror.fetch()
+    remote_copy = RemoteCopy(config, run, open_storage(config.storage_path))
+    remote_copy.fetch()
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
@@ -192,7 +176,7 @@ def _train_owned(
         training = Training(
             config=config,
             run=run,
-            mirror=mirror,
+            remote_copy=remote_copy,
             observer=observer,
             trackers=trackers,
             on_evaluated=on_evaluated,
@@ -201,7 +185,7 @@ def _train_owned(
         summary = surviving(config, run, training.attempt)
     CONSOLE.print(terminal_tables(summary))
     CONSOLE.print(report_line(run.path))
-    mirror.push()
+    remote_copy.push()
 
 
 def evaluate(config: Config) -> JsonDict:

@@ -16,12 +16,12 @@ from cluster.pools.learner_group import LearnerGroup
 from cluster.pools.scoring import Scoring
 from cluster.runtime.calls import Call, RayStore, Worker, gather
 from cluster.runtime.heartbeats import heartbeat_target
+from cluster.runtime.hosts import rendezvous
 from cluster.runtime.placement_groups import Reserved, reserve
-from cluster.runtime.rendezvous import rendezvous
-from cluster.runtime.spawn import CONCURRENCY, spawn
+from cluster.runtime.spawn import spawn
 from configs.checks.rewards import runtime_env
 from configs.derive import eval_metrics
-from configs.planning.placement import SHARE, place
+from configs.planning.placement import place
 from configs.schema import Config
 from rewards.experts.picture_metrics import PictureMetrics
 
@@ -38,27 +38,18 @@ class RunWorkers:
     """The bundles all of them are in."""
 
     @property
-    def rollouts(self) -> dict[str, list[Worker]]:
-        """Rollout workers by policy."""
-        return {**self.pools.text, **self.pools.image}
-
-    @property
     def all(self) -> list[Worker]:
         """Every worker but the rewards' replicas, which come and go."""
         ranks = [rank for group in self.learners.values() for rank in group.ranks]
-        rollouts = [worker for workers in self.rollouts.values() for worker in workers]
-        return [
-            *rollouts,
-            *ranks,
-            self.pools.scoring,
-            *([self.picture_metrics] if self.picture_metrics else []),
-        ]
+        rollouts = [worker for workers in self.pools.rollouts.values() for worker in workers]
+        metrics = [self.picture_metrics] if self.picture_metrics else []
+        return [*rollouts, *ranks, self.pools.scoring, *metrics]
 
     def gpu_sharing(self, config: Config) -> GpuSharing:
         """Return who takes turns with whom on shared GPUs."""
         return GpuSharing(
             learners={name: group.ranks for name, group in self.learners.items()},
-            rollouts=self.rollouts,
+            rollouts=self.pools.rollouts,
             deadline_s=config.deadline_s,
             is_shared=config.colocate and bool(self.learners),
         )
@@ -72,19 +63,9 @@ def spawn_scoring(config: Config, reserved: Reserved | None = None) -> Worker:
         reserved: The bundles it and they go in; None leaves the choice to Ray.
     """
     envs = {name: runtime_env(reward) for name, reward in config.rewards.items()}
-    return spawn(
-        Scoring,
-        "scoring-0",
-        num_cpus=SHARE,
-        max_concurrency=CONCURRENCY,
-        where=reserved.where("scoring-0") if reserved else None,
-        kwargs={
-            "config": config,
-            "envs": envs,
-            "reserved": reserved,
-            "heartbeats": heartbeat_target(),
-        },
-    )
+    where = reserved.where("scoring-0") if reserved else None
+    kwargs = {"config": config, "envs": envs, "reserved": reserved, "heartbeats": heartbeat_target()}
+    return spawn(Scoring, "scoring-0", where=where, kwargs=kwargs)
 
 
 def spawn_workers(
@@ -121,29 +102,15 @@ def spawn_workers(
     if not config.colocate:
         calls += _learner_setups(learners, config)
     gather(calls, deadline_s=config.deadline_s)
-    kinds = {name: policy.kind for name, policy in config.policies.items()}
-    pools = Pools(
-        text={n: w for n, w in rollouts.items() if kinds[n] == "token"},
-        image={n: w for n, w in rollouts.items() if kinds[n] == "denoising"},
-        scoring=scoring or starting[0],
-    )
+    pools = Pools(rollouts=rollouts, scoring=scoring or starting[0])
     return RunWorkers(pools=pools, picture_metrics=picture_metrics, learners=learners, reserved=reserved)
 
 
 def spawn_runners(config: Config, context: TextContext, workers: RunWorkers) -> list[Worker]:
     """Start the chain runners."""
     kwargs = {"config": config, "context": context, "pools": workers.pools}
-    return [
-        spawn(
-            ChainRunner,
-            name,
-            num_cpus=SHARE,
-            max_concurrency=CONCURRENCY,
-            where=workers.reserved.where(name),
-            kwargs=kwargs,
-        )
-        for name in (f"runner-{i}" for i in range(config.num_runners))
-    ]
+    names = [f"runner-{index}" for index in range(config.num_runners)]
+    return [spawn(ChainRunner, name, where=workers.reserved.where(name), kwargs=kwargs) for name in names]
 
 
 def _learner_setups(learners: Mapping[str, LearnerGroup], config: Config) -> list[Call]:
@@ -172,10 +139,8 @@ def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved:
     return spawn(
         family.load("rollout"),
         worker,
-        num_cpus=SHARE,
         num_gpus=reserved.num_gpus(worker),
         num_threads=policy.num_threads,
-        max_concurrency=CONCURRENCY,
         where=reserved.where(worker),
         kwargs={"spec": spec},
     )
@@ -185,7 +150,7 @@ def _spawn_picture_metrics(config: Config, reserved: Reserved) -> Worker | None:
     if not (names := eval_metrics(config)):
         return None
     where = reserved.where("metrics-0")
-    return spawn(PictureMetrics, "metrics-0", num_cpus=SHARE, where=where, kwargs={"names": list(names)})
+    return spawn(PictureMetrics, "metrics-0", where=where, kwargs={"names": list(names)})
 
 
 def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved) -> LearnerGroup:
@@ -206,7 +171,6 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
         spawn(
             LearnerRank,
             f"learner-{name}-{rank}",
-            num_cpus=SHARE,
             num_gpus=reserved.num_gpus(f"learner-{name}-{rank}"),
             num_threads=policy.num_threads,
             where=reserved.where(f"learner-{name}-{rank}"),

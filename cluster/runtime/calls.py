@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.runtime.lost import as_loss, cause_of
 from cluster.runtime.outstanding import OUTSTANDING
 from rl.errors import CallTimeoutError, VlcotError, WorkerLostError
-from rl.types import Example, Segment
+from rl.types import Example
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +37,22 @@ class Worker:
     """Role, key, index: ``rollout-text-0``, ``reward-format-0``, ``learner-image-1``."""
     actor: ActorHandle
 
-    def call(self, method: str, *args: object, num_returns: int = 1, **kwargs: object) -> Call:
+    def call(
+        self, method: str, *args: object, num_returns: int | Literal["streaming"] = 1, **kwargs: object
+    ) -> Call:
         """Start a method and return the pending call."""
         remote = getattr(self.actor, method).options(num_returns=num_returns)
         return Call(name=self.name, method=method, ref=remote.remote(*args, **kwargs))
 
+    def call_function(self, function: Callable[..., Any], *args: object) -> Call:
+        """Start a function in the actor's process; its first argument is the worker object that the actor holds."""
+        ref = self.actor.__ray_call__.remote(function, *args)
+        return Call(name=self.name, method=function.__name__.removeprefix("_"), ref=ref)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A remote call under way; ``ref`` is a list of references where it has several results."""
+    """A remote call under way; ``ref`` is a list where it has several results, a generator where it streams them."""
 
     name: str
     method: str
@@ -126,6 +133,12 @@ def _gather(
     return [answers[call.ref] for call in calls]
 
 
+def gather_by_name(calls: Sequence[Call], *, deadline_s: float) -> dict[str, Any]:
+    """Wait as :func:`gather` does, and return each call's result by the name of whom it went to."""
+    results = gather(calls, deadline_s=deadline_s)
+    return {call.name: result for call, result in zip(calls, results, strict=True)}
+
+
 def _late_losses(
     failures: Sequence[BaseException], pending: Sequence[Any], by_ref: Mapping[Any, Call]
 ) -> list[BaseException]:
@@ -137,8 +150,7 @@ def _late_losses(
 
 def lost_among(workers: Sequence[Worker], *, within_s: float) -> list[str]:
     """Return the names of the workers whose processes are gone; one that does not answer in time is busy."""
-    calls = [Call(name=w.name, method="ping", ref=w.actor.__ray_ready__.remote()) for w in workers]
-    losses = _losses(calls, within_s=within_s)
+    losses = _losses([worker.call("__ray_ready__") for worker in workers], within_s=within_s)
     return [worker.name for worker in workers if worker.name in losses]
 
 
@@ -173,23 +185,15 @@ def raise_failures(failures: Sequence[BaseException]) -> None:
 
 def stream(worker: Worker, method: str, *args: object, deadline_s: float, **kwargs: object) -> list[Any]:
     """Run a generator method to its end and return a reference a value, never the values."""
-    call = Call(name=worker.name, method=method, ref=None)
-    generator = getattr(worker.actor, method).options(num_returns="streaming").remote(*args, **kwargs)
-    with OUTSTANDING.noted([(call.name, call.method)]):
-        return _stream(call, generator, deadline_s)
-
-
-def _stream(call: Call, generator: Any, deadline_s: float) -> list[Any]:
+    call = worker.call(method, *args, num_returns="streaming", **kwargs)
     refs: list[Any] = []
-    while True:
-        done, _ = ray.wait([generator], timeout=deadline_s, fetch_local=False)
-        if not done:
-            raise CallTimeoutError(f"no value from {call} within {deadline_s:g} s (deadline_s)")
-        try:
-            ref = next(generator)
-        except StopIteration:
-            return refs
-        refs.append(ref)
+    with OUTSTANDING.noted([(call.name, call.method)]):
+        while ray.wait([call.ref], timeout=deadline_s, fetch_local=False)[0]:
+            try:
+                refs.append(next(call.ref))
+            except StopIteration:
+                return refs
+    raise CallTimeoutError(f"no value from {call} within {deadline_s:g} s (deadline_s)")
 
 
 async def answer(call: Call, *, deadline_s: float | None) -> Any:
@@ -223,18 +227,13 @@ class RayStore:
 
     def get(self, handles: Sequence[object]) -> list[Example]:
         """Fetch all segments and pictures in one call; arrays are read-only views."""
-        refs: list[Any] = []
-        for handle in handles:
-            if not isinstance(handle, SegmentHandle):
-                raise TypeError(f"want a SegmentHandle, got {type(handle).__name__}")
-            refs += [handle.segment, *handle.pictures]
+        ours = cast(Sequence[SegmentHandle], handles)  # nobody else makes any
+        refs = [ref for handle in ours for ref in (handle.segment, *handle.pictures)]
         values = iter(ray.get(refs, timeout=self._deadline_s))
-        out = []
-        for handle in handles:
-            assert isinstance(handle, SegmentHandle)
-            segment: Segment = next(values)
-            out.append(Example(segment=segment, pictures=tuple(next(values) for _ in handle.pictures)))
-        return out
+        return [
+            Example(segment=next(values), pictures=tuple(next(values) for _ in handle.pictures))
+            for handle in ours
+        ]
 
 
 def put(value: object) -> Any:

@@ -140,8 +140,7 @@ def set_heartbeat_target(target: HeartbeatTarget | None) -> None:
 def send_heartbeats(worker: Worker) -> None:
     """Have a worker that was spawned just now send heartbeats, where anybody listens; nothing is waited for."""
     if _PROCESS.target is not None:
-        # Ray calls it in the actor's process, with the worker that the actor holds; other calls may come before.
-        worker.actor.__ray_call__.remote(_begin, worker.name, _PROCESS.target)
+        worker.call_function(_begin, worker.name, _PROCESS.target)  # other calls may come before
 
 
 def _begin(instance: object, name: str, target: HeartbeatTarget) -> None:

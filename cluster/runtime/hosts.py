@@ -1,8 +1,9 @@
-"""Hosts of a cluster: where workers are, which host is gone, what all of them can read."""
+"""Hosts of a cluster: where workers are and where they can meet, which host is gone, what all of them can read."""
 
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import ray
 import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.runtime.calls import Call, Worker, gather
+from cluster.runtime.calls import Call, Worker, gather, gather_by_name
 from rl.errors import ConfigError
 
 
@@ -24,22 +25,31 @@ def has_room(num_gpus: float) -> bool:
 
 def locate(workers: Sequence[Worker], *, deadline_s: float) -> dict[str, str]:
     """Return the address of each worker's host, by the worker's name."""
-    # Ray runs it inside the actor's process; the actor itself is not used.
-    calls = [
-        Call(name=worker.name, method="locate", ref=worker.actor.__ray_call__.remote(_address))
-        for worker in workers
-    ]
-    return {
-        call.name: str(address)
-        for call, address in zip(calls, gather(calls, deadline_s=deadline_s), strict=True)
-    }
+    return gather_by_name([worker.call_function(_locate) for worker in workers], deadline_s=deadline_s)
+
+
+def _locate(_: object) -> str:
+    return str(ray.util.get_node_ip_address())
+
+
+def rendezvous(rank: Worker, *, deadline_s: float) -> tuple[str, int]:
+    """Return where processes that make a group can meet: the address of one's host, and a TCP port free there now."""
+    (meeting,) = gather([rank.call_function(_rendezvous)], deadline_s=deadline_s)
+    address, port = meeting
+    return str(address), int(port)
+
+
+def _rendezvous(_: object) -> tuple[str, int]:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return ray.util.get_node_ip_address(), listener.getsockname()[1]
 
 
 def gone_hosts(addresses: Set[str]) -> list[str]:
     """Return which of some hosts Ray has given up."""
-    return (
-        sorted(addresses - {node["NodeManagerAddress"] for node in _alive()}) if ray.is_initialized() else []
-    )
+    if not ray.is_initialized():
+        return []
+    return sorted(addresses - {node["NodeManagerAddress"] for node in alive_nodes()})
 
 
 def check_shared(paths: Mapping[str, Path], output_dir: Path, *, deadline_s: float) -> None:
@@ -53,7 +63,7 @@ def check_shared(paths: Mapping[str, Path], output_dir: Path, *, deadline_s: flo
     Raises:
         ConfigError: Names node, path and key.
     """
-    if len(_alive()) < 2:
+    if len(alive_nodes()) < 2:
         return
     there = {key: str(path.resolve()) for key, path in paths.items() if path.exists()}
     with _marked(output_dir) as mark:
@@ -78,29 +88,27 @@ def _marked(folder: Path) -> Iterator[Path]:
         mark.unlink(missing_ok=True)
 
 
-def _alive() -> list[dict[str, Any]]:
-    """Ray's records of the nodes that are alive, in a fixed order."""
-    return sorted(
-        (n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"])
-    )
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return Ray's records of the nodes that are alive, in a fixed order."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return sorted(alive, key=lambda node: (node["NodeManagerAddress"], node["NodeID"]))
+
+
+def on_node(node: Mapping[str, Any]) -> NodeAffinitySchedulingStrategy:
+    """Return the scheduling strategy of what must run on one node."""
+    return NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
 
 
 def _on_every_node(work: Callable[..., Any], *args: object, deadline_s: float) -> dict[str, Any]:
     """Run a function once on each node, and return what it found by ``node <address>``."""
     task = ray.remote(num_cpus=0, max_retries=0)(work)
     calls = []
-    for node in _alive():
-        where = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        ref = task.options(scheduling_strategy=where).remote(*args)
+    for node in alive_nodes():
+        ref = task.options(scheduling_strategy=on_node(node)).remote(*args)
         calls.append(Call(name=f"node {node['NodeManagerAddress']}", method=work.__name__, ref=ref))
-    answers = gather(calls, deadline_s=deadline_s)
-    return {call.name: answer for call, answer in zip(calls, answers, strict=True)}
+    return gather_by_name(calls, deadline_s=deadline_s)
 
 
 def _unreadable(paths: Mapping[str, str]) -> list[str]:
     """Return the keys of the paths that this node cannot read."""
     return [key for key, path in paths.items() if not os.access(path, os.R_OK)]
-
-
-def _address(_: object) -> str:
-    return str(ray.util.get_node_ip_address())

@@ -52,9 +52,8 @@ def losses_of(error: BaseException) -> list[WorkerLostError | LostDataError]:
 
 def cause_of(error: BaseException) -> BaseException:
     """Return what a worker raised, where Ray has wrapped it."""
-    return (
-        error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
-    )
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, BaseException) else error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

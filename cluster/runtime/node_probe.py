@@ -1,6 +1,6 @@
 """Probe of a node, sent there by value at the start of a run: ours may not be importable there.
 
-Standard library only, and plain dictionaries out: nothing of this file exists on the node.
+Standard library and psutil (Ray brings it) only, and plain dictionaries out: nothing of this file exists on the node.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import psutil
 
 GPU_QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits")
 QUERY_S = 20.0
@@ -37,14 +39,14 @@ class NodeProbe:
 
         Returns:
             ``origins`` (folder and files by package), ``python``, ``versions`` ('' where not installed), ``cores``,
-            ``memory_bytes`` and ``shm_bytes`` free (None where unknown), ``gpus`` (total and used MiB of each).
+            ``memory_bytes`` free, ``shm_bytes`` free (None where there is none), ``gpus`` (total and used MiB of each).
         """
         return {
             "origins": {package: _origin(package) for package in packages},
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in distributions},
             "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": _free_memory(),
+            "memory_bytes": psutil.virtual_memory().available,
             "shm_bytes": shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None,
             "gpus": _gpus(),
         }
@@ -90,17 +92,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _free_memory() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) << 10
-    except OSError:
-        return None
-    return None
 
 
 def _gpus() -> list[tuple[int, int]]:

@@ -82,8 +82,6 @@ def owned(folder: Path, doing: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         me = _claim(folder, doing)
-    except OwnedError:
-        raise
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written in ({error.strerror})") from error
     try:
@@ -112,9 +110,8 @@ def owner_of(folder: Path) -> Owner | None:
             return None
         except (ValueError, TypeError) as error:
             if time.monotonic() > end:
-                raise OwnedError(
-                    f"{path} is damaged; remove it if no other process works in {folder}"
-                ) from error
+                remedy = f"remove it if no other process works in {folder}"
+                raise OwnedError(f"{path} is damaged; {remedy}") from error
             time.sleep(0.05)
 
 

@@ -6,9 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import ray
 from ray.util.placement_group import (
     PlacementGroup,
     get_current_placement_group,
@@ -17,6 +15,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.runtime.hosts import alive_nodes
 from configs.planning.placement import SHARE, Bundle, Placement
 from rl.errors import ConfigError
 
@@ -59,7 +58,7 @@ def reserve(placement: Placement, *, deadline_s: float) -> Reserved:
     """
     if (trial := get_current_placement_group()) is not None:
         return Reserved(placement=placement, places=_places(trial, placement.bundles(), first=1))
-    num_nodes = sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+    num_nodes = sum("CPU" in node["Resources"] for node in alive_nodes())
     parts = [part for node in placement.nodes for part in placement.groups(node, num_nodes)]
     groups = [placement_group([_resources(b) for b in part], strategy=placement.strategy) for part in parts]
     end = time.monotonic() + deadline_s
@@ -98,8 +97,7 @@ def check_nodes(placement: Placement) -> None:
         ConfigError: If there are too few GPUs, or they are laid out otherwise.
     """
     wanted = sorted((node.num_gpus for node in placement.nodes), reverse=True)
-    alive: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]
-    there = sorted((float(node["Resources"].get("GPU", 0.0)) for node in alive), reverse=True)
+    there = sorted((float(node["Resources"].get("GPU", 0.0)) for node in alive_nodes()), reverse=True)
     if sum(wanted) > sum(there):
         raise ConfigError(
             f"policies.*.num_gpus and rewards.*.num_gpus add up to {sum(wanted):g} GPUs, the cluster has {sum(there):g}"
@@ -115,10 +113,10 @@ def _fits(wanted: list[float], there: list[float]) -> bool:
     """Whether each of the wanted machines has room on some machine, largest first."""
     free = list(there)
     for need in wanted:
-        best = max(range(len(free)), key=free.__getitem__, default=None)
-        if best is None or free[best] < need:
+        free.sort()
+        if not free or free[-1] < need:
             return False
-        free[best] -= need
+        free[-1] -= need
     return True
 
 

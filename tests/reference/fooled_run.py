@@ -4,8 +4,7 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 
 from benchmarks.hackable import LocalContrast, local_contrast
-from cluster.record.recorder import ChainRecorder
-from cluster.record.selection import chains_to_record
+from cluster.record.recorder import ChainRecorder, chains_to_record
 from cluster.record.sinks import JsonlSink
 from cluster.run.alarms import AlarmWatch
 from configs.schema import BlockConfig, Config, RewardConfig

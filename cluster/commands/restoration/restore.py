@@ -153,7 +153,7 @@ def paint_tiles(
                 # One seed for all tiles: their sources of noise agree, and so do the seams.
                 seed=derive_seed(config.seed, name, block),
             )
-        worker = workers.pools.image[settings.policy][0]
+        worker = workers.pools.rollouts[settings.policy][0]
         sent = worker.call("generate", call.requests, *call.pictures, num_returns=call.num_returns)
         (replies,) = gather([sent.first()], deadline_s=config.deadline_s)
         refs = {str(i): row.picture for i, row in enumerate(call.taken_apart(replies, sent.ref[1:]))}

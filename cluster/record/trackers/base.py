@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pkgutil
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -22,14 +21,15 @@ from typing import Any, Literal
 import yaml
 
 from cluster.record.code_version import CodeVersion, code_version
-from cluster.record.recorder import read_record
-from cluster.record.run_data import RecordedChain
+from cluster.record.recorder import RECORD
+from cluster.record.run_data import RecordedChain, read_chain
 from cluster.record.run_files import TrackerNote, read_notes
 from cluster.record.rundir import RunDir
 from cluster.runtime.files import write_atomically
 from configs.load import to_yaml
 from configs.schema import Config
 from rl.errors import ConfigError, DamagedFileError
+from rl.targets import load_target
 from rl.types import JsonDict, Metrics
 
 logger = logging.getLogger(__name__)
@@ -99,15 +99,15 @@ class Tracker(ABC):
 class TrackerThread:
     """Works for one tracker; nothing here waits for it but ``close``."""
 
-    def __init__(self, name: str, tracker: Tracker, told: Callable[[str, JsonDict], None]) -> None:
+    def __init__(self, name: str, tracker: Tracker, note: Callable[[str, JsonDict], None]) -> None:
         """Start the thread.
 
         Args:
             name: As in the config.
             tracker: Not begun yet.
-            told: Takes the name and what has become of the tracker, to be kept with the run.
+            note: Takes the name and what has become of the tracker, to be kept with the run.
         """
-        self._name, self._tracker, self._told = name, tracker, told
+        self._name, self._tracker, self._note = name, tracker, note
         self._work: queue.SimpleQueue[tuple[str, Callable[[], JsonDict | None]] | None] = queue.SimpleQueue()
         self._failed = self._has_begun = False
         self._thread = threading.Thread(target=self._run, name=f"tracker-{name}", daemon=True)
@@ -123,7 +123,11 @@ class TrackerThread:
 
     def chains(self, step: int, folders: Sequence[Path]) -> None:
         """Hand over recorded chains; they are read in the thread."""
-        self._put(f"the chains of step {step}", lambda: self._tracker.chains(step, _read(folders)))
+
+        def read_and_show() -> None:
+            self._tracker.chains(step, [read_chain(folder / RECORD) for folder in folders])
+
+        self._put(f"the chains of step {step}", read_and_show)
 
     def close(self, outcome: Outcome) -> None:
         """Let it finish what waits, and end it if it has begun; one over ``CLOSE_S`` is reported and left."""
@@ -134,7 +138,7 @@ class TrackerThread:
             self._failed = True
             reason = f"it did not finish within {CLOSE_S:g} s, what it had not taken is in metrics.jsonl only"
             logger.error("tracker %s: %s", self._name, reason)
-            self._told(self._name, {"state": "failed", "at": "the end", "reason": reason})
+            self._note(self._name, {"state": "failed", "at": "the end", "reason": reason})
 
     def _put(self, what: str, work: Callable[[], None]) -> None:
         if not self._failed:
@@ -151,15 +155,11 @@ class TrackerThread:
                 self._failed = True
                 logger.exception("tracker %s failed at %s and is left out from here on", self._name, what)
                 reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-                self._told(self._name, {"state": "failed", "at": what, "reason": reason})
+                self._note(self._name, {"state": "failed", "at": what, "reason": reason})
             else:
                 if what == "begin":
                     self._has_begun = True
-                    self._told(self._name, {"state": "on", "kept": kept or {}})
-
-
-def _read(folders: Sequence[Path]) -> list[RecordedChain]:
-    return [RecordedChain(f, read_record(f)) for f in folders]
+                    self._note(self._name, {"state": "on", "kept": kept or {}})
 
 
 # --------------------------------------------------------------------------------- all of a run's
@@ -212,11 +212,11 @@ class Trackers:
         for thread in self._threads:
             thread.close(outcome)
 
-    def _note(self, name: str, said: JsonDict) -> None:
+    def _note(self, name: str, change: JsonDict) -> None:
         """Keep what has become of a tracker in ``tracking.json``."""
         with self._lock:
-            self._notes[name] = {"kept": {}} | self._notes.get(name, {}) | said
-            if said["state"] == "on":
+            self._notes[name] = {"kept": {}} | self._notes.get(name, {}) | change
+            if change["state"] == "on":
                 self._notes[name] = {key: self._notes[name][key] for key in ("kept", "state")}
             self._run.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self._run.tracking, json.dumps(self._notes, indent=1))
@@ -240,14 +240,11 @@ def load_tracker(name: str) -> Tracker:
     Raises:
         ConfigError: If there is no such class, or it is no tracker.
     """
-    try:
-        thing = pkgutil.resolve_name(OURS.get(name, name))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"trackers: {name} cannot be imported: {error}") from error
-    if not (isinstance(thing, type) and issubclass(thing, Tracker)):
+    cls = load_target(OURS.get(name, name), key="trackers")
+    if not (isinstance(cls, type) and issubclass(cls, Tracker)):
         raise ConfigError(f"trackers: {name} is no subclass of cluster.record.trackers.base.Tracker")
     try:
-        return thing()
+        return cls()
     except TypeError as error:
         raise ConfigError(f"trackers: {name} cannot be made without arguments: {error}") from error
 
@@ -273,10 +270,10 @@ def _kept_notes(path: Path) -> dict[str, TrackerNote]:
 
 def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Return a nested configuration as dotted keys and short texts."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            texts |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = str(value)
-    return found
+            texts[f"{prefix}{key}"] = str(value)
+    return texts

@@ -42,8 +42,8 @@ class MlflowTracker(Tracker):
             self._client.update_run(self._run_id, status="RUNNING")
             return kept
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name, artifacts)
+        known = self._client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self._client.create_experiment(name, artifacts)
         self._run_id = self._client.create_run(experiment, run_name=run.name).info.run_id
         params = [Param(key, value[:LONGEST]) for key, value in flat(run.config).items()]
         tags = [RunTag("mlflow.source.git.commit", run.code.commit), RunTag("code", str(run.code))]
@@ -58,8 +58,8 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        found = [Metric(name, float(v), now, step) for name, v in metrics.items() if math.isfinite(v)]
-        self._client.log_batch(self._run_id, metrics=found)
+        points = [Metric(name, float(v), now, step) for name, v in metrics.items() if math.isfinite(v)]
+        self._client.log_batch(self._run_id, metrics=points)
 
     def chains(self, step: int, chains: Sequence[RecordedChain]) -> None:
         """Log a table of the step's chains, and their pictures, under ``chains/step_000012``."""

@@ -185,11 +185,7 @@ def spawned_runner(
         forbidden_ids=(),
         decode=lambda ids: decode(list(ids), NAMES),
     )
-    pools = Pools(
-        text={"text": [crew["writer"]]},
-        image={"image": [crew["painter"]]},
-        scoring=crew[scorer],
-    )
+    pools = Pools(rollouts={"text": [crew["writer"]], "image": [crew["painter"]]}, scoring=crew[scorer])
     kwargs = {"config": config, "context": context, "pools": pools}
     return spawn(ChainRunner, "runner-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
 
@@ -515,7 +511,7 @@ def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
     context = TextContext(
         grammar=ChainGrammar(guided.chain, TAGS), encode=lambda _: PROMPT, forbidden_ids=(3,), decode=decode
     )
-    pools = Pools(text={}, image={}, scoring=cast(Worker, None))
+    pools = Pools(rollouts={}, scoring=cast(Worker, None))
     job = GroupRequest(prompt=photo("a"), draw=0, num_chains=1)
     for config, scale in ((CONFIG, 1.0), (guided, 1.5)):
         sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, NAMES[0])

@@ -90,8 +90,9 @@ def system(ray_cluster: None) -> Iterator[tuple[LearnerGroup, list[Worker]]]:
 
 def publish(transport: Transport, workers: list[Worker]) -> list[dict[str, str]]:
     transport.group.wait_all("advance")
-    publication = transport.load(transport.send(workers, averaged=False), workers)
-    assert publication.manifest.version > 0
+    sent = transport.send(workers, averaged=False)
+    assert transport.load(sent, workers) == {"check_s": 0.0, "load_s": 0.0}
+    assert sent.manifest.version > 0
     return gather([worker.call("loaded") for worker in workers], deadline_s=60)
 
 

@@ -252,8 +252,8 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("no_such_package:Tracker", "cannot be imported"),
-        (f"{HERE}:NoSuch", "cannot be imported"),
+        ("no_such_package:Tracker", "trackers: no module 'no_such_package'"),
+        (f"{HERE}:NoSuch", "trackers: .* has no 'NoSuch'"),
         (f"{HERE}:NoTracker", "is no subclass"),
     ],
 )

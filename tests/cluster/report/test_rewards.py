@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.hackable import SETTINGS, WATCHED, LocalContrast, local_contrast, verdict
+from cluster.record.recorder import chains_to_record, most_recorded
 from cluster.record.run_data import load_run
-from cluster.record.selection import chains_to_record, most_recorded
 from cluster.record.sinks import read_metrics
 from cluster.report.page import write_report
 from cluster.report.rewards import (

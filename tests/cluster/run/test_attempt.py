@@ -11,8 +11,8 @@ import pytest
 
 from cluster.pools.gpu_sharing import GpuSharing
 from cluster.record.rundir import RunDir
-from cluster.run.attempt import Attempt, Reached
-from cluster.run.mirror import Mirror
+from cluster.run.attempt import Attempt
+from cluster.run.remote_copy import RemoteCopy
 from cluster.runtime.interrupts import INTERRUPTS, Terminated
 from configs.load import load_config
 from rl.errors import DiskFullError
@@ -41,8 +41,9 @@ def attempt_in(folder: Path, num_bytes: int = 1000) -> Attempt:
         session=cast(Any, session),
         collector=cast(Any, SimpleNamespace(position=99)),
         watch=cast(Any, SimpleNamespace(must_stop=False)),
-        mirror=Mirror(config=config, run=run, storage=None),
-        reached=Reached(3, 12),
+        remote_copy=RemoteCopy(config, run, None),
+        step=3,
+        position=12,
     )
 
 
@@ -61,7 +62,7 @@ def test_a_signal_saves_the_last_finished_step_once(tmp_path, monkeypatch, capsy
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(INTERRUPTS, "cause", Terminated(15))
     attempt = attempt_in(tmp_path)
-    attempt.reached.step = 0
+    attempt.step = 0
     attempt.save_before_the_end()
     assert not attempt.session.run.checkpoints()
     assert "no step was finished" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.record.rundir import RunDir
 from cluster.run.coldstart import ensure_start, keep_start
-from cluster.run.mirror import open_mirror
+from cluster.run.remote_copy import RemoteCopy, open_storage
 from cluster.runtime.ownership import OWNER
 from configs.derive import (
     COLDSTART_DONE,
@@ -156,10 +156,10 @@ def test_a_fresh_machine_gets_the_runs_own_start_with_it(config, tmp_path):
     keep_start(config)
     save(config)
     (run_directory(config) / OWNER).write_text("{}")
-    open_mirror(config, RunDir(run_directory(config))).push()
+    RemoteCopy(config, RunDir(run_directory(config)), open_storage(config.storage_path)).push()
     shutil.rmtree(tmp_path / "runs")
     fresh = replace(config, resume=True, seed=7)
-    open_mirror(fresh, RunDir(run_directory(fresh))).fetch()
+    RemoteCopy(fresh, RunDir(run_directory(fresh)), open_storage(fresh.storage_path)).fetch()
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["x"]
     assert not (run_directory(fresh) / OWNER).exists()
     start = ensure_start(fresh)

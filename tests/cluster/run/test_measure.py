@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from cluster.run.alarms import AlarmWatch
-from cluster.run.attempt import Attempt, Reached
+from cluster.run.attempt import Attempt
 from configs.load import load_config
 
 
@@ -44,8 +44,9 @@ def attempt_in(world: World, *, every: int) -> Attempt:
         session=cast(Any, session),
         collector=anything,
         watch=AlarmWatch(config=config, watched=(), steps=world, evaluations=world),
-        mirror=anything,
-        reached=Reached(0, 0),
+        remote_copy=anything,
+        step=0,
+        position=0,
     )
 
 

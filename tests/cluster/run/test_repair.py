@@ -31,22 +31,22 @@ class World:
         )
         text = [self.worker(f"rollout-text-{i}") for i in range(2)]
         self.pools = Pools(
-            text={"text": text},
-            image={"image": [self.worker("rollout-image-0")]},
+            rollouts={"text": text, "image": [self.worker("rollout-image-0")]},
             scoring=self.worker("scoring-0"),
         )
         self.workers = RunWorkers(
             pools=self.pools, picture_metrics=self.worker("metrics-0"), learners={}, reserved=cast(Any, None)
         )
         self.hosts = {"rollout-text-1": "10.0.0.3"}
-        self.repair = RolloutRepair(
+        session = SimpleNamespace(
             config=load_config("tiny"),
-            sources={"text": cast(Any, None), "image": cast(Any, None)},
+            sources={"text": None, "image": None},
             workers=self.workers,
             runners=[self.worker("runner-0")],
-            publisher=cast(Any, self),
+            publisher=self,
             hosts=self.hosts,
         )
+        self.repair = RolloutRepair(cast(Any, session))
 
     def worker(self, name: str, mark: str = "old") -> Worker:
         def call(method: str) -> Any:
@@ -68,11 +68,11 @@ class World:
 
 def test_a_lost_rollout_worker_is_replaced_with_the_current_weights(monkeypatch, caplog):
     world = World(monkeypatch, gone={"rollout-text-1"})
-    kept, lost = world.pools.text["text"]
+    kept, lost = world.pools.rollouts["text"]
     world.repair(LOST)
     assert world.done == ["new rollout-text-1.setup", "publish, known ['image']", "old runner-0.use"]
-    assert world.pools.text["text"][0] is kept
-    assert world.pools.text["text"][1] is not lost
+    assert world.pools.rollouts["text"][0] is kept
+    assert world.pools.rollouts["text"][1] is not lost
     assert world.hosts["rollout-text-1"] == "10.0.0.9"
     assert "rollout-text-1 on host 10.0.0.3 was lost and is replaced" in caplog.text
 

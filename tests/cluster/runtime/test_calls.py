@@ -107,8 +107,8 @@ def test_a_failure_that_follows_from_a_loss_is_told_as_the_loss(ray_cluster):
 
 def test_a_node_that_cannot_read_a_path_is_named(ray_cluster, tmp_path, monkeypatch):
     """One node stands for two: the same one is asked twice, and this process has what it lacks."""
-    (node,) = hosts._alive()
-    monkeypatch.setattr(hosts, "_alive", lambda: [node, node])
+    (node,) = hosts.alive_nodes()
+    monkeypatch.setattr(hosts, "alive_nodes", lambda: [node, node])
     there = tmp_path / "there"
     there.mkdir()
     hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=60)

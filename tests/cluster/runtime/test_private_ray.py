@@ -15,7 +15,7 @@ pytestmark = pytest.mark.ray
 PROGRAM = """
 import json, time
 import psutil, ray
-from cluster.runtime.private_ray import private_ray
+from cluster.runtime.ray_session import private_ray
 
 @ray.remote
 class Worker:

@@ -84,7 +84,7 @@ def test_a_node_without_room_for_its_share_is_found():
     reports = {
         "a": {"memory_bytes": share},
         "b": {"memory_bytes": share // 2 - 1},
-        "c": {"memory_bytes": None},
+        "c": {"memory_bytes": share},
     }
     assert [fault.node for fault in memory_faults({"a": reports["b"]}, plan)] == ["a"]
     assert memory_faults(reports, plan) == []  # three nodes share it

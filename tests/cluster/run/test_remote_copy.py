@@ -11,8 +11,8 @@ import pytest
 from pyarrow import fs
 
 from cluster.record.rundir import RunDir
-from cluster.run.mirror import Mirror, open_mirror
-from cluster.run.storage import ATTEMPTS, Storage, open_storage
+from cluster.run.remote_copy import ATTEMPTS, RemoteCopy, Storage, open_storage
+from configs.derive import coldstart_directory
 from configs.load import load_config, to_yaml
 from rl.errors import ConfigError, StorageError, UntrustedFileError
 
@@ -158,14 +158,14 @@ def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
     config = load_config(
         "tiny", [f"output_dir={tmp_path / 'old'}", f"storage_path={scheme}{tmp_path}/far", "name=mine"]
     )
-    mirror = open_mirror(config, make_run(tmp_path / "old" / "mine", resolved=to_yaml(config)))
-    start = mirror._start()
+    run = make_run(tmp_path / "old" / "mine", resolved=to_yaml(config))
+    start = coldstart_directory(config)
     (start / "text").mkdir(parents=True)
     (start / "work").mkdir()
     (start / "work" / "left").write_text("over")
     (start / "text" / "model.safetensors").write_bytes(b"weights")
     (start / "coldstart.json").write_text(json.dumps({"digest": "x"}))
-    mirror.push()
+    RemoteCopy(config, run, open_storage(config.storage_path)).push()
     shutil.rmtree(tmp_path / "old")
     fresh = load_config(
         "tiny",
@@ -177,20 +177,20 @@ def test_a_fresh_machine_resumes_from_a_folder(tmp_path, scheme):
         ],
     )
     run = RunDir(tmp_path / "new" / "mine")
-    again = open_mirror(fresh, run)
-    again.fetch()
+    RemoteCopy(fresh, run, open_storage(fresh.storage_path)).fetch()
     run.check(resume=True)
     assert run.newest_checkpoint().step == 4
-    assert (again._start() / "text" / "model.safetensors").read_bytes() == b"weights"
-    assert not (again._start() / "work").exists()
+    start = coldstart_directory(fresh)
+    assert (start / "text" / "model.safetensors").read_bytes() == b"weights"
+    assert not (start / "work").exists()
 
 
 def test_without_a_storage_path_nothing_is_copied(tmp_path):
     config = load_config("tiny", [f"output_dir={tmp_path}"])
-    mirror = open_mirror(config, RunDir(tmp_path / "tiny"))
-    assert mirror == Mirror(config=config, run=RunDir(tmp_path / "tiny"), storage=None)
-    mirror.fetch()
-    mirror.push()
+    assert open_storage(config.storage_path) is None
+    remote_copy = RemoteCopy(config, RunDir(tmp_path / "tiny"), None)
+    remote_copy.fetch()
+    remote_copy.push()
     assert list(tmp_path.iterdir()) == []
 
 
