@@ -253,6 +253,7 @@ def learn(config: Config, name: str, directory: Path, watch: Watch) -> None:
             directory=directory,
             block_names=tuple(config.chain),
             bucket_bytes=config.bucket_mib << 20,
+            num_optimizer_steps=2,
         )
     )
     examples = examples_of(config, name, directory, 2 * spec.learner.micro_batch_size)

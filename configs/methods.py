@@ -260,6 +260,37 @@ class Adapter:
 
 Lora = Annotated[FullWeights | Adapter, Field(discriminator="kind"), ByName()]
 
+# --------------------------------------------------------------------------------- learning rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The rate stays at its peak."""
+
+    kind: Literal["constant"] = "constant"
+    """Name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """The rate falls in a straight line, to 0 when the run's optimizer steps are made."""
+
+    kind: Literal["linear"] = "linear"
+    """Name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """The rate falls along half a cosine, to ``floor`` when the run's optimizer steps are made."""
+
+    kind: Literal["cosine"] = "cosine"
+    """Name."""
+    floor: Share = 0.0
+    """Share of the peak that it falls to, 0..1."""
+
+
+Schedule = Annotated[Constant | Linear | Cosine, Field(discriminator="kind"), ByName()]
+
 # --------------------------------------------------------------------------------- names without constants
 
 BASELINES = ("group", "leave_one_out", "batch")

@@ -29,11 +29,13 @@ from configs.methods import (
     PPO,
     AllSteps,
     Baseline,
+    Constant,
     Correction,
     FullWeights,
     Lora,
     NoCorrection,
     Sampler,
+    Schedule,
     Surrogate,
     TrainedSteps,
 )
@@ -68,7 +70,10 @@ class LearnerConfig:
     learning_rate: Rate = 1e-5
     """AdamW learning rate in GRPO."""
     warmup_steps: Natural = 0
-    """Optimizer steps over which the learning rate rises from 0; it is constant after that."""
+    """Optimizer steps over which the learning rate rises from 0, before its ``schedule`` begins."""
+    schedule: Schedule = field(default_factory=Constant)
+    """What the learning rate does from there to the run's last optimizer step (``num_steps`` times
+    ``updates_per_batch``): ``constant``, ``linear`` or ``cosine``, a name or a mapping."""
     weight_decay: Share = 0.0
     """AdamW weight decay."""
     max_grad_norm: Positive = 1.0

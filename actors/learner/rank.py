@@ -18,6 +18,7 @@ import torch
 
 from actors.learner.micro_batches import MicroBatchLoader, inputs_on, make_actions
 from actors.learner.model import LearnerModel
+from actors.learner.schedule import learning_rate
 from actors.learner.sending import WeightSender
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import PolicyBatch
@@ -159,7 +160,7 @@ class LearnerRank:
             stats.append(sums.stats(name, is_first=is_first))
         if ds.any_rank(not is_finite, self._device):
             raise self._diverged("the loss")
-        rate = self._learning_rate()
+        rate = learning_rate(self.spec.config.learner, self._num_steps, self.spec.num_optimizer_steps)
         grad_norm = ds.step(engine, rate)
         if grad_norm is None:
             raise self._diverged("the gradient")
@@ -205,13 +206,6 @@ class LearnerRank:
                 for _, batch in self.parts.loader.collated(micros)
             ]
         return proximal
-
-    def _learning_rate(self) -> float:
-        """Rise linearly over ``warmup_steps``, then stay."""
-        config = self.spec.config
-        return config.learner.learning_rate * min(
-            1.0, (self._num_steps + 1) / max(1, config.learner.warmup_steps)
-        )
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(

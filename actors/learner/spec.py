@@ -25,6 +25,8 @@ class LearnerSpec:
     """The chain's blocks in order."""
     bucket_bytes: int
     """Size of a weight bucket; also bounds what ZeRO-3 gathers at once."""
+    num_optimizer_steps: int
+    """Of the whole run: where the learning rate's schedule ends."""
     rank: int = 0
     world_size: int = 1
     seed: int = 0

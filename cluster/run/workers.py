@@ -162,6 +162,7 @@ def _spawn_learners(name: str, config: Config, source: Path, reserved: Reserved)
         directory=source,
         block_names=tuple(config.chain),
         bucket_bytes=config.bucket_mib << 20,
+        num_optimizer_steps=config.num_steps * config.updates_per_batch,
         world_size=policy.learner.num_ranks,
         seed=config.seed,
         deterministic=config.deterministic,

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from actors.learner.rank import LearnerRank
 from actors.shared import deepspeed_engine
+from configs.methods import Cosine
 from rl.types import Example
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received
 from tests.reference.policy_configs import policy_config
@@ -29,7 +30,9 @@ def averaged_lives(rank: int, world_size: int, port: int, root: Path, lives: Seq
 def averaged_life(rank: int, world_size: int, port: int, root: Path, life: EmaLife) -> dict[str, Any]:
     """Train, show the average, save, train on; then load and train on again."""
     stage, dtype, deepspeed_engine.PERSISTENCE_ELEMENTS = life
-    config = policy_config(zero_stage=stage, dtype=dtype, ema_decay=DECAY, **LIFE)
+    # The rate falls, so that a resumed run must know how many steps it has made.
+    schedule = Cosine(floor=0.1)
+    config = policy_config(zero_stage=stage, dtype=dtype, ema_decay=DECAY, schedule=schedule, **LIFE)
     folder = root / "-".join(map(str, (world_size, *life)))
     learner, examples = make_learner(root / "start", config, rank, world_size, port)
     history, masters = [received(learner)], [_masters(learner)]

@@ -147,6 +147,7 @@ def make_learner(
         directory=start,
         block_names=BLOCKS,
         bucket_bytes=300,
+        num_optimizer_steps=len(STEPS) + 1,
         rank=rank,
         world_size=world_size,
         seed=SEED,

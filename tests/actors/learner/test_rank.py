@@ -73,6 +73,7 @@ def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):
         directory=tmp_path,
         block_names=BLOCKS,
         bucket_bytes=100,
+        num_optimizer_steps=1,
     )
     with pytest.raises(LearnerError, match=r"policies\.tiny\.learner\.zero_stage=2"):
         load_policy(spec)

@@ -128,6 +128,7 @@ def test_a_family_of_the_users_own_is_found_by_its_key(own, tmp_path):
         directory=tmp_path,
         block_names=BLOCKS,
         bucket_bytes=100,
+        num_optimizer_steps=1,
     )
     assert type(load_policy(spec)).__name__ == "SketchPolicy"
 
