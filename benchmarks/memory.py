@@ -265,6 +265,7 @@ def learn(config: Config, name: str, directory: Path, watch: Watch) -> None:
             handle=index,
             advantages=dict.fromkeys(range(len(config.chain)), 1.0 if index % 2 else -1.0),
             num_actions=int(example.segment.action_mask.sum()),
+            num_scored=int(example.segment.action_mask.sum()),
             shape_key=(),
             length=100,
         )

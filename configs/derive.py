@@ -21,6 +21,8 @@ REWARD_ATTEMPTS = 2
 """How often a chain is sent to a reward whose actors hang or die on it: beside others, then alone."""
 COLDSTART_DONE = "coldstart.json"
 """Written last: a cold start without it is half-made."""
+CHUNK_ACTIONS = 1024
+"""Most actions whose logits a learner holds at once: with 150,000 ids a table of 0.6 GB."""
 START = "start"
 """Folder of a run that keeps the cold start it was made from."""
 

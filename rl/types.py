@@ -455,6 +455,8 @@ class TrainItem:
     """By index of the chain's block. Actions of a block that is not here are masked: not trained, not counted."""
     num_actions: int
     """Trained ones."""
+    num_scored: int
+    """With those that are not trained: what a learner makes log-probs of."""
     shape_key: tuple[int, ...]
     length: int
 
@@ -480,6 +482,8 @@ class TrainBatch:
     """Token streams, or pictures."""
     max_actions: int
     """Most actions that the configuration lets a sequence have."""
+    num_chunks: int
+    """Parts in which each micro-batch's actions become log-probs, equal on all ranks (``chunks_of``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

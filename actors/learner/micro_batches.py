@@ -45,9 +45,24 @@ class MicroBatchLoader:
         self._thread.shutdown(cancel_futures=True)
 
 
-def inputs_on(device: torch.device, batch: PolicyBatch) -> Mapping[str, Tensor]:
-    """Return what the policy's ``forward`` takes, on ``device``."""
-    return {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+CHUNKS = "num_chunks"
+"""Input of policies that make log-probs in parts: how many. ``collate`` gives what its own rows need."""
+
+
+def inputs_on(
+    device: torch.device, batch: PolicyBatch, *, num_chunks: int | None = None
+) -> Mapping[str, Tensor]:
+    """Return what the policy's ``forward`` takes, on ``device``.
+
+    Args:
+        device: Where the policy is.
+        batch: Collated.
+        num_chunks: What all ranks have agreed on; None where all have the same rows.
+    """
+    inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+    return (
+        inputs if num_chunks is None or CHUNKS not in inputs else {**inputs, CHUNKS: torch.tensor(num_chunks)}
+    )
 
 
 def make_actions(micro: MicroBatch, batch: PolicyBatch, device: torch.device) -> Actions:

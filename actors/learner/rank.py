@@ -154,7 +154,7 @@ class LearnerRank:
         is_finite = True
         micros = self.parts.loader.collated(batch.micro_batches[self.spec.rank])
         for (micro, collated), before in zip(micros, proximal, strict=True):
-            sums = self._micro_loss(micro, collated, before, batch.max_actions)
+            sums = self._micro_loss(batch, micro, collated, before)
             ds.backward(engine, sums.loss * scale)
             is_finite &= bool(torch.isfinite(sums.loss.detach()))
             stats.append(sums.stats(name, is_first=is_first))
@@ -175,15 +175,15 @@ class LearnerRank:
         return merge([*stats, UpdateStats(sums=shared, maxima={})])
 
     def _micro_loss(
-        self, micro: MicroBatch, batch: PolicyBatch, proximal: ActionScores | None, max_actions: int
+        self, batch: TrainBatch, micro: MicroBatch, collated: PolicyBatch, proximal: ActionScores | None
     ) -> LossSums:
-        inputs = inputs_on(self._device, batch)
+        inputs = inputs_on(self._device, collated, num_chunks=batch.num_chunks)
         reference = self.model.reference_scores(inputs)
         return policy_loss(
             self.spec.config.loss,
             self.model.scores(inputs),
-            make_actions(micro, batch, self._device),
-            max_actions=max_actions,
+            make_actions(micro, collated, self._device),
+            max_actions=batch.max_actions,
             reference=reference,
             proximal=None if proximal is None else proximal.detached(self._device),
         )
@@ -196,15 +196,16 @@ class LearnerRank:
             By optimizer step and micro-batch, on the CPU. None where the update's own forward pass will do:
             in the first step, when nothing has changed yet, and without a correction.
         """
-        shares = [batch.micro_batches[self.spec.rank] for batch in batches]
-        proximal: list[list[ActionScores | None]] = [[None] * len(micros) for micros in shares]
+        rank = self.spec.rank
+        proximal: list[list[ActionScores | None]] = [
+            [None] * len(batch.micro_batches[rank]) for batch in batches
+        ]
         if isinstance(self.spec.config.loss.correction, NoCorrection):
             return proximal
-        for index, micros in enumerate(shares[1:], start=1):
-            proximal[index] = [
-                self.model.scores(inputs_on(self._device, batch)).detached(CPU)
-                for _, batch in self.parts.loader.collated(micros)
-            ]
+        for index, batch in enumerate(batches[1:], start=1):
+            collated = self.parts.loader.collated(batch.micro_batches[rank])
+            inputs = (inputs_on(self._device, rows, num_chunks=batch.num_chunks) for _, rows in collated)
+            proximal[index] = [self.model.scores(rows).detached(CPU) for rows in inputs]
         return proximal
 
     def _diverged(self, what: str) -> DivergedError:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from configs.derive import CHUNK_ACTIONS
 from configs.planning.models import Fields
 
-NUM_CHUNKS = 4
-"""Parts in which actions are turned to log-probs (``actors.policies.token.policy``)."""
 LOGIT_TABLES = 4
 """Tables of logits alive at once in the scoring of a part: log-probs, and three that their entropy needs."""
 
@@ -67,7 +66,7 @@ def text_elements(fields: Fields, shape: TextShape) -> int:
 
 def logit_elements(fields: Fields, shape: TextShape) -> int:
     """Return the elements of the tables of logits that are alive at once: float32 whatever the model is."""
-    part = -(-shape.rows * shape.actions // NUM_CHUNKS)
+    part = min(CHUNK_ACTIONS, shape.rows * shape.actions)
     return int(LOGIT_TABLES * part * fields["text_config"]["vocab_size"])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import TypeVar
 
+from configs.derive import CHUNK_ACTIONS
 from configs.schema import Config
 from rl.advantage.assign import Advantages
 from rl.advantage.overlong import masked_blocks
@@ -71,6 +72,7 @@ def items_of(chain: Chain, policy: str, advantages: dict[int, float], config: Co
                     handle=segment.handle,
                     advantages={names.index(block): advantages[names.index(block)] for block in trained},
                     num_actions=sum(trained.values()),
+                    num_scored=sum(segment.num_actions.values()),
                     shape_key=segment.shape_key,
                     length=segment.length,
                 )
@@ -126,7 +128,18 @@ def lay_out(
         num_actions=sum(item.num_actions for item in items),
         num_sequences=len(items),
         max_actions=max_actions,
+        num_chunks=max(
+            chunks_of(sum(item.num_scored for item in micro.items)) for micros in ranks for micro in micros
+        ),
     )
+
+
+def chunks_of(num_actions: int) -> int:
+    """Return in how many parts a learner makes log-probs of actions, so that it never holds the logits of all.
+
+    Every rank must ask for the output matrix equally often: ZeRO stage 3 gathers it each time.
+    """
+    return max(1, -(-num_actions // CHUNK_ACTIONS))
 
 
 def split_evenly(things: Sequence[T], num_parts: int) -> list[Sequence[T]]:

@@ -62,6 +62,7 @@ def make_batch(
                 handle=index,
                 advantages=advantages,
                 num_actions=int(stream.action_mask.sum()),
+                num_scored=int(stream.action_mask.sum()),
                 shape_key=(),
                 length=stream.tokens.size,
             )

@@ -31,12 +31,10 @@ from actors.policies.token.pictures import PictureInputs
 from actors.policies.token.tokenizer import load_tokenizer
 from actors.policies.token.vocabulary import load_processor, picture_mark
 from configs.schema import PolicyConfig, TokenLoss
+from rl.advantage.batching import chunks_of
 from rl.loss.actions import ActionScores
 from rl.types import Example, TokenStream
 
-NUM_CHUNKS = 4
-"""Parts in which a batch's actions are turned to log-probs, so that logits of one part are held at a time.
-Fixed: every rank must call the output matrix equally often (ZeRO stage 3 gathers it each time)."""
 MODEL = "model."
 """Begins the names of inputs that the model takes."""
 _PROOF = "What do you see? Nothing."
@@ -169,6 +167,7 @@ class TokenPolicy(TrainablePolicy):
             "column": column,
             "target": _pad(streams, "tokens", 0).long()[row_of, column],
             "shape": torch.tensor(action_mask.shape),
+            "num_chunks": torch.tensor(chunks_of(len(row_of))),
             "temperature": torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float32),
             "guidance": torch.tensor([s.guidance for s in samplings], dtype=torch.float32),
             "mask_of": torch.tensor([forbidden.index(s.forbidden_ids) for s in samplings]),
@@ -194,11 +193,12 @@ class TokenPolicy(TrainablePolicy):
         hidden = self.hidden_states(inputs)
         row_of, column = inputs["row_of"], inputs["column"]
         rows, columns = inputs["shape"].tolist()
+        num_chunks = int(inputs["num_chunks"])
         # With guidance [n, 2, width]: each action in its row, and in that row without its pictures' content.
         halves = [hidden[first + row_of, column - 1] for first in range(0, len(hidden), rows)]
         chosen = torch.stack(halves, dim=1)
         parts = zip(
-            *(torch.tensor_split(x, NUM_CHUNKS) for x in (chosen, inputs["target"], row_of)), strict=True
+            *(torch.tensor_split(x, num_chunks) for x in (chosen, inputs["target"], row_of)), strict=True
         )
         scored = [checkpoint(self._score, *part, inputs, use_reentrant=False) for part in parts]
         blank = hidden.new_zeros((rows, columns), dtype=torch.float32)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.learner.micro_batches import expand_advantages, make_actions
+from actors.learner.micro_batches import expand_advantages, inputs_on, make_actions
 from actors.learner.model import load_policy
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import PolicyBatch
@@ -34,7 +34,15 @@ rows = st.lists(
 @given(rows)
 def test_every_action_gets_the_advantage_of_its_block(rows):
     items = [
-        TrainItem(item_id="", handle=None, advantages=advantages, num_actions=1, shape_key=(), length=6)
+        TrainItem(
+            item_id="",
+            handle=None,
+            advantages=advantages,
+            num_actions=1,
+            num_scored=1,
+            shape_key=(),
+            length=6,
+        )
         for advantages, _ in rows
     ]
     micro = MicroBatch(items=tuple(items), weights=(1.0,) * len(items))
@@ -54,7 +62,9 @@ def test_actions_are_put_together_and_padding_rows_lose_their_mask(is_denoising)
         action_weights=torch.full((2, 2), 0.5) if is_denoising else None,
         behaviour_step_mean=torch.ones(2, 2, 3) if is_denoising else None,
     )
-    item = TrainItem(item_id="", handle=0, advantages={0: 2.0}, num_actions=1, shape_key=(), length=2)
+    item = TrainItem(
+        item_id="", handle=0, advantages={0: 2.0}, num_actions=1, num_scored=1, shape_key=(), length=2
+    )
     micro = MicroBatch(items=(item, item), weights=(1.0, 0.0))
     actions = make_actions(micro, batch, torch.device("cpu"))
     assert actions.mask.tolist() == [[True, False], [False, False]]
@@ -62,6 +72,19 @@ def test_actions_are_put_together_and_padding_rows_lose_their_mask(is_denoising)
     assert torch.equal(actions.behaviour.logprobs, batch.behaviour_logprobs)
     assert actions.weights is batch.action_weights
     assert actions.behaviour.step_mean is batch.behaviour_step_mean
+
+
+def test_all_ranks_make_logprobs_in_as_many_parts():
+    batch = PolicyBatch(
+        inputs={"num_chunks": torch.tensor(1)},
+        behaviour_logprobs=torch.zeros(1, 1),
+        action_mask=torch.ones(1, 1, dtype=torch.bool),
+        block_of=torch.zeros(1, 1),
+    )
+    cpu = torch.device("cpu")
+    assert int(inputs_on(cpu, batch)["num_chunks"]) == 1
+    assert int(inputs_on(cpu, batch, num_chunks=3)["num_chunks"]) == 3
+    assert inputs_on(cpu, replace(batch, inputs={}), num_chunks=3) == {}
 
 
 def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):

@@ -270,6 +270,18 @@ def test_padding_and_order_change_nothing(policy: TokenPolicy) -> None:
                 )
 
 
+def test_the_number_of_parts_changes_nothing(policy: TokenPolicy) -> None:
+    """More parts than this rank has actions too: another rank may have that many."""
+    inputs = policy.collate([make_example(policy, seed, num_pictures=1) for seed in range(2)]).inputs
+    assert int(inputs["num_chunks"]) == 1
+    with torch.no_grad():
+        whole = policy(inputs)
+        for num in (2, 5, 300):
+            parts = policy({**inputs, "num_chunks": torch.tensor(num)})
+            torch.testing.assert_close(parts.logprobs, whole.logprobs, atol=TOLERANCE_NATS, rtol=0)
+            torch.testing.assert_close(parts.entropy, whole.entropy, atol=TOLERANCE_NATS, rtol=0)
+
+
 # ------------------------------------------------------------------ gradients and weights
 
 

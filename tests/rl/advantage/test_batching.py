@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.derive import CHUNK_ACTIONS
 from configs.schema import BlockConfig, Config
 from rl.advantage.batching import build_train_batches, lay_out, max_actions, split_evenly
 from rl.types import TrainItem
@@ -23,6 +24,7 @@ def item_lists(draw):
             handle=i,
             advantages={0: 1.0},
             num_actions=draw(st.integers(1, 9)),
+            num_scored=draw(st.integers(9, 2000)),
             shape_key=shape,
             length=draw(st.integers(1, 40)),
         )
@@ -47,6 +49,9 @@ def test_layout_invariants(items, num_ranks, micro_batch_size):
     assert batch.num_actions == sum(item.num_actions for item in items)
     assert batch.num_sequences == len(items)
     assert batch.max_actions == 9
+    scored = [sum(i.num_scored for i in micro.items) for rank in batch.micro_batches for micro in rank]
+    assert max(scored) <= batch.num_chunks * CHUNK_ACTIONS
+    assert batch.num_chunks == 1 or max(scored) > (batch.num_chunks - 1) * CHUNK_ACTIONS
     for position in zip(*batch.micro_batches, strict=True):
         assert len({item.shape_key for micro in position for item in micro.items}) == 1
     for rank in batch.micro_batches:
@@ -68,7 +73,9 @@ def test_layout_is_balanced(items, num_ranks, micro_batch_size):
 
 def test_rows_of_a_micro_batch_have_like_lengths():
     items = [
-        TrainItem(item_id=str(i), handle=i, advantages={}, num_actions=1, shape_key=(), length=n)
+        TrainItem(
+            item_id=str(i), handle=i, advantages={}, num_actions=1, num_scored=1, shape_key=(), length=n
+        )
         for i, n in enumerate([5, 90, 7, 95, 6, 91, 8, 94])
     ]
     batch = lay_out("p", items, 2, 2, max_actions=9)

@@ -120,7 +120,7 @@ def test_masked_actions_are_neither_trained_nor_counted():
     advantages = {0: 1.0, 1: 2.0, 2: 3.0}
     cut = make_chain("g", 0, segments, Finish.LENGTH)
     (item,) = items_of(cut, "text", advantages, MASK)
-    assert (dict(item.advantages), item.num_actions) == ({0: 1.0}, 7)
+    assert (dict(item.advantages), item.num_actions, item.num_scored) == ({0: 1.0}, 7, 17)
     (item,) = items_of(cut, "text", advantages, TRAIN)
     assert (dict(item.advantages), item.num_actions) == ({0: 1.0, 2: 3.0}, 17)
     (item,) = items_of(cut, "image", advantages, MASK)

@@ -35,7 +35,9 @@ def test_weighted_sum_over_divisor_is_plain_pythons_mean(kind, case):
 @given(st.lists(st.integers(1, MAX_ACTIONS), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 4))
 def test_shares_of_all_ranks_and_micro_batches_add_up_to_the_divisor(kind, counts, num_ranks, size):
     items = [
-        TrainItem(item_id=str(i), handle=i, advantages={}, num_actions=n, shape_key=(), length=n)
+        TrainItem(
+            item_id=str(i), handle=i, advantages={}, num_actions=n, num_scored=n, shape_key=(), length=n
+        )
         for i, n in enumerate(counts)
     ]
     batch = lay_out("p", items, num_ranks, size, max_actions=MAX_ACTIONS)
