@@ -87,6 +87,15 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenLearner(LearnerConfig):
+    """How a token policy learns."""
+
+    max_tokens: Natural = 0
+    """Most tokens in one forward pass of a rank, padding included (rows times the longest); a longer chain is alone
+    in one. ``micro_batch_size`` stays the most rows. Larger is faster, until memory ends; 0 is no bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """What the rollout workers of every kind of policy share.
 
@@ -198,6 +207,8 @@ class TokenPolicyConfig(_Policy):
     of ``coldstart`` is made from nothing in any case."""
     chat_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the checkpoint's chat template, such as ``enable_thinking``."""
+    learner: TokenLearner = field(default_factory=TokenLearner)
+    """How it learns."""
     rollout: TokenRollout = field(default_factory=TokenRollout)
     """How it samples."""
     loss: TokenLoss = field(default_factory=TokenLoss)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.derive import degraded_px, denoising_policy
+from configs.derive import degraded_px, denoising_policy, token_policy
 from configs.planning.activations import PictureShape, TextShape, key_width
 from configs.planning.models import Model
 from configs.schema import BlockConfig, Config
@@ -49,18 +49,21 @@ def workload(config: Config) -> Workload:
 
 def text_shape(config: Config, policy: str, model: Model) -> TextShape:
     """Return the largest batch a learner rank of a token policy scores."""
-    spec = config.policies[policy]
+    spec = token_policy(config.policies[policy])
     vision = model.fields.get("vision_config", {})
     pictures = [_picture_patches(edge, model, vision) for edge in _context_pictures(config) if vision]
     merge = vision.get("spatial_merge_size", 1) ** 2
+    sampled = _sampled_tokens(config)
+    tokens = PROMPT_TOKENS + sampled + sum(p // merge for p in pictures) + TAG_TOKENS * len(pictures)
     rows = min(spec.learner.micro_batch_size, _chains_a_rank(config, policy))
+    if spec.learner.max_tokens:
+        rows = min(rows, max(1, spec.learner.max_tokens // tokens))
     return TextShape(
         rows=rows * _branches(spec.rollout.guidance_scale),
-        tokens=PROMPT_TOKENS + _sampled_tokens(config) + sum(p // merge for p in pictures)
-        + TAG_TOKENS * len(pictures),
+        tokens=tokens,
         patches=sum(pictures),
-        actions=_sampled_tokens(config),
-    )  # fmt: skip
+        actions=sampled,
+    )
 
 
 def picture_shape(config: Config, policy: str, model: Model, *, learn: bool) -> PictureShape:

@@ -6,6 +6,7 @@ batches, in id order.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import TypeVar
@@ -30,7 +31,7 @@ def build_train_batches(
     Args:
         groups: Trainable groups.
         advantages: From ``assign_advantages``.
-        config: Its ``updates_per_batch``, and each policy's ``num_ranks`` and ``micro_batch_size``.
+        config: Its ``updates_per_batch``, and each policy's ``num_ranks``, ``micro_batch_size`` and ``max_tokens``.
 
     Returns:
         By policy, the optimizer steps in order; a policy without any item is absent.
@@ -51,6 +52,7 @@ def build_train_batches(
                     settings.learner.num_ranks,
                     settings.learner.micro_batch_size,
                     max_actions=max_actions(policy, config),
+                    max_tokens=settings.learner.max_tokens if settings.kind == "token" else 0,
                 )
                 batches.setdefault(policy, []).append(batch)
     return batches
@@ -95,10 +97,12 @@ def lay_out(
     micro_batch_size: int,
     *,
     max_actions: int,
+    max_tokens: int = 0,
 ) -> TrainBatch:
     """Lay one optimizer step out over ranks.
 
-    Items of one shape are sorted by length and cut into micro-batches of like length, so little is padded.
+    Items of one shape are sorted by length and cut into micro-batches of like length, so little is padded;
+    ``max_tokens`` also bounds how long one may become.
     Neighbours go to different ranks, so that all ranks have about the same work at the same time. Every rank
     gets the same number of micro-batches of each shape: ZeRO's collectives hang or crash otherwise. Where
     items do not reach, a micro-batch holds one of them again with weight 0.
@@ -109,6 +113,7 @@ def lay_out(
         num_ranks: Learner ranks.
         micro_batch_size: Most rows of a micro-batch.
         max_actions: Most actions a sequence can have.
+        max_tokens: Most tokens of a micro-batch, padding included; 0 is no bound. A longer item is alone.
 
     Returns:
         The batch; ``num_actions`` and ``num_sequences`` count every item once.
@@ -117,8 +122,12 @@ def lay_out(
     in_order = sorted(items, key=lambda item: (item.shape_key, -item.length))
     for _, same_shape in groupby(in_order, key=lambda item: item.shape_key):
         alike = list(same_shape)
-        num_each = -(-len(alike) // (num_ranks * micro_batch_size))
-        for index, rows in enumerate(split_evenly(alike, num_ranks * num_each)):
+        if max_tokens:
+            micros = split_by_tokens(alike, num_ranks, micro_batch_size, max_tokens)
+        else:
+            num_each = -(-len(alike) // (num_ranks * micro_batch_size))
+            micros = split_evenly(alike, num_ranks * num_each)
+        for index, rows in enumerate(micros):
             rows_or_padding = tuple(rows) or (alike[-1],)
             weights = (1.0,) * len(rows) or (0.0,)
             ranks[index % num_ranks].append(MicroBatch(items=rows_or_padding, weights=weights))
@@ -140,6 +149,36 @@ def chunks_of(num_actions: int) -> int:
     Every rank must ask for the output matrix equally often: ZeRO stage 3 gathers it each time.
     """
     return max(1, -(-num_actions // CHUNK_ACTIONS))
+
+
+def split_by_tokens(
+    items: Sequence[TrainItem], num_ranks: int, max_rows: int, max_tokens: int
+) -> list[Sequence[TrainItem]]:
+    """Cut items into runs of at most ``max_rows``, and ``max_tokens`` when padded, as many for every rank.
+
+    There are as few as can be, and then each is as small as their number allows, so that all take about as long.
+
+    Args:
+        items: At least one, longest first. One that is longer than ``max_tokens`` is alone.
+        num_ranks: Their number is a multiple of it; the last ones may be empty.
+        max_rows: Bound.
+        max_tokens: Bound on rows times the longest.
+    """
+    num = num_ranks * -(-len(_filled(items, max_rows, max_tokens)) // num_ranks)
+    bounds = range(1, max_tokens)
+    enough = bisect_left(bounds, True, key=lambda bound: len(_filled(items, max_rows, bound)) <= num)
+    runs = _filled(items, max_rows, 1 + enough)
+    return [*runs, *[()] * (num - len(runs))]
+
+
+def _filled(items: Sequence[TrainItem], max_rows: int, max_tokens: int) -> list[Sequence[TrainItem]]:
+    """Fill one run after the other: the fewest there can be of items in this order."""
+    runs: list[Sequence[TrainItem]] = []
+    while items:
+        rows = min(max_rows, max(1, max_tokens // max(1, items[0].length)))
+        runs.append(items[:rows])
+        items = items[rows:]
+    return runs
 
 
 def split_evenly(things: Sequence[T], num_parts: int) -> list[Sequence[T]]:

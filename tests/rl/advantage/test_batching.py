@@ -1,13 +1,14 @@
 """What must hold of every layout: nothing lost, nothing twice, all ranks alike."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.derive import CHUNK_ACTIONS
 from configs.schema import BlockConfig, Config
-from rl.advantage.batching import build_train_batches, lay_out, max_actions, split_evenly
+from rl.advantage.batching import build_train_batches, lay_out, max_actions, split_by_tokens, split_evenly
 from rl.types import TrainItem
 from tests.reference.groups import image_segment, make_group, make_scores, text_segment
 from tests.reference.policy_configs import policy_config
@@ -69,6 +70,69 @@ def test_layout_is_balanced(items, num_ranks, micro_batch_size):
         -(-count // (num_ranks * micro_batch_size)) for count in Counter(i.shape_key for i in items).values()
     )
     assert len(batch.micro_batches[0]) == least
+
+
+def padded(micro):
+    return len(micro.items) * max(item.length for item in micro.items)
+
+
+@quick
+@given(item_lists(), st.integers(1, 5), st.integers(1, 6), st.integers(1, 120))
+def test_tokens_bound_a_micro_batch_and_nothing_is_lost(items, num_ranks, micro_batch_size, max_tokens):
+    batch = lay_out("p", items, num_ranks, micro_batch_size, max_actions=9, max_tokens=max_tokens)
+    assert batch == lay_out("p", items, num_ranks, micro_batch_size, max_actions=9, max_tokens=max_tokens)
+    assert len({len(rank) for rank in batch.micro_batches}) == 1
+    micros = [micro for rank in batch.micro_batches for micro in rank]
+    for micro in micros:
+        assert len(micro.items) == 1 or padded(micro) <= max_tokens
+        assert 1 <= len(micro.items) <= micro_batch_size
+    rows = [pair for micro in micros for pair in zip(micro.items, micro.weights, strict=True)]
+    assert Counter(i.item_id for i, weight in rows if weight) == Counter(i.item_id for i in items)
+    for position in zip(*batch.micro_batches, strict=True):
+        assert len({item.shape_key for micro in position for item in micro.items}) == 1
+
+
+def fewest(lengths, max_rows, max_tokens):
+    """Fewest runs of lengths in falling order, by trying every first cut."""
+    if not lengths:
+        return 0
+    fits = [
+        n for n in range(1, max_rows + 1) if n <= len(lengths) and (n == 1 or n * lengths[0] <= max_tokens)
+    ]
+    return 1 + min(fewest(lengths[n:], max_rows, max_tokens) for n in fits)
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=9).map(lambda n: sorted(n, reverse=True)),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 120),
+)
+def test_there_are_as_few_micro_batches_as_can_be_and_then_small_ones(lengths, num_ranks, rows, max_tokens):
+    items = [
+        TrainItem(
+            item_id=str(i), handle=i, advantages={}, num_actions=1, num_scored=1, shape_key=(), length=length
+        )
+        for i, length in enumerate(lengths)
+    ]
+    runs = split_by_tokens(items, num_ranks, rows, max_tokens)
+    assert [item for run in runs for item in run] == items
+    least = fewest(lengths, rows, max_tokens)
+    assert len(runs) == num_ranks * -(-least // num_ranks)
+    largest = max((len(run) * run[0].length for run in runs if len(run) > 1), default=0)
+    assert not largest or fewest(lengths, rows, largest - 1) > len(runs)
+
+
+def test_long_chains_do_not_make_micro_batches_of_short_ones_small():
+    items = [
+        TrainItem(
+            item_id=str(i), handle=i, advantages={}, num_actions=1, num_scored=1, shape_key=(), length=n
+        )
+        for i, n in enumerate([900, 800, *[100] * 18])
+    ]
+    batch = lay_out("p", items, 2, 16, max_actions=9, max_tokens=1000)
+    assert [[len(micro.items) for micro in rank] for rank in batch.micro_batches] == [[1, 9], [1, 9]]
 
 
 def test_rows_of_a_micro_batch_have_like_lengths():
@@ -180,6 +244,18 @@ def test_updates_split_by_group():
     assert [step.num_actions for step in steps] == [40, 40]
     more = build_train_batches(groups[:1], flat_advantages(groups), make_config(updates_per_batch=3))
     assert len(more["text"]) == 1
+
+
+def test_a_token_policys_micro_batches_are_bounded_as_configured():
+    groups, config = make_groups(2), make_config()
+    token = replace(config.policies["text"], learner=replace(config.policies["text"].learner, max_tokens=12))
+    bounded = replace(config, policies={**config.policies, "text": token})
+    batches = build_train_batches(groups, flat_advantages(groups), bounded)
+    micros = [micro for rank in batches["text"][0].micro_batches for micro in rank]
+    assert [len(micro.items) for micro in micros] == [1] * 8  # lengths are 10 to 13
+    plain = build_train_batches(groups, flat_advantages(groups), config)
+    assert batches["image"] == plain["image"]
+    assert max(len(micro.items) for rank in plain["text"][0].micro_batches for micro in rank) == 2
 
 
 def test_chains_without_advantages_are_left_out():
