@@ -81,6 +81,9 @@ class LearnerConfig:
     ema_decay: Share = 0.0
     """Decay of the moving average of the weights that is evaluated and exported, an optimizer step; 0 keeps none.
     The first steps count for more: the decay rises to it (``actors.learner.ema``)."""
+    gradient_checkpointing: Flag = False
+    """Keep the inputs of a model's layers only, and compute the rest again in the backward pass: much less memory for
+    a third more time."""
     lora: Lora = field(default_factory=FullWeights)
     """Train low-rank adapters instead of the weights: a name or a mapping. The reference of ``loss.kl_weight`` is
     then the policy without them."""

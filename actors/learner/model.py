@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.learner.ema import WeightAverage
+from actors.learner.recomputation import recompute_activations
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import TrainablePolicy
 from actors.shared import deepspeed_engine as ds
@@ -58,6 +59,9 @@ class LearnerModel:
             self.policy.to(device).eval()
         elif config.loss.kl_weight > 0:
             self._reference = load_policy(spec).to(device).eval().requires_grad_(False)
+        if config.learner.gradient_checkpointing:
+            key = f"policies.{spec.policy_name}.learner.gradient_checkpointing"
+            recompute_activations(self.policy.trained_net, key=key)
         self.engine: Any = ds.make_engine(
             _Scorer(self.policy),
             zero_stage=config.learner.zero_stage,

@@ -43,10 +43,15 @@ def key_width(text: Fields) -> int:
     return int(text.get("num_key_value_heads", text["num_attention_heads"]) * head_size(text))
 
 
-def text_elements(fields: Fields, shape: TextShape) -> int:
+def text_elements(fields: Fields, shape: TextShape, *, recomputed: bool) -> int:
     """Return the elements that one training pass of a language model keeps, its logits aside.
 
     A vision tower is that of Qwen2.5-VL or Qwen3-VL.
+
+    Args:
+        fields: Of the checkpoint's ``config.json``.
+        shape: Of the batch.
+        recomputed: Layers keep their inputs only, and one at a time all it computes (``gradient_checkpointing``).
 
     Source:
         Korthikanti et al. 2022 (Reducing Activation Recomputation), eq. 1, with the terms of a gated MLP, RMS
@@ -57,11 +62,16 @@ def text_elements(fields: Fields, shape: TextShape) -> int:
     queries = text["num_attention_heads"] * head_size(text)
     keys = key_width(text)
     layer = 6 * width + 2 * queries + 2 * keys + 4 * inner
-    kept = shape.rows * shape.tokens * (text["num_hidden_layers"] * layer + 3 * width)
+    # Of the language model and the vision tower: positions, layers, width, what a layer keeps of a position.
+    stacks = [(shape.rows * shape.tokens, text["num_hidden_layers"], width, layer)]
     if vision := fields.get("vision_config"):
-        patch = vision["depth"] * (11 * vision["hidden_size"] + 4 * vision["intermediate_size"])
-        kept += shape.rows * shape.patches * patch
-    return int(kept)
+        seen = 11 * vision["hidden_size"] + 4 * vision["intermediate_size"]
+        stacks.append((shape.rows * shape.patches, vision["depth"], vision["hidden_size"], seen))
+    kept = 3 * shape.rows * shape.tokens * width
+    if recomputed:
+        kept += max(num * elements for num, _, _, elements in stacks)
+        return int(kept + sum(num * depth * inputs for num, depth, inputs, _ in stacks))
+    return int(kept + sum(num * depth * elements for num, depth, _, elements in stacks))
 
 
 def logit_elements(fields: Fields, shape: TextShape) -> int:
@@ -83,14 +93,17 @@ class PictureShape:
     """Cells of the net's input: pixels over the square of a patch."""
 
 
-def picture_elements(fields: Fields, shape: PictureShape) -> int:
-    """Return the elements that one training pass of a picture net keeps."""
+def picture_elements(fields: Fields, shape: PictureShape, *, recomputed: bool) -> int:
+    """Return the elements that one training pass of a picture net keeps; ``recomputed`` as for ``text_elements``."""
     if fields.get("_class_name") == "SD3Transformer2DModel":
         # Each layer, of a token: norms and modulation 6 D, q k v and output 4 D, MLP 12 D.
-        return 22 * int(fields["num_layers"]) * _joint_width(fields, shape)
-    return sum(
-        shape.rows * (shape.cells >> 2 * layer.level) * _kept(layer, fields) for layer in unet_layers(fields)
-    )
+        layers = int(fields["num_layers"])
+        return (layers + 22 if recomputed else 22 * layers) * _joint_width(fields, shape)
+    cells = [(shape.rows * (shape.cells >> 2 * layer.level), layer) for layer in unet_layers(fields)]
+    if recomputed:
+        largest = max(num * _kept(layer, fields) for num, layer in cells)
+        return largest + sum(num * layer.inputs for num, layer in cells)
+    return sum(num * _kept(layer, fields) for num, layer in cells)
 
 
 def _kept(layer: UnetLayer, fields: Fields) -> int:

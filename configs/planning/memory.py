@@ -130,12 +130,14 @@ def experts_of(reward: RewardConfig) -> tuple[str, ...]:
 
 def _learning_bytes(config: Config, policy: str, model: Model) -> int:
     spec = config.policies[policy]
-    size = DTYPE_BYTES[spec.dtype]
+    size, recomputed = DTYPE_BYTES[spec.dtype], spec.learner.gradient_checkpointing
     if spec.kind == "denoising":
-        held = size * picture_elements(model.fields, picture_shape(config, policy, model, learn=True))
+        picture = picture_shape(config, policy, model, learn=True)
+        held = size * picture_elements(model.fields, picture, recomputed=recomputed)
     else:
         shape = text_shape(config, policy, model)
-        held = size * text_elements(model.fields, shape) + 4 * logit_elements(model.fields, shape)
+        kept = text_elements(model.fields, shape, recomputed=recomputed)
+        held = size * kept + 4 * logit_elements(model.fields, shape)
     return held if spec.num_gpus else int(HEAP_FACTOR * held)
 
 

@@ -156,8 +156,11 @@ def _remedy(config: Config, process: Process, plan: Plan) -> str:
     if process.role == "rollout":
         return f"raise {key}.num_gpus, or lower {key}.learner.micro_batch_size"
     policy = config.policies[process.key]
-    if memory.activations > memory.optimizer + memory.weights and policy.learner.micro_batch_size > 1:
-        return f"lower {key}.learner.micro_batch_size (now {policy.learner.micro_batch_size})"
+    if memory.activations > memory.optimizer + memory.weights:
+        if policy.learner.micro_batch_size > 1:
+            return f"lower {key}.learner.micro_batch_size (now {policy.learner.micro_batch_size})"
+        if not policy.learner.gradient_checkpointing:
+            return f"set {key}.learner.gradient_checkpointing=true"
     if policy.learner.zero_stage < 3:
         return f"raise {key}.learner.zero_stage to 3, or {key}.learner.num_ranks (now {policy.learner.num_ranks})"
     return f"raise {key}.learner.num_ranks (now {policy.learner.num_ranks})"

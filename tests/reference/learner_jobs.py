@@ -139,11 +139,16 @@ def received(learner: LearnerRank, *, averaged: bool = False) -> dict[str, torch
 
 
 def make_learner(
-    start: Path, config: PolicyConfig, rank: int, world_size: int, port: int, target: str = "TinyPolicy"
+    start: Path,
+    config: PolicyConfig,
+    rank: int,
+    world_size: int,
+    port: int,
+    target: str = "tests.reference.tiny_policy:TinyPolicy",
 ) -> tuple[LearnerRank, list[Example]]:
     spec = LearnerSpec(
         policy_name="tiny",
-        family=replace(TINY, learner=f"tests.reference.tiny_policy:{target}"),
+        family=replace(TINY, learner=target),
         config=config,
         directory=start,
         block_names=BLOCKS,
@@ -269,7 +274,14 @@ def _resume_and_diverge(
     found["loaded"] = [again.version, received(again)]
     found["resumed"] = [_plain(again.update([batch])[0]), received(again)]
 
-    cusp, _ = make_learner(spec.directory, spec.config, spec.rank, spec.world_size, port, "CuspPolicy")
+    cusp, _ = make_learner(
+        spec.directory,
+        spec.config,
+        spec.rank,
+        spec.world_size,
+        port,
+        "tests.reference.tiny_policy:CuspPolicy",
+    )
     for name, victim, scale in (("loss", again, float("nan")), ("gradient", cusp, 1.0)):
         before = received(victim)
         poisoned = make_batch(examples, STEPS[1][:1], spec.world_size, 4, scale=scale)

@@ -13,7 +13,9 @@ MODULES = (
     "torch._inductor.lowering",
     "torch._inductor.scheduler",
     "peft",
+    "transformers.models.qwen3.modeling_qwen3",
     "tests.reference.ema_jobs",
+    "tests.reference.layered_policy",
     "tests.reference.lora_jobs",
     "tests.reference.supervised_jobs",
 )

@@ -51,6 +51,12 @@ def test_what_adds_memory_and_what_saves_it():
     ):
         more = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
         assert getattr(more, part) > getattr(plain, part), override
+    for override, part in (
+        ("policies.text.learner.gradient_checkpointing=true", "activations"),
+        ("policies.text.learner.max_tokens=1000", "activations"),
+    ):
+        less = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
+        assert getattr(less, part) < getattr(plain, part), override
     assert plain.total == sum(getattr(plain, part) for part in PARTS)
 
 
