@@ -77,9 +77,10 @@ class WeightAverage:
         for shard, master in zip(self._shards, self._masters, strict=True):
             shard.copy_(master.detach())
 
-    def move(self, device: torch.device) -> None:
-        """Move the average; the masters are the optimizer's."""
-        self._shards = [shard.to(device) for shard in self._shards]
+    def follow(self) -> None:
+        """Move the average to where the masters are now; they are the optimizer's."""
+        pairs = zip(self._shards, self._masters, strict=True)
+        self._shards = [shard.to(master.device) for shard, master in pairs]
 
     def save(self, path: Path) -> None:
         """Write this rank's shards to one file."""

@@ -69,6 +69,7 @@ class LearnerModel:
             weight_decay=config.learner.weight_decay,
             max_grad_norm=config.learner.max_grad_norm,
             dtype=config.dtype,
+            offload_optimizer=config.learner.offload_optimizer,
         )
         self.average = self._make_average()
 
@@ -122,7 +123,7 @@ class LearnerModel:
         if self._reference is not None:
             self._reference.to(device)
         if self.average is not None:
-            self.average.move(device)
+            self.average.follow()
 
     # ------------------------------------------------------------------------ files
 

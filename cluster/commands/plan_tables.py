@@ -101,7 +101,11 @@ def memory_table(made: Plan) -> Table:
         for name, model in made.models.items()
         if model is not None
     ]
-    table.caption = "\n".join(known)
+    on_host = [
+        f"{name}: {size(num_bytes)} of each learner rank on the host"
+        for name, num_bytes in made.offloaded_bytes.items()
+    ]
+    table.caption = "\n".join([*known, *on_host])
     table.caption_justify = "left"
     return table
 

@@ -91,15 +91,32 @@ def learner_memory(config: Config, policy: str, model: Model) -> Memory:
     # A bucket is filled from gradients that autograd still holds.
     buckets = 2 * min(MAX_BUCKET_ELEMENTS, trained)
     gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.learner.zero_stage == 3 else 0
+    # The optimizer is given its gradients as one float32 copy.
+    optimizer, copied = _optimizer_bytes(config, policy, model), 4 * trained // ranks
+    if offloaded_bytes(config, policy, model):
+        optimizer = copied = 0
     return Memory(
         weights=weights,
         gradients=size * (trained // ranks if is_cut else trained),
-        optimizer=(16 if spec.learner.ema_decay else 12) * trained // ranks,
+        optimizer=optimizer,
         activations=_learning_bytes(config, policy, model),
-        # The optimizer is given its gradients as one float32 copy.
-        buffers=size * (buckets + gathered) + 4 * trained // ranks,
+        buffers=size * (buckets + gathered) + copied,
         fixed=FIXED_GPU_BYTES if spec.num_gpus else FIXED_CPU_BYTES["learner"],
     )
+
+
+def offloaded_bytes(config: Config, policy: str, model: Model) -> int:
+    """Return what a learner rank on a GPU keeps on the host (``offload_optimizer``): states, gradients, new weights."""
+    spec = config.policies[policy]
+    if not (spec.learner.offload_optimizer and spec.num_gpus):
+        return 0
+    copied = (4 + DTYPE_BYTES[spec.dtype]) * model.num_trained // spec.learner.num_ranks
+    return _optimizer_bytes(config, policy, model) + copied
+
+
+def _optimizer_bytes(config: Config, policy: str, model: Model) -> int:
+    learner = config.policies[policy].learner
+    return (16 if learner.ema_decay else 12) * model.num_trained // learner.num_ranks
 
 
 def rollout_memory(config: Config, policy: str, model: Model) -> Memory:

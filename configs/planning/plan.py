@@ -13,6 +13,7 @@ from configs.planning.memory import (
     GIB,
     Memory,
     learner_memory,
+    offloaded_bytes,
     reward_memory,
     rollout_memory,
 )
@@ -48,6 +49,8 @@ class Plan:
     work: Workload
     published_bytes: Mapping[str, int]
     """By policy: weights that each of its rollout workers receives a step."""
+    offloaded_bytes: Mapping[str, int]
+    """By policy: what each of its learner ranks on a GPU keeps on the host."""
     findings: tuple[Finding, ...]
     in_turns: bool = False
     """Whether learner and rollout worker of a policy take turns (``colocate``)."""
@@ -94,6 +97,11 @@ def make_plan(config: Config, models: Mapping[str, Model | None], *, host_bytes:
         memory=memory,
         work=workload(config),
         published_bytes=published,
+        offloaded_bytes={
+            name: num_bytes
+            for name, model in models.items()
+            if model is not None and (num_bytes := offloaded_bytes(config, name, model))
+        },
         findings=(),
         in_turns=config.colocate,
     )
@@ -163,7 +171,8 @@ def _remedy(config: Config, process: Process, plan: Plan) -> str:
             return f"set {key}.learner.gradient_checkpointing=true"
     if policy.learner.zero_stage < 3:
         return f"raise {key}.learner.zero_stage to 3, or {key}.learner.num_ranks (now {policy.learner.num_ranks})"
-    return f"raise {key}.learner.num_ranks (now {policy.learner.num_ranks})"
+    more = "" if policy.learner.offload_optimizer else f", or set {key}.learner.offload_optimizer=true"
+    return f"raise {key}.learner.num_ranks (now {policy.learner.num_ranks}){more}"
 
 
 def _cache_findings(

@@ -9,7 +9,7 @@ import pytest
 from actors.policies.model_size import find_model, find_models
 from cluster.cli import main
 from configs.load import load_config, shipped_names
-from configs.planning.memory import GIB, PARTS, learner_memory, rollout_memory
+from configs.planning.memory import GIB, PARTS, learner_memory, offloaded_bytes, rollout_memory
 from configs.planning.models import ASSUMED
 from configs.planning.plan import Plan, make_plan
 from configs.planning.workload import cache_bytes_a_token, text_shape, workload
@@ -58,6 +58,23 @@ def test_what_adds_memory_and_what_saves_it():
         less = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
         assert getattr(less, part) < getattr(plain, part), override
     assert plain.total == sum(getattr(plain, part) for part in PARTS)
+
+
+def test_offloaded_states_are_on_the_host_and_the_table_says_so(capsys, tmp_path):
+    """12 bytes a weight of float32 weights and moments, 4 of gradients, 2 of new bfloat16 weights, over 16 ranks."""
+    overrides = ["policies.text.learner.offload_optimizer=true"]
+    config = load_config("qwen2_5_vl_64gpu", overrides)
+    model = find_model(config, "text")
+    assert learner_memory(config, "text", model).optimizer == 0
+    assert offloaded_bytes(config, "text", model) == pytest.approx(18 * model.num_trained / 16)
+    assert plan_of("qwen2_5_vl_64gpu", overrides).offloaded_bytes.keys() == {"text"}
+    assert plan_of("qwen2_5_vl_64gpu").offloaded_bytes == {}
+    assert main(["plan", "qwen2_5_vl_64gpu", *overrides, f"output_dir={tmp_path}"]) == 0
+    assert "GiB of each learner rank on the host" in capsys.readouterr().out
+    laptop = load_config("demo", overrides)
+    at_hand = find_model(laptop, "text")
+    plain = learner_memory(load_config("demo"), "text", at_hand)
+    assert learner_memory(laptop, "text", at_hand) == plain
 
 
 def test_vllm_takes_its_share_of_the_gpu():
