@@ -3,6 +3,7 @@
     python -m benchmarks.memory                    # all models, learner rank and rollout worker of each
     python -m benchmarks.memory --models picture   # one of them
     python -m benchmarks.memory --parts            # also what was held after each stage
+    KEYS=learner.gradient_checkpointing=true python -m benchmarks.memory   # with other settings of the policy
 
 Measured is the peak of anonymous memory (``RssAnon``): what a process owns and the machine runs out of. Files that
 are mapped (libraries, checkpoints being read) and the object store are shared or can be dropped, and are not in it.
@@ -112,10 +113,12 @@ def config_of(name: str, directory: Path) -> Config:
     """Return the demo with one model in the place of a cold start's."""
     spec = MODELS[name]
     policy, rows = spec["policy"], int(os.environ.get("ROWS", spec["rows"]))
-    return load_config(
-        "demo",
-        [f"policies.{policy}.source={directory}", f"policies.{policy}.learner.micro_batch_size={rows}"],
-    )
+    settings = [
+        f"source={directory}",
+        f"learner.micro_batch_size={rows}",
+        *os.environ.get("KEYS", "").split(),
+    ]
+    return load_config("demo", [f"policies.{policy}.{setting}" for setting in settings])
 
 
 def run_child(name: str, role: str, directory: Path) -> dict[str, int]:

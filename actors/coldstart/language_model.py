@@ -19,6 +19,7 @@ import torch.distributed
 from actors.coldstart.chains import ChainWriter
 from actors.coldstart.restoration.text_trainer import asked, train_text
 from actors.coldstart.task import TRAINING_OFFSET, ColdstartTask
+from actors.learner.micro_batches import inputs_on
 from actors.learner.model import LearnerModel
 from actors.learner.spec import LearnerSpec
 from actors.policies.family import family_of
@@ -29,8 +30,10 @@ from actors.policies.token.tags import write_with_tags
 from actors.policies.token.tokenizer import load_tokenizer
 from actors.policies.token.vocabulary import load_vocabulary
 from actors.shared import deepspeed_engine as ds
+from actors.shared.engine_checkpoint import LATEST
 from configs.derive import COLDSTART, token_policy
 from configs.schema import Config, Photographs, TokenLoss, TokenPolicyConfig
+from rl.advantage.batching import chunks_of
 from rl.chain.grammar import ChainGrammar
 from rl.data.source import PromptSource, prompt_source
 from rl.errors import DivergedError
@@ -98,6 +101,7 @@ def _spec(task: ColdstartTask, policy: TokenPolicyConfig, directory: Path) -> Le
         directory=directory,
         block_names=tuple(task.config.chain),
         bucket_bytes=task.config.bucket_mib << 20,
+        num_optimizer_steps=task.config.coldstart.text_steps,
         rank=task.rank,
         world_size=task.world_size,
         seed=task.config.seed,
@@ -110,7 +114,7 @@ def _train(task: ColdstartTask, model: LearnerModel, source: PromptSource, devic
     start = task.config.coldstart
     schedule = task.spec(num_steps=start.text_steps, learning_rate=start.text_learning_rate)
     checkpoints = task.work / "checkpoints"
-    newest = checkpoints / "latest"  # DeepSpeed's: the tag of the last checkpoint
+    newest = checkpoints / LATEST
     done = int(model.load(checkpoints, newest.read_text().strip())["done"]) if newest.exists() else 0
     batches = _batches(task, model.policy, source, first_step=done)
     while done < start.text_steps:
@@ -135,7 +139,9 @@ def _backward(model: LearnerModel, rows: list[Example], task: ColdstartTask, dev
     total = 0.0
     for first in range(0, len(rows), size):
         batch = model.policy.collate(rows[first : first + size])
-        scores = model.scores({name: tensor.to(device) for name, tensor in batch.inputs.items()})
+        # The output matrix must be asked for equally often on all ranks.
+        num_chunks = ds.largest(chunks_of(int(batch.action_mask.sum())), device)
+        scores = model.scores(inputs_on(device, batch, num_chunks=num_chunks))
         loss = -scores.logprobs[batch.action_mask.to(device)].sum() / num_actions
         ds.backward(model.engine, loss)
         total += float(loss.detach())

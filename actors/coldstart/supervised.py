@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.shared import deepspeed_engine as ds
+from actors.shared.engine_checkpoint import LATEST, load_checkpoint, save_checkpoint
 from rl.errors import DivergedError
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -94,11 +95,11 @@ def run_supervised(
         if done % spec.report_every == 0 or done == spec.num_steps:
             report(done, {"loss": float(loss.detach()), "grad_norm": grad_norm, "lr": rate})
         if spec.checkpoint_dir and spec.save_every and done % spec.save_every == 0:
-            ds.save_checkpoint(engine, spec.checkpoint_dir, f"step-{done}", {"done": done})
+            save_checkpoint(engine, spec.checkpoint_dir, f"step-{done}", {"done": done})
 
 
 def _resume(engine: object, spec: SupervisedSpec) -> int:
     """Load the newest checkpoint, if there is one, and return the number of steps done."""
-    if spec.checkpoint_dir is None or not (spec.checkpoint_dir / "latest").exists():
+    if spec.checkpoint_dir is None or not (spec.checkpoint_dir / LATEST).exists():
         return 0
-    return int(ds.load_checkpoint(engine, spec.checkpoint_dir, None)["done"])
+    return int(load_checkpoint(engine, spec.checkpoint_dir, None)["done"])

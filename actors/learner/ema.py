@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 EXCHANGE_ELEMENTS = 1 << 24
@@ -46,16 +43,18 @@ class WeightAverage:
 
     def __init__(self, masters: Sequence[Tensor], decay: float, refresh: Callable[[], None]) -> None:
         self.num_updates = 0
+        """So far; set where a saved average goes on."""
         # The very tensors: an alias would miss it when a sleeping learner moves them.
         self._masters = list(masters)
         self._decay = decay
         self._refresh = refresh
-        self._shards = [master.detach().clone() for master in self._masters]
+        self.shards = [master.detach().clone() for master in self._masters]
+        """The average of each of the masters."""
 
     def update(self) -> None:
         """Move towards the masters: ``average = d * average + (1 - d) * masters``. Call it after every step."""
         weight = 1 - decay_at(self.num_updates, self._decay)
-        for shard, master in zip(self._shards, self._masters, strict=True):
+        for shard, master in zip(self.shards, self._masters, strict=True):
             shard.lerp_(master.detach(), weight)
         self.num_updates += 1
 
@@ -74,33 +73,17 @@ class WeightAverage:
     def restart(self) -> None:
         """Begin again at the present masters."""
         self.num_updates = 0
-        for shard, master in zip(self._shards, self._masters, strict=True):
+        for shard, master in zip(self.shards, self._masters, strict=True):
             shard.copy_(master.detach())
 
     def follow(self) -> None:
         """Move the average to where the masters are now; they are the optimizer's."""
-        pairs = zip(self._shards, self._masters, strict=True)
-        self._shards = [shard.to(master.device) for shard, master in pairs]
-
-    def save(self, path: Path) -> None:
-        """Write this rank's shards to one file."""
-        tensors = {str(index): shard for index, shard in enumerate(self._shards)}
-        save_file({**tensors, "num_updates": torch.tensor(self.num_updates)}, path)
-
-    def load(self, path: Path) -> None:
-        """Read what ``save`` wrote for the same shards.
-
-        Raises:
-            FileNotFoundError: If it is not there.
-        """
-        tensors = load_file(path)
-        self.num_updates = int(tensors.pop("num_updates"))
-        for index, shard in enumerate(self._shards):
-            shard.copy_(tensors[str(index)])
+        pairs = zip(self.shards, self._masters, strict=True)
+        self.shards = [shard.to(master.device) for shard, master in pairs]
 
     def _exchange(self) -> None:
         """Let masters and average change places: what DeepSpeed holds are the masters' very buffers."""
-        for shard, master in zip(self._shards, self._masters, strict=True):
+        for shard, master in zip(self.shards, self._masters, strict=True):
             parts = zip(shard.split(EXCHANGE_ELEMENTS), master.detach().split(EXCHANGE_ELEMENTS), strict=True)
             for averaged, trained in parts:
                 kept = averaged.clone()

@@ -17,12 +17,15 @@ from actors.learner.spec import LearnerSpec
 from actors.policies.base import TrainablePolicy
 from actors.shared import deepspeed_engine as ds
 from actors.shared import lora
+from actors.shared.engine_checkpoint import load_checkpoint, save_checkpoint
 from actors.weights.buckets import CPU
 from rl.errors import LearnerError
 from rl.loss.actions import ActionScores
 
 ADAPTER = "adapter"
 """Folder of an exported adapter, beside that of the merged model."""
+AVERAGE, AVERAGED = "average", "num_averaged"
+"""Of a checkpoint: the moving average's shards, and the updates that it has seen."""
 
 
 class _Scorer(nn.Module):
@@ -77,9 +80,8 @@ class LearnerModel:
         config = self._spec.config
         if not config.learner.ema_decay:
             return None
-        masters = ds.master_shards(self.engine, zero_stage=config.learner.zero_stage)
-        refresh = partial(ds.refresh_weights, self.engine, zero_stage=config.learner.zero_stage)
-        return WeightAverage(masters, config.learner.ema_decay, refresh)
+        masters = ds.master_shards(self.engine)
+        return WeightAverage(masters, config.learner.ema_decay, partial(ds.refresh_weights, self.engine))
 
     def scores(self, inputs: Mapping[str, Tensor]) -> ActionScores:
         """Run the policy under DeepSpeed; collective in ZeRO stage 3."""
@@ -119,7 +121,7 @@ class LearnerModel:
     def move(self, *, is_asleep: bool) -> None:
         """Move everything to the host, or back to the rank's device."""
         device = CPU if is_asleep else self.device
-        (ds.offload if is_asleep else ds.reload)(self.engine, zero_stage=self._spec.config.learner.zero_stage)
+        (ds.offload if is_asleep else ds.reload)(self.engine)
         if self._reference is not None:
             self._reference.to(device)
         if self.average is not None:
@@ -129,22 +131,22 @@ class LearnerModel:
 
     def save(self, directory: Path, tag: str, state: Mapping[str, int]) -> None:
         """Write a checkpoint, with the rank's own ``state``."""
-        if self.average is not None:
-            (directory / tag).mkdir(parents=True, exist_ok=True)
-            self.average.save(self._average_file(directory, tag))
-        ds.save_checkpoint(self.engine, directory, tag, {**state, "averaged": self.average is not None})
+        if self.average is None:
+            save_checkpoint(self.engine, directory, tag, state)
+            return
+        averaged = {**state, AVERAGED: self.average.num_updates}
+        save_checkpoint(self.engine, directory, tag, averaged, {AVERAGE: self.average.shards})
 
     def load(self, directory: Path, tag: str) -> Mapping[str, Any]:
         """Read a checkpoint and return its ``state``; an average that it does not have begins at its weights."""
-        state = ds.load_checkpoint(self.engine, directory, tag)
-        if self.average is not None:
+        if self.average is None:
+            return load_checkpoint(self.engine, directory, tag)
+        state = load_checkpoint(self.engine, directory, tag, {AVERAGE: self.average.shards})
+        if AVERAGED in state:
+            self.average.num_updates = state[AVERAGED]
+        else:
             self.average.restart()
-            if state.get("averaged"):
-                self.average.load(self._average_file(directory, tag))
         return state
-
-    def _average_file(self, directory: Path, tag: str) -> Path:
-        return directory / tag / f"average_rank_{self._spec.rank:02d}.safetensors"
 
     def export(self, directory: Path) -> None:
         """Write the policy as its plain library loads it; rank 0 writes, all return when it has.

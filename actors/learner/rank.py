@@ -274,12 +274,12 @@ class LearnerRank:
         return logprobs
 
     def save(self, directory: Path, tag: str) -> None:
-        """Write a checkpoint from which ``load`` goes on to the last bit."""
+        """Write a checkpoint from which ``load`` goes on: to the last bit with as many ranks, else to rounding."""
         self.model.save(directory, tag, {"version": self.version, "num_steps": self._num_steps})
 
     @span("load")
     def load(self, directory: Path, tag: str) -> None:
-        """Read a checkpoint of a learner with as many ranks.
+        """Read a checkpoint of a learner with any number of ranks, under any ZeRO stage.
 
         A moving average that the checkpoint does not have begins at its weights.
         """

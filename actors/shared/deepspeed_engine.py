@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,7 @@ from torch import Tensor, nn
 
 from actors.shared.network import interface_towards
 from configs.errors import first_line
-from rl.compat.torch_load import tensors_only
-from rl.errors import LearnerError, UntrustedFileError
+from rl.errors import LearnerError
 
 SHM_OP = "deepspeed_shm_comm"
 """DeepSpeed compiles this when the process group starts (a minute), and uses it in inference only."""
@@ -107,8 +105,8 @@ def make_engine(
         weight_decay: AdamW's.
         max_grad_norm: Gradients of a larger norm are scaled down.
         dtype: ``float32`` or ``bfloat16`` (with float32 master weights).
-        offload_optimizer: Keep masters and optimizer states on the host, and make AdamW's step there. It is torch's own
-            in either place: DeepSpeed's for the CPU is compiled at the start, and torch's fused one is as fast.
+        offload_optimizer: Keep masters and optimizer states on the host, and make AdamW's step there: torch's own,
+            as elsewhere, for DeepSpeed's would have to be compiled at the start.
 
     Returns:
         The DeepSpeed engine.
@@ -119,14 +117,10 @@ def make_engine(
     # collector runs a finalizer that imports something for the first time.
     import deepspeed.utils.pin_memory
 
-    # DeepSpeed reserves whole communication buckets, by default of 5e8 elements, also for a small model.
-    num_elements = sum(parameter.numel() for parameter in module.parameters())
-    bucket_elements = min(MAX_BUCKET_ELEMENTS, num_elements // BUCKET_UNIT * BUCKET_UNIT + BUCKET_UNIT)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
     engine, *_ = deepspeed.initialize(
         model=module,
-        optimizer=optimizer,
+        optimizer=torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True),
         dist_init_required=False,
         config={
             "train_micro_batch_size_per_gpu": 1,
@@ -136,21 +130,28 @@ def make_engine(
             "steps_per_print": 1 << 62,
             "wall_clock_breakdown": False,
             "bf16": {"enabled": dtype == "bfloat16"},
-            "zero_optimization": {
-                "stage": zero_stage,
-                "overlap_comm": False,
-                "reduce_bucket_size": bucket_elements,
-                "allgather_bucket_size": bucket_elements,
-                "stage3_prefetch_bucket_size": bucket_elements,
-                "contiguous_gradients": zero_stage > 1,
-                "stage3_param_persistence_threshold": PERSISTENCE_ELEMENTS,
-                "offload_optimizer": {"device": "cpu" if offload_optimizer else "none"},
-            },
+            "zero_optimization": _zero_settings(module, zero_stage, offload_optimizer=offload_optimizer),
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
         },
     )
     return engine
+
+
+def _zero_settings(module: nn.Module, zero_stage: int, *, offload_optimizer: bool) -> dict[str, Any]:
+    # DeepSpeed reserves whole communication buckets, by default of 5e8 elements, also for a small model.
+    num_elements = sum(parameter.numel() for parameter in module.parameters())
+    bucket_elements = min(MAX_BUCKET_ELEMENTS, num_elements // BUCKET_UNIT * BUCKET_UNIT + BUCKET_UNIT)
+    return {
+        "stage": zero_stage,
+        "overlap_comm": False,
+        "reduce_bucket_size": bucket_elements,
+        "allgather_bucket_size": bucket_elements,
+        "stage3_prefetch_bucket_size": bucket_elements,
+        "contiguous_gradients": zero_stage > 1,
+        "stage3_param_persistence_threshold": PERSISTENCE_ELEMENTS,
+        "offload_optimizer": {"device": "cpu" if offload_optimizer else "none"},
+    }
 
 
 def backward(engine: Any, loss: Tensor) -> None:
@@ -174,9 +175,14 @@ def step(engine: Any, learning_rate: float) -> float | None:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Return on every rank whether the flag is set on any: a verdict all share, so that none waits alone."""
-    vote = torch.tensor([float(flag)], device=device)
+    return bool(largest(int(flag), device))
+
+
+def largest(number: int, device: torch.device) -> int:
+    """Return on every rank the largest of the ranks' numbers."""
+    vote = torch.tensor([number], device=device)
     torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
-    return bool(vote.item())
+    return int(vote.item())
 
 
 def whole(parameters: Sequence[nn.Parameter], *, zero_stage: int) -> AbstractContextManager[Any]:
@@ -224,21 +230,21 @@ def _chunks(
         yield chunk
 
 
-def master_shards(engine: Any, *, zero_stage: int) -> list[Tensor]:
+def master_shards(engine: Any) -> list[Tensor]:
     """Return this rank's float32 shards of the trained weights, which the optimizer updates in place."""
     optimizer = engine.optimizer
     held = (
         optimizer.fp32_partitioned_groups_flat
-        if zero_stage == 3
+        if engine.zero_optimization_stage() == 3
         else optimizer.single_partition_of_fp32_groups
     )
     return list(held)
 
 
-def refresh_weights(engine: Any, *, zero_stage: int) -> None:
+def refresh_weights(engine: Any) -> None:
     """Make the weights the model computes with those of ``master_shards``; all ranks must call it."""
     optimizer = engine.optimizer
-    if zero_stage < 3:
+    if engine.zero_optimization_stage() < 3:
         optimizer.update_lp_params()
         return
     # Between these two DeepSpeed holds nothing whole; small parameters are gathered again from the shards.
@@ -248,7 +254,7 @@ def refresh_weights(engine: Any, *, zero_stage: int) -> None:
     optimizer.checkpoint_event_epilogue()
 
 
-def offload(engine: Any, *, zero_stage: int) -> None:
+def offload(engine: Any) -> None:
     """Move what learning needs to the host, until ``reload``. Only between steps.
 
     All of it below ZeRO stage 3. In stage 3 DeepSpeed moves its own fused Adam's states only, so the masters and
@@ -256,16 +262,16 @@ def offload(engine: Any, *, zero_stage: int) -> None:
     ``offload_optimizer`` stays there.
     """
     host = torch.device("cpu")
-    if zero_stage == 3:
+    if engine.zero_optimization_stage() == 3:
         _move_masters(engine, host)
         return
     engine.offload_states(pin_memory=False)
     _move_frozen(engine, host)
 
 
-def reload(engine: Any, *, zero_stage: int) -> None:
+def reload(engine: Any) -> None:
     """Move back what ``offload`` moved."""
-    if zero_stage == 3:
+    if engine.zero_optimization_stage() == 3:
         _move_masters(engine, engine.device)
         return
     engine.reload_states()
@@ -276,7 +282,7 @@ def _move_masters(engine: Any, device: torch.device) -> None:
     """Move the float32 shards, and the optimizer states of them, unless they live on the host."""
     if engine.zero_use_cpu_optimizer():
         return
-    for shard in master_shards(engine, zero_stage=3):
+    for shard in master_shards(engine):
         shard.data = shard.data.to(device)
     for state in engine.optimizer.optimizer.state.values():
         for name, value in state.items():
@@ -288,32 +294,3 @@ def _move_frozen(engine: Any, device: torch.device) -> None:
     frozen = [parameter for parameter in engine.module.parameters() if not parameter.requires_grad]
     for tensor in (*frozen, *engine.module.buffers()):
         tensor.data = tensor.data.to(device)
-
-
-def save_checkpoint(engine: Any, directory: Path, tag: str, state: dict[str, Any]) -> None:
-    """Write weights, optimizer state and ``state``; all ranks call it and return when all have written."""
-    engine.save_checkpoint(str(directory), tag=tag, client_state=state)
-    torch.distributed.barrier()
-
-
-def load_checkpoint(engine: Any, directory: Path, tag: str | None) -> dict[str, Any]:
-    """Read what ``save_checkpoint`` wrote (``tag=None``: the newest) and return its ``state``.
-
-    DeepSpeed's files are pickles; of one that holds more than tensors and DeepSpeed's own records nothing is run.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        UntrustedFileError: If a file of it holds anything else.
-    """
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    try:
-        with tensors_only([LossScaler, ZeroStageEnum, fragment_address]):
-            path, state = engine.load_checkpoint(str(directory), tag=tag)
-    except UntrustedFileError as error:
-        raise UntrustedFileError(f"learner state in {directory / (tag or '')}: {error}") from error
-    if path is None:
-        raise FileNotFoundError(f"no learner checkpoint {tag or '(newest)'} in {directory}")
-    return dict(state)

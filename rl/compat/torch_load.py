@@ -1,17 +1,16 @@
 """Loading of pickled weights that cannot run code, whatever the library that calls ``torch.load`` asks for.
 
-DeepSpeed and pyiqa load with ``weights_only=False``: a file that somebody else wrote may then run anything. torch has a
-switch that overrules its callers; it is on inside the block only, so that a user's own code loads as it likes.
+pyiqa loads with ``weights_only=False``: a file that somebody else wrote may then run anything. torch has a switch that
+overrules its callers; it is on inside the block only, so that a user's own code loads as it likes.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
-from typing import Any
 
 from rl.errors import UntrustedFileError
 
@@ -21,22 +20,16 @@ _FOREIGN = re.compile(r"(?:GLOBAL|whose module) (\S+)")
 
 
 @contextmanager
-def tensors_only(allowed: Sequence[Callable[..., Any]] = ()) -> Iterator[None]:
+def tensors_only() -> Iterator[None]:
     """Have ``torch.load`` refuse, inside the block and in this process, all but tensors and plain values.
-
-    Args:
-        allowed: Classes that may also be made, of plain values themselves.
 
     Raises:
         UntrustedFileError: If a file holds anything else. Nothing of it was run.
     """
-    import torch
-
     before = os.environ.get(_SWITCH)
     os.environ[_SWITCH] = "1"
     try:
-        with torch.serialization.safe_globals(list(allowed)):
-            yield
+        yield
     except UnpicklingError as error:
         foreign = _FOREIGN.search(str(error))
         what = f"it holds {foreign[1]}" if foreign else "it holds something else, or is damaged"

@@ -67,7 +67,5 @@ def _one_more(learner: LearnerRank, examples: Sequence[Example]) -> list[Any]:
 
 def _masters(learner: LearnerRank, *, averaged: bool = False) -> list[Any]:
     with learner.model.shown(averaged=averaged):
-        shards = deepspeed_engine.master_shards(
-            learner.model.engine, zero_stage=learner.spec.config.learner.zero_stage
-        )
+        shards = deepspeed_engine.master_shards(learner.model.engine)
         return [shard.detach().clone() for shard in shards]

@@ -34,7 +34,7 @@ def adapted_life(rank: int, world_size: int, port: int, root: Path, stage: int) 
     folder = root / f"{world_size}-{stage}"
     learner, examples = make_learner(root / "start", config, rank, world_size, port)
     history = [received(learner)]
-    masters = deepspeed_engine.master_shards(learner.model.engine, zero_stage=stage)
+    masters = deepspeed_engine.master_shards(learner.model.engine)
     stats = []
     for step in STEPS:
         stats += learner.update([make_batch(examples, step, world_size, 4)])

@@ -17,6 +17,7 @@ MODULES = (
     "tests.reference.ema_jobs",
     "tests.reference.layered_policy",
     "tests.reference.lora_jobs",
+    "tests.reference.state_jobs",
     "tests.reference.supervised_jobs",
 )
 
