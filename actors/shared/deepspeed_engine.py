@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from actors.shared.network import interface_towards
 from configs.errors import first_line
+from rl.compat.light_imports import import_light
 from rl.errors import LearnerError
 
 SHM_OP = "deepspeed_shm_comm"
@@ -68,6 +69,8 @@ def join_process_group(device: torch.device) -> None:
     """Use the process group that exists, or make the one the environment describes; else one of one rank."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ.setdefault("LOCAL_RANK", "0")
+    import_light("accelerate")  # transformers and diffusers import it
+    import_light("deepspeed")
     import deepspeed
 
     backend = "nccl" if device.type == "cuda" else "gloo"

@@ -35,9 +35,9 @@ TEXT = {
 }
 
 
-def tokenizer(picture: str = "", special: Sequence[str] = (), blocks: Sequence[str] = ()) -> Any:
+def tokenizer(picture: str = "", special: Sequence[str] = (), texts: Sequence[str] = TEXTS) -> Any:
     """A chat tokenizer that ends a turn with ``<|im_end|>``."""
-    made = train_tokenizer(TEXTS, blocks)
+    made = train_tokenizer(texts, ())
     made.add_special_tokens({"additional_special_tokens": list(special)}, replace_extra_special_tokens=False)
     made.eos_token = "<|im_end|>"
     made.chat_template = CHAT.replace("PICTURE", picture)
@@ -94,7 +94,7 @@ def stock_qwen2_5_vl(directory: Path, texts: Sequence[str]) -> None:
     processor.save_pretrained(directory)
 
 
-def qwen3_vl(directory: Path) -> None:
+def qwen3_vl(directory: Path, texts: Sequence[str] = TEXTS) -> None:
     """Pictures go into several layers; positions interleave."""
     from transformers import (
         Qwen2VLImageProcessor,
@@ -105,7 +105,7 @@ def qwen3_vl(directory: Path) -> None:
     )
 
     picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    made = tokenizer(picture)
+    made = tokenizer(picture, texts=texts)
     vision = {
         "depth": 2,
         "hidden_size": WIDTH,

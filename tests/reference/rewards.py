@@ -285,3 +285,8 @@ def verl_nothing(solution_str, ground_truth, extra_info):
 
 def neither(text, picture):
     return 0.0
+
+
+def variety(completions: list[str], **columns: object) -> list[float]:
+    """Share of an answer's characters that differ; of any text, so that a policy that knows nothing has a spread."""
+    return [len(set(text)) / max(len(text), 1) for text in completions]
