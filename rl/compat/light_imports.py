@@ -1,5 +1,7 @@
-"""Imports without what nothing needs: DeepSpeed and accelerate import mlflow, and with it pandas, only to see whether it
-is there, which costs every learner rank more than a second.
+"""Imports without what nothing needs.
+
+DeepSpeed and accelerate import mlflow, and with it pandas, only to see whether it is there, which costs every learner
+rank more than a second.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ SMALL = (
     *("eval.num_prompts=2", "eval.every=0", "max_staleness=0"),
     *("rewards.generation.options.experts={piqe: {}}", "rewards.generation.num_workers=1"),
     *("rewards.generation.num_gpus=0", "rewards.generation.num_cpus=1"),
-    "rewards.variety={target: 'tests.reference.rewards:variety', weight: 1, blocks: [degradation]}",
+    *("rewards.variety.target=tests.reference.rewards:variety", "rewards.variety.blocks=[degradation]"),
 )
 RANKS = {"qwen2_5_vl_8gpu": 2, "qwen2_5_vl_64gpu": 2}
 """Learner ranks of the text policy, whose ZeRO stage is as shipped; the others have one of each."""
