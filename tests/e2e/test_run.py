@@ -19,7 +19,7 @@ from cluster.record.sinks import read_metrics
 from cluster.record.timeline import covered_frac, spans_of
 from rl.data.images import load_picture, resize
 from tests.reference import own_package
-from tests.reference.command import FAILING, INTERRUPTIBLE, NUM_STEPS, ROOT, interrupt, numbers, vlcot
+from tests.reference.command import FAILING, INTERRUPTIBLE, NUM_STEPS, ROOT, interrupt, vlcot
 from tests.reference.extensions import write_extensions
 
 pytestmark = [
@@ -127,19 +127,6 @@ def test_a_folder_that_shadows_a_package_is_named(runs: Path, tmp_path: Path) ->
     (tmp_path / "rewards" / "__init__.py").touch()
     said = vlcot("eval", str(runs / "whole"), expect=2, cwd=tmp_path)
     assert f"package 'rewards' is imported from {tmp_path / 'rewards'}" in said
-
-
-def test_a_stopped_run_goes_on_to_the_same_numbers(runs: Path) -> None:
-    """As if it had been killed after step 1, when step 2 was written but not its checkpoint."""
-    shutil.copytree(runs / "whole", runs / "stopped")
-    newest = sorted((runs / "stopped" / "checkpoints").iterdir())[-1]
-    (newest / "state.json").unlink()
-    vlcot("train", str(runs / "stopped"))
-    whole, resumed = (read_metrics(runs / name / "metrics.jsonl") for name in ("whole", "stopped"))
-    assert len(whole) == len(resumed) == NUM_STEPS
-    assert [numbers(record) for record in whole] == [numbers(record) for record in resumed]
-    before, after = (json.loads((runs / name / "eval.json").read_text()) for name in ("whole", "stopped"))
-    assert before["rows"] == after["rows"]
 
 
 def test_a_users_own_package_and_one_of_each_extension_fit_a_run_from_outside(
