@@ -50,6 +50,8 @@ class TextContext:
     forbidden_ids: tuple[int, ...]
     decode: Decode
     """Ids to text, tags kept."""
+    max_context: int = 0
+    """Tokens of the longest context; 0 where there is no text policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,13 +163,14 @@ def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
         grammar = ChainGrammar(config.chain)
         return TextContext(grammar=grammar, encode=_no_prompt, forbidden_ids=(), decode=_no_text)
     policy = config.policies[name]
-    load = family_of(name, policy).load("vocabulary")
-    vocabulary: TextVocabulary = load(sources[name], tuple(config.chain), token_policy(policy).chat_options)
+    settings, load = token_policy(policy), family_of(name, policy).load("vocabulary")
+    vocabulary: TextVocabulary = load(sources[name], tuple(config.chain), settings.chat_options)
     return TextContext(
         grammar=ChainGrammar(config.chain, vocabulary.tags),
         encode=vocabulary.encode,
         forbidden_ids=vocabulary.forbidden_ids,
         decode=vocabulary.decode,
+        max_context=min(settings.rollout.max_context or vocabulary.max_context, vocabulary.max_context),
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.pools.chain_runner import final_picture_block
+from cluster.pools.chain_runner import TextContext, final_picture_block
 from cluster.pools.gpu_sharing import GpuSharing
 from cluster.pools.learner_group import MODEL
 from cluster.pools.learners import WeightPublisher
@@ -24,6 +24,7 @@ from cluster.runtime.console import stage
 from cluster.runtime.hosts import check_shared, locate
 from cluster.runtime.ray_session import ray_session
 from configs.schema import Config
+from rl.data.fitting import FittingSource
 from rl.data.pictures import decoded
 from rl.data.source import PromptSource, prompt_source
 from rl.errors import ConfigError
@@ -97,14 +98,38 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
     return replace(ensure_start(config), sources=sources)
 
 
+def fitting_prompts(config: Config, context: TextContext) -> PromptSource:
+    """Return the run's prompts, held to what the text policy's context leaves room for; their pictures do not count yet.
+
+    Raises:
+        ConfigError: If the chain's texts alone are longer.
+    """
+    source = prompt_source(config)
+    if context.grammar.token_policy is None:
+        return source
+    answers = sum(block.max_tokens for block in config.chain.values())
+    if answers >= context.max_context:
+        raise ConfigError(
+            f"chain: its texts may take {answers} tokens, and the text policy's context holds {context.max_context}; "
+            f"lower chain.<block>.max_tokens"
+        )
+    return FittingSource.of(
+        source,
+        config,
+        num_tokens=lambda prompt: len(prompt.tokens or context.encode(prompt.messages)),
+        longest=context.max_context - answers,
+    )
+
+
 def assemble(
     config: Config, run: RunDir, start: Start, hosts: dict[str, str], *, learn: bool, scoring: Worker | None
 ) -> Session:
     """Spawn the workers and construct the driver's side of them; ``hosts`` is filled with where they are."""
-    prompts = prompt_source(config)
+    context = text_context(config, start.sources)
+    prompts = fitting_prompts(config, context)
     with stage("start the workers"):
         workers = spawn_workers(start.with_experts(config), start.sources, learn=learn, scoring=scoring)
-        runners = spawn_runners(config, text_context(config, start.sources), workers)
+        runners = spawn_runners(config, context, workers)
     hosts.update(locate([*workers.all, *runners], deadline_s=config.deadline_s))
     gpu_sharing = workers.gpu_sharing(config)
     recorder = ChainRecorder(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.schema import Config, PromptTable
+from configs.schema import BlockConfig, Config, PromptTable
 from rl.data.once import say_once
-from rl.data.source import PromptSource
+from rl.data.source import Answer, PromptSource
 from rl.errors import DataError
 from rl.types import Pixels, Prompt
 
@@ -70,6 +70,10 @@ class FittingSource(PromptSource):
     def training_texts(self) -> list[str]:
         """Return the source's texts."""
         return self.source.training_texts()
+
+    def answer(self, prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -> Answer:
+        """Return the source's answer."""
+        return self.source.answer(prompt, blocks, seed)
 
     def baselines(self, prompt: Prompt) -> Mapping[str, Pixels]:
         """Return the source's baselines."""

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import Config, PromptTable
+from configs.schema import BlockConfig, Config, PromptTable
 from rl.data.once import say_once
 from rl.data.rows import GROUND_TRUTH, RowReader
-from rl.data.source import PromptSource
+from rl.data.source import Answer, PromptSource
 from rl.data.tables import open_table
 from rl.errors import ConfigError, DataError
 from rl.seeding import derive_seed
@@ -95,6 +95,20 @@ class TableSource(PromptSource):
             texts += [part.text for part in parts if isinstance(part, TextPart)]
             texts.append(str(prompt.reference.get(GROUND_TRUTH, "")))
         return texts
+
+    def answer(self, prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -> Answer:
+        """Return what the file says is right, for a chain of one text block.
+
+        Raises:
+            DataError: If it does not say, or there are more blocks.
+        """
+        right = prompt.reference.get(GROUND_TRUTH)
+        if len(blocks) > 1 or right is None:
+            raise DataError(
+                f"{prompt.prompt_id}: a file's {GROUND_TRUTH} can be taught to a chain of one text block; "
+                + ("this row has none" if right is None else f"this one has {len(blocks)} blocks")
+            )
+        return Answer(texts={name: str(right) for name in blocks}, pictures={})
 
     def about(self) -> Mapping[str, str]:
         """Say whose columns they are, and how many rows are trained on and held out."""

@@ -34,6 +34,10 @@ READERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".parquet": ("parquet", {}),
 }
 """Reader of ``datasets`` and its options, by the end of a file's name."""
+BUILTIN = "builtin"
+"""Names the prompts that come with vlcot."""
+SUMS = Path(__file__).parent / "builtin" / "sums.jsonl"
+"""3,000 sums of two numbers below 100, each once."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TRAIN = "train"
 """The one split of a file."""
@@ -120,13 +124,15 @@ def open_table(source: str, *, split: str = TRAIN, key: str) -> Table:
 
     Args:
         source: A file, a pattern of files, a folder or a hub name, with ``:configuration`` where it has several;
-            ``@split`` may follow.
+            ``@split`` may follow. ``builtin`` is a file of sums.
         split: Which split, where the source does not say.
         key: Of the source in the configuration, for messages.
 
     Raises:
         DataError: If it is not there, cannot be read, has no such split, or no row.
     """
+    if source == BUILTIN:
+        source = str(SUMS)
     place, at, named = source.rpartition("@")
     if at and not Path(source).expanduser().exists():
         source, split = place, named

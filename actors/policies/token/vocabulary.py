@@ -36,6 +36,8 @@ class TextVocabulary:
     forbidden_ids: tuple[int, ...]
     """Ids that are never sampled, sorted."""
     decode: Decode
+    max_context: int
+    """Tokens of the longest context that the model allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,7 @@ def load_vocabulary(
         encode=Encoder(tokenizer, template, mark, options or {}),
         forbidden_ids=forbidden_ids(tokenizer, tags, config),
         decode=Decoder(tokenizer),
+        max_context=int(config.get_text_config().max_position_embeddings),
     )
 
 
