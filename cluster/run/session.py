@@ -99,7 +99,7 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
 
 
 def fitting_prompts(config: Config, context: TextContext) -> PromptSource:
-    """Return the run's prompts, held to what the text policy's context leaves room for; their pictures do not count yet.
+    """Return the run's prompts, held to what the text policy's context leaves room for, pictures not counted.
 
     Raises:
         ConfigError: If the chain's texts alone are longer.
