@@ -78,6 +78,22 @@ ASSUMED: Mapping[str, Mapping[str, Model]] = {
             },
             num_trained=8_292_166_656,
         ),
+        "Qwen/Qwen3-VL-2B-Instruct": Model(
+            name="Qwen/Qwen3-VL-2B-Instruct",
+            fields={
+                "text_config": {
+                    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "head_dim": 128,
+                    "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
+                    "tie_word_embeddings": True,
+                },
+                "vision_config": {
+                    "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "patch_size": 16,
+                    "temporal_patch_size": 2, "spatial_merge_size": 2, "in_channels": 3, "out_hidden_size": 2048,
+                },
+            },
+            num_trained=2_127_532_032,
+            pixel_range=(65536, 16777216),
+        ),
         # What our own cold start makes (``actors.policies.token.qwen2_5_vl``), before it is made.
         COLDSTART: Model(
             name=COLDSTART,

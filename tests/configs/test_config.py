@@ -57,11 +57,13 @@ def file(tmp_path: Path, text: str) -> str:
 
 def test_the_shipped_files_are_those_the_readme_speaks_of():
     assert SHIPPED == [
+        "arithmetic",
         "demo",
         "learning",
         "qwen2_5_vl_1gpu",
         "qwen2_5_vl_64gpu",
         "qwen2_5_vl_8gpu",
+        "qwen3_vl_1gpu",
         "tiny",
     ]
 

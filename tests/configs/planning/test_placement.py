@@ -127,7 +127,9 @@ def test_every_process_is_placed_once_and_nothing_is_overfull(workers, ranks, re
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_configurations_use_the_gpus_they_are_named_for(name):
-    wanted = {"qwen2_5_vl_1gpu": 1, "qwen2_5_vl_8gpu": 8, "qwen2_5_vl_64gpu": 64}.get(name, 0)
+    wanted = {"qwen2_5_vl_1gpu": 1, "qwen3_vl_1gpu": 1, "qwen2_5_vl_8gpu": 8, "qwen2_5_vl_64gpu": 64}.get(
+        name, 0
+    )
     placement = place(load_config(name))
     assert sum(node.num_gpus for node in placement.nodes) == wanted
     assert len(placement.nodes) == max(1, wanted // 8)
