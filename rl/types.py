@@ -351,6 +351,8 @@ class Chain:
     """Opaque handle of each finished picture by block."""
     versions: Mapping[str, tuple[int, int]]
     """Lowest and highest weight version by policy."""
+    block_text: Mapping[str, str] = field(default_factory=dict)
+    """Body of every closed text block."""
 
 
 @dataclass(frozen=True, kw_only=True)

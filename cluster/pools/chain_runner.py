@@ -321,6 +321,7 @@ class ChainRunner:
             segments=tuple(segments),
             pictures=writing.painted,
             versions=dict(state.versions),
+            block_text=state.block_text(self._context.decode),
         )
 
 

@@ -105,7 +105,7 @@ class ChainRecorder:
             prompt=decoded(prompt),
             finish=chain.finish,
             text=chain.text,
-            block_text=block_texts(chain.text),
+            block_text=chain.block_text,
             pictures=pictures,
             final_block=self._final_block,
         )
