@@ -35,6 +35,7 @@ def make_chain(index=0, group_id="coffee/train/17#0"):
         segments=(),
         pictures={"rough_image": object()},
         versions={"text": (3, 3)},
+        block_text={"degradation": "light blur", "rough_understand": "a cup"},
     )
 
 
