@@ -305,7 +305,8 @@ def text_examples(config: Config, name: str, directory: Path, number: int) -> li
     made = []
     for _ in range(number):
         tokens = rng.integers(5, 200, plain).astype(np.int32)
-        tokens = np.insert(tokens, [1, PROMPT_TOKENS + 40, PROMPT_TOKENS + 80], placeholder)
+        places = [1, PROMPT_TOKENS + 40, PROMPT_TOKENS + 80]
+        tokens = np.insert(tokens, np.repeat(places, shape.patches // len(sizes)), placeholder)
         mask = np.zeros(len(tokens), dtype=np.bool_)
         mask[-shape.actions :] = True
         mask[tokens == placeholder] = False
