@@ -1,6 +1,7 @@
 # make demo    install, then train the small RealSR-R1 system on this machine (no GPU, no download of models)
 # make test    install, then every check CI makes
-# make test-hosts    runs that lose workers, and three network namespaces of which one is cut off (root; 10 minutes)
+# make test-hosts    what is too long for it: runs that lose workers, three network namespaces of which one is cut off
+#              (root), several ranks, every shipped GPU configuration in small (20 minutes)
 # make lint    the static checks only
 # make lock    resolve the dependencies again (needs uv: pip install uv)
 # make clean   remove the environment and every cache; keeps runs/
@@ -27,16 +28,17 @@ help:
 demo: install
 	$(BIN)/vlcot train demo $(if $(wildcard runs/demo/resolved.yaml),resume=true)
 
-# One thread a process: the suite starts many processes on few cores. Two at a time: end-to-end tests wait more than
-# they compute. A file stays with one process, whose tests share a Ray; the long files go first. Property tests try the
+# One thread a process: the suite starts many processes on few cores. Three at a time: end-to-end tests wait as well as
+# compute. A file stays with one process, whose tests share a Ray; the long files go first. Property tests try the
 # same examples each time (profile ci), so that CI says of a commit what it said before; plain pytest looks for new ones.
 test: export OMP_NUM_THREADS = 1
 test: install lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile ci
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --hypothesis-profile ci -m "not long"
 
 test-hosts: export OMP_NUM_THREADS = 1
 test-hosts: install
 	$(BIN)/python -m pytest tests/hosts
+	$(BIN)/python -m pytest tests/e2e -m long
 
 lint: install
 	$(BIN)/ruff check

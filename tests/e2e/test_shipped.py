@@ -3,7 +3,8 @@
 What is changed, and nothing else: the text policy's source is a small random checkpoint of the same architecture with
 the stock tokenizer's special tokens and no tag of ours; GPUs are CPUs; numbers of prompts, chains, ranks, workers,
 threads, pixels and steps are brought down; the experts, whose weights would be fetched, are one that needs none; and a
-reward of any text is added, because so small a policy earns none of the others.
+reward of any text is added, because so small a policy earns none of the others. Each costs two minutes of a core, so
+``make test`` runs one and ``make test-hosts`` all.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ RANKS = {"qwen2_5_vl_8gpu": 2, "qwen2_5_vl_64gpu": 2}
 """Learner ranks of the text policy, whose ZeRO stage is as shipped; the others have one of each."""
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2_5_vl_8gpu", *(pytest.param(n, marks=pytest.mark.long) for n in MAKERS if n != "qwen2_5_vl_8gpu")],
+)
 def test_it_makes_its_cold_start_and_one_step(name: str, tmp_path: Path) -> None:
     texts = prompt_source(load_config(name)).training_texts()
     MAKERS[name](tmp_path / "stock", texts)
