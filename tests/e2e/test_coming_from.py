@@ -74,9 +74,7 @@ def test_an_example_is_checked_and_its_reward_scores(
     write: Any, piece: dict[str, Any], reader: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write()
-    content = dict(FIRST)
-    for key, value in piece.items():
-        content[key] = {k: v for k, v in value.items() if v} if key == "rewards" else value
+    content = FIRST | piece
     if piece is OPENRLHF:
         content["rewards"] = {"correct": {"target": "rewards.exact_match:exact_match"}}
     content = merge(content, {"policies": {"text": {"source": str(reader / "model")}}}, Config)
