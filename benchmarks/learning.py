@@ -40,7 +40,9 @@ def main() -> None:
         run_seed(arguments.config, seed, arguments.output_dir, arguments.overrides)
         for seed in arguments.seeds
     ]
-    tables = {sampler: pool(runs, file) for sampler, file in FILES.items()}
+    tables = {
+        name: pool(runs, file) for name, file in FILES.items() if all((run / file).exists() for run in runs)
+    }
     (arguments.output_dir / "learning.json").write_text(json.dumps(tables, indent=1) + "\n")
     text = "\n".join(f"### {sampler} sampler\n\n{eval_markdown(t)}" for sampler, t in tables.items())
     text += "\n" + "\n".join(
