@@ -37,7 +37,7 @@ READERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 BUILTIN = "builtin"
 """Names the prompts that come with vlcot."""
 SUMS = Path(__file__).parent / "builtin" / "sums.jsonl"
-"""3,000 sums of two numbers below 100, each once."""
+"""All 6,400 sums of two numbers below 80, shuffled."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TRAIN = "train"
 """The one split of a file."""

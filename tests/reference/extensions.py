@@ -80,9 +80,9 @@ class Gradients(PromptSource):
 ''',
     "my_family": """
 from dataclasses import replace
-from actors.policies.token.family import QWEN2_5_VL
+from actors.policies.token.family import LANGUAGE_MODEL
 
-MINE = replace(QWEN2_5_VL, name="mine")
+MINE = replace(LANGUAGE_MODEL, name="mine")
 """,
 }
 SETTINGS = [
