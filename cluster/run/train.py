@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.pools.collector import GroupCollector
+from cluster.pools.learner_group import MODEL
 from cluster.pools.learners import LearnerGroups
 from cluster.pools.scoring_monitor import MonitoredCollector
 from cluster.record.observer import Observer
@@ -13,6 +14,7 @@ from cluster.record.rundir import RunDir
 from cluster.record.sinks import ConsoleSink, JsonlSink, MultiSink
 from cluster.record.tables import terminal_tables
 from cluster.record.trackers.base import Trackers, tracking
+from cluster.report.model_card import write_model_cards
 from cluster.report.page import report_line
 from cluster.run.alarms import AlarmWatch, alarm_watch
 from cluster.run.attempt import Attempt, InterruptibleCollector, OnEvaluated, StepRecorder, load_learners
@@ -185,6 +187,8 @@ def _train_owned(
         summary = surviving(config, run, training.attempt)
     CONSOLE.print(terminal_tables(summary))
     CONSOLE.print(report_line(run.path))
+    if (newest := run.newest_checkpoint()) is not None:
+        write_model_cards(config, newest.path, summary, model_folder=MODEL)
     remote_copy.push()
 
 
