@@ -93,7 +93,7 @@ def _text(config: Config, name: str, policy: PolicyConfig, evaluation: JsonDict)
     )
     return f"""# {config.name}: policy {name}
 
-Trained from {base} by {method} with [vlcot](https://arxiv.org/abs/2506.16796), {config.num_steps} steps of
+Trained from {base} by {method} with vlcot, {config.num_steps} steps of
 {config.prompts_per_step} prompts and {config.group_size} answers each, on {_data(config)}. Code: {code_version()}.
 
 | reward | | weight |
