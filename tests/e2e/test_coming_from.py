@@ -65,7 +65,7 @@ def write_openrlhf(rows: int = 20) -> None:
     ("write", "piece"),
     [
         (write_trl, {}),
-        (write_verl, VERL | {"rewards": {"correct": None, **VERL["rewards"]}}),
+        (write_verl, VERL),
         (write_openrlhf, OPENRLHF),
     ],
     ids=["TRL", "verl", "OpenRLHF"],
