@@ -11,7 +11,6 @@ SHIPPED: Mapping[str, str] = {
     "generation": "rewards.generation:GenerationReward",
     "consistency": "rewards.consistency:ConsistencyReward",
     "fidelity": "rewards.fidelity:FidelityReward",
-    "exact_match": "rewards.exact_match:exact_match",
     "http": "rewards.http:HttpReward",
     "vlm_judge": "rewards.vlm_judge:VlmJudgeReward",
 }

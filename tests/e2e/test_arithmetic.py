@@ -31,8 +31,8 @@ def test_a_language_model_learns_from_a_file(tmp_path: Path) -> None:
         assert 0 <= record["reward/correct/mean"] <= 1
     rows = json.loads((run / "eval.json").read_text())["rows"]
     assert {name: set(row) for name, row in rows.items()} == {
-        "start": {"total", "correct"},
-        "now": {"total", "correct"},
+        "start": {"total", "correct", "variety"},
+        "now": {"total", "correct", "variety"},
     }
     ensure_torchvision()
     from transformers import AutoModelForCausalLM, AutoTokenizer
