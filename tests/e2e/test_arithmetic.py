@@ -21,6 +21,8 @@ def test_a_language_model_learns_from_a_file(tmp_path: Path) -> None:
         "group_size=4",
         "eval.num_prompts=8",
         "coldstart.text_steps=30",
+        # So untaught a model is never right: something that any answers differ in.
+        "rewards.variety.target=tests.reference.rewards:variety",
     ]
     vlcot("train", "arithmetic", f"output_dir={tmp_path}", *settings)
     run = tmp_path / "arithmetic"
@@ -42,6 +44,6 @@ def test_a_language_model_learns_from_a_file(tmp_path: Path) -> None:
     inputs = tokenizer("1+2=", return_tensors="pt")
     assert AutoModelForCausalLM.from_pretrained(model).generate(**inputs, max_new_tokens=2).shape[1] <= 8
     chain = json.loads(next((run / "chains").rglob("chain.json")).read_text())
-    question = chain["prompt"]["messages"][0]["parts"][0]["text"]
+    question = chain["prompt"]["messages"][0]["content"][0]["text"]
     assert question.endswith("=")
     assert question in (run / "report.html").read_text()
