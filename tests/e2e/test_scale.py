@@ -40,6 +40,7 @@ def test_two_sharded_ranks_learn_what_one_learns(runs: Path) -> None:
             assert after[norm] == pytest.approx(before[norm], rel=1e-3)
 
 
+@pytest.mark.long
 def test_a_search_goes_on_after_sigkill_and_its_trials_are_plain_runs(runs: Path) -> None:
     """Trial 0 tries the configuration's own values: it is ``whole`` over again, to the last bit."""
     (start,) = runs.glob("coldstart-*")

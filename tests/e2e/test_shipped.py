@@ -3,8 +3,8 @@
 What is changed, and nothing else: the text policy's source is a small random checkpoint of the same architecture with
 the stock tokenizer's special tokens and no tag of ours; GPUs are CPUs; numbers of prompts, chains, ranks, workers,
 threads, pixels and steps are brought down; the experts, whose weights would be fetched, are one that needs none; and a
-reward of any text is added, because so small a policy earns none of the others. Each costs two minutes of a core, so
-``make test`` runs one and ``make test-hosts`` all.
+reward of any text is added, because so small a policy earns none of the others. Each costs two to four minutes of a
+core, so ``make test-hosts`` runs them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rl.data.source import prompt_source
 from tests.reference.command import vlcot
 from tests.reference.language_models import qwen3_vl, stock_qwen2_5_vl
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
 
 MAKERS: dict[str, Callable[[Path, Sequence[str]], None]] = {
     "qwen2_5_vl_1gpu": stock_qwen2_5_vl,
@@ -51,10 +51,7 @@ RANKS = {"qwen2_5_vl_8gpu": 2, "qwen2_5_vl_64gpu": 2}
 """Learner ranks of the text policy, whose ZeRO stage is as shipped; the others have one of each."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["qwen2_5_vl_8gpu", *(pytest.param(n, marks=pytest.mark.long) for n in MAKERS if n != "qwen2_5_vl_8gpu")],
-)
+@pytest.mark.parametrize("name", MAKERS)
 def test_it_makes_its_cold_start_and_one_step(name: str, tmp_path: Path) -> None:
     texts = prompt_source(load_config(name)).training_texts()
     MAKERS[name](tmp_path / "stock", texts)
