@@ -16,14 +16,15 @@ ROWS, EDGE, GAP = 4, 128, 6
 
 
 def main() -> None:
-    """Tile the pictures of the first held-out prompts that were finished before and after."""
+    """Tile the pictures of some held-out prompts that were finished before and after, from all of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("picture", type=Path)
     arguments = parser.parse_args()
-    rows = finished(arguments.run)[:ROWS]
+    found = finished(arguments.run)
+    rows = found[:: max(1, len(found) // ROWS)][:ROWS]
     size = (len(COLUMNS) * (EDGE + GAP) - GAP, len(rows) * (EDGE + GAP) - GAP)
     sheet = Image.new("RGB", size, "white")
     for row, folders in enumerate(rows):
