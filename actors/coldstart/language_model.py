@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.distributed
 
 from actors.coldstart.chains import ChainWriter
 from actors.coldstart.restoration.text_trainer import asked, train_text
+from actors.coldstart.supervised import rows_of_rank
 from actors.coldstart.task import TRAINING_OFFSET, ColdstartTask
 from actors.learner.micro_batches import inputs_on
 from actors.learner.model import LearnerModel
@@ -164,14 +165,13 @@ def _batches(
         tokenizer=load_tokenizer(directory),
         pictures=policy.pictures,
     )
-    num = -(-start.text_batch_size // task.world_size)
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "supervised order"))
-    order: list[int] = []
-    for step in count():
-        while len(order) < num * task.world_size:
-            order += torch.randperm(start.num_examples, generator=generator).tolist()
-        taken, order = order[: num * task.world_size], order[num * task.world_size :]
-        if step < first_step:
-            continue
-        prompts = [source.train(TRAINING_OFFSET + index) for index in taken[task.rank :: task.world_size]]
+    shares = rows_of_rank(
+        start.num_examples,
+        batch_size=start.text_batch_size,
+        generator=torch.Generator().manual_seed(derive_seed(config.seed, "supervised order")),
+        rank=task.rank,
+        world=task.world_size,
+    )
+    for rows in islice(shares, first_step, None):
+        prompts = [source.train(TRAINING_OFFSET + index) for index in rows.tolist()]
         yield [writer.example(p, source.answer(p, config.chain, config.seed)) for p in prompts]

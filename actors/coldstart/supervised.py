@@ -52,6 +52,27 @@ class SupervisedSpec:
         return self.learning_rate * (self.final_frac + (1 - self.final_frac) * falling)
 
 
+def rows_of_rank(
+    num_examples: int, *, batch_size: int, generator: torch.Generator, rank: int = 0, world: int = 1
+) -> Iterator[Tensor]:
+    """Yield this rank's examples of each batch, ``[n]`` int64, without end: every one once before any comes again.
+
+    Args:
+        num_examples: There are.
+        batch_size: Examples of a batch over all ranks; rounded up to as many for each.
+        generator: Of the order; equal on all ranks.
+        rank: This worker; ranks take different examples of the same order.
+        world: Number of workers.
+    """
+    num = world * -(-batch_size // world)
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < num:
+            order = torch.cat([order, torch.randperm(num_examples, generator=generator)])
+        yield order[rank:num:world]
+        order = order[num:]
+
+
 def run_supervised(
     spec: SupervisedSpec,
     *,

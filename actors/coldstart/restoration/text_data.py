@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from actors.coldstart.chains import ChainWriter
+from actors.coldstart.supervised import rows_of_rank
 from actors.policies.token.policy import MODEL, TokenPolicy
 from actors.policies.token.tokenizer import encode
 from actors.policies.token.vocabulary import TextVocabulary
@@ -123,15 +124,11 @@ def batches(
         head_batches: The first batches teach the head alone.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "text teacher"))
-    num = -(-batch_size // world)
-    order = torch.empty(0, dtype=torch.int64)
-    count = 0
-    while True:
-        while len(order) < num * world:
-            order = torch.cat([order, torch.randperm(len(dataset.slots), generator=generator)])
-        rows, order = order[rank : num * world : world], order[num * world :]
+    shares = rows_of_rank(
+        len(dataset.slots), batch_size=batch_size, generator=generator, rank=rank, world=world
+    )
+    for count, rows in enumerate(shares):
         yield _batch(dataset, rows, has_chains=count >= head_batches)
-        count += 1
 
 
 def _batch(dataset: TextDataset, rows: Tensor, *, has_chains: bool) -> dict[str, Tensor]:

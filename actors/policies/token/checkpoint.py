@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from configs.errors import first_line
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
 
@@ -37,8 +38,7 @@ def local_directory(source: Path) -> Path:
         return Path(snapshot_download(str(source)))
     except Exception as error:
         raise ConfigError(
-            f"{source}: no such folder, and it cannot be had from the hub: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}"
+            f"{source}: no such folder, and it cannot be had from the hub: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -54,7 +54,7 @@ def load_config(directory: Path) -> Any:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{directory}: transformers cannot read its config.json: {str(error).splitlines()[0]}"
+            f"{directory}: transformers cannot read its config.json: {first_line(error)}"
         ) from error
 
 

@@ -21,7 +21,6 @@ from actors.policies.base import PolicyBatch, TrainablePolicy
 from actors.policies.token.checkpoint import (
     OutputHead,
     checkpoint_names,
-    load_config,
     load_model,
     local_directory,
     sees_pictures,
@@ -97,7 +96,7 @@ class TokenPolicy(TrainablePolicy):
         ids = torch.tensor([tokenizer.encode(_PROOF, add_special_tokens=False)])
         OutputHead(model).prove(model, {"input_ids": ids})
         pictures = None
-        if sees_pictures(load_config(directory)):
+        if sees_pictures(model.config):
             processor = load_processor(directory)
             pictures = PictureInputs(processor, picture_mark(processor, tokenizer, model.config))
         return cls(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from actors.policies.token.tokenizer import train_tokenizer
+from actors.policies.token.tokenizer import tagged_blocks, train_tokenizer
 from rl.compat.torchvision import ensure_torchvision
 
 HEAD_SIZE = 32
@@ -32,7 +32,7 @@ def build_language_model(
     ensure_torchvision()
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer = train_tokenizer(texts, block_names if len(block_names) > 1 else (), single_digits=True)
+    tokenizer = train_tokenizer(texts, tagged_blocks(block_names), single_digits=True)
     config = Qwen3Config(
         vocab_size=-(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
         hidden_size=HIDDEN_SIZE,

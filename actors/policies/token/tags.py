@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from actors.policies.token.checkpoint import load_config, load_model, sees_pictures
-from actors.policies.token.tokenizer import add_tags, encode, load_tokenizer
+from actors.policies.token.checkpoint import load_model, sees_pictures
+from actors.policies.token.tokenizer import add_tags, encode, lacking_tags, load_tokenizer, tagged_blocks
 from actors.policies.token.vocabulary import load_processor
 
 MULTIPLE = 64
@@ -26,27 +26,22 @@ def write_with_tags(source: Path, directory: Path, block_names: Sequence[str], d
         dtype: Of the weights in memory and in the file.
     """
     tokenizer, model = load_tokenizer(source), load_model(source, dtype)
-    tags = [tag for tag in _tags(block_names) if tag not in tokenizer.get_vocab()]
-    pieces = {tag: encode(tokenizer, tag) for tag in tags}
-    add_tags(tokenizer, block_names if len(block_names) > 1 else ())
+    tagged = tagged_blocks(block_names)
+    pieces = {tag: encode(tokenizer, tag) for tag in lacking_tags(tokenizer, tagged)}
+    add_tags(tokenizer, tagged)
     # Padded vocabularies have room; they are never made smaller.
     num_ids = int(model.config.get_text_config().vocab_size)
     if len(tokenizer) > num_ids:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=MULTIPLE, mean_resizing=False)
     for matrix in {id(m): m for m in (model.get_input_embeddings(), model.get_output_embeddings())}.values():
-        _start_rows(
-            matrix.weight, num_ids, {tokenizer.convert_tokens_to_ids(tag): pieces[tag] for tag in tags}
-        )
+        rows = {tokenizer.convert_tokens_to_ids(tag): ids for tag, ids in pieces.items()}
+        _start_rows(matrix.weight, num_ids, rows)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    if sees_pictures(load_config(source)):
+    if sees_pictures(model.config):
         processor = load_processor(source)
         processor.tokenizer = tokenizer
         processor.save_pretrained(directory)
-
-
-def _tags(block_names: Sequence[str]) -> list[str]:
-    return [f"<{mark}{name}>" for name in block_names for mark in ("", "/")] if len(block_names) > 1 else []
 
 
 @torch.no_grad()

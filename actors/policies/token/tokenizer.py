@@ -63,14 +63,23 @@ def train_tokenizer(texts: Iterable[str], block_names: Sequence[str], *, single_
     return tokenizer
 
 
-def add_tags(tokenizer: Any, block_names: Sequence[str]) -> list[str]:
-    """Make every tag one token; return those that were none."""
+def tagged_blocks(block_names: Sequence[str]) -> Sequence[str]:
+    """Return the blocks of a chain that have tags: none where there is a single one."""
+    return block_names if len(block_names) > 1 else ()
+
+
+def lacking_tags(tokenizer: Any, block_names: Sequence[str]) -> list[str]:
+    """Return the tags of blocks that are not one token."""
+    known = tokenizer.get_vocab()
+    return [tag for name in block_names for tag in (opening_tag(name), closing_tag(name)) if tag not in known]
+
+
+def add_tags(tokenizer: Any, block_names: Sequence[str]) -> None:
+    """Make every tag one token."""
     from tokenizers import AddedToken
 
-    known = tokenizer.get_vocab()
-    tags = [tag for name in block_names for tag in (opening_tag(name), closing_tag(name)) if tag not in known]
+    tags = lacking_tags(tokenizer, block_names)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
-    return tags
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from actors.policies.token.checkpoint import load_config, local_directory, sees_pictures
-from actors.policies.token.tokenizer import closing_tag, encode, load_tokenizer, opening_tag, token_id
+from actors.policies.token.tokenizer import (
+    closing_tag,
+    encode,
+    load_tokenizer,
+    opening_tag,
+    tagged_blocks,
+    token_id,
+)
 from rl.chain.grammar import TagVocabulary
 from rl.chain.state import Decode
 from rl.compat.torchvision import ensure_torchvision
@@ -166,7 +173,7 @@ def load_vocabulary(
         processor = load_processor(directory)
         template, mark = processor.chat_template, picture_mark(processor, tokenizer, config)
     ends = end_ids(directory, tokenizer, config)
-    tags = tag_vocabulary(tokenizer, block_names if len(block_names) > 1 else (), mark, ends)
+    tags = tag_vocabulary(tokenizer, tagged_blocks(block_names), mark, ends)
     return TextVocabulary(
         tags=tags,
         encode=Encoder(tokenizer, template, mark, options or {}),
