@@ -147,7 +147,7 @@ def build(name: str, directory: Path) -> None:
     if spec["policy"] == "text":
         build_text(directory, spec)
     else:
-        from actors.policies.denoising.small import build_image_policy
+        from actors.policies.restoration.small import build_image_policy
 
         build_image_policy(directory, texts=TEXTS, sizes=(16, 32, 64), seed=0, channels=spec["channels"])
 
@@ -341,12 +341,14 @@ def picture_example(config: Config, seed: int) -> Any:
     segment = DenoisingSegment(
         block="final_image",
         latents=rng.normal(0, 0.3, (steps + 1, 3, edge, edge)).astype(np.float32),
-        sigmas=np.linspace(1, 0, steps + 1).astype(np.float32),
+        timesteps=np.linspace(1000, 0, steps, endpoint=False).astype(np.float32),
+        levels=np.linspace(1, 0, steps + 1).astype(np.float32),
         behaviour_logprobs=np.where(np.arange(steps) < steps - 1, -1.0, 0.0).astype(np.float32),
         action_mask=np.arange(steps) < steps - 1,
         pictures=("degraded", "previous"),
-        text_ids=np.asarray([1], dtype=np.int32),
         size_px=edge,
+        height_px=edge,
+        seed=seed,
         sampler=sampler_spec(denoising_policy(config.policies["image"]).rollout),
     )
     pictures = tuple(rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (16, 32))
@@ -398,7 +400,7 @@ def rollout_spec(config: Config, policy: str, directory: Path) -> Any:
         directory=directory,
         config=spec,
         family=family_of(policy, spec),
-        block_names=tuple(config.chain),
+        chain=config.chain,
         seed=0,
         deterministic=False,
     )
@@ -421,10 +423,11 @@ def paint(config: Config, name: str, directory: Path, watch: Watch) -> None:
             request_id=str(index),
             block="final_image",
             size_px=block.size_px,
+            height_px=block.size_px,
             num_steps=block.num_steps,
             sampler=sampler_spec(spec.rollout),
             pictures={"degraded": 0, "previous": 1},
-            text="a cat",
+            words={"text": "a cat", "question": ""},
             seed=index,
         )
         for index in range(spec.learner.micro_batch_size)

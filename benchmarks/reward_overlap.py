@@ -105,7 +105,9 @@ class Painter:
         made: list[Any] = []
         for request in requests:
             made += [np.full((request.size_px, request.size_px, 3), 128, dtype=np.uint8), segment(request)]
-        return [ImageReply(request_id=r.request_id, num_actions=1, version=1) for r in requests], *made
+            made.append(np.zeros(0, dtype=np.uint8))
+        replies = [ImageReply(request_id=r.request_id, steps=(0,), shape_key=(), version=1) for r in requests]
+        return replies, *made
 
 
 def pace(request_id: str) -> float:
@@ -119,12 +121,14 @@ def segment(request: ImageRequest) -> DenoisingSegment:
     return DenoisingSegment(
         block=request.block,
         latents=np.zeros((num + 1, 3, 8, 8), dtype=np.float32),
-        sigmas=np.linspace(1, 0, num + 1, dtype=np.float32),
+        timesteps=np.linspace(1000, 0, num, endpoint=False, dtype=np.float32),
+        levels=np.linspace(1, 0, num + 1, dtype=np.float32),
         behaviour_logprobs=np.zeros(num, dtype=np.float32),
         action_mask=np.arange(num) < num - 1,
         pictures=("degraded",),
-        text_ids=np.zeros(1, dtype=np.int32),
         size_px=request.size_px,
+        height_px=request.height_px,
+        seed=request.seed,
         sampler=SamplerSpec(),
     )
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from configs.load import DIGEST_FORMAT, RESOLVED, digest, load_config
+from configs.methods import CISPO, PPO, DualClip, Guard, OnPolicy, SequenceMask
 from configs.schema import (
     BlockConfig,
     Config,
     DenoisingPolicyConfig,
+    LossConfig,
     Photographs,
     PolicyConfig,
     TokenPolicyConfig,
@@ -165,6 +167,19 @@ def denoising_policy(policy: PolicyConfig) -> DenoisingPolicyConfig:
     if not isinstance(policy, DenoisingPolicyConfig):
         raise TypeError(f"want a denoising policy, got a {policy.kind} policy")
     return policy
+
+
+STEPWISE = (PPO, DualClip, CISPO, Guard, OnPolicy)
+"""Surrogates of one action each: what they say of a denoising step needs no other step of its picture."""
+
+
+def is_stepwise(loss: LossConfig) -> bool:
+    """Whether a picture's denoising steps may be scored in different micro-batches."""
+    return (
+        isinstance(loss.surrogate, STEPWISE)
+        and loss.aggregation == "action_mean"
+        and not isinstance(loss.correction, SequenceMask)
+    )
 
 
 def degraded_px(config: Config) -> int:

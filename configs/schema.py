@@ -52,7 +52,9 @@ class BlockConfig:
     max_tokens: Whole = 0
     """Text blocks: most tokens sampled for it, its tags included."""
     size_px: Whole = 0
-    """Image blocks: edge of the square picture, pixels."""
+    """Image blocks: width of the picture, pixels."""
+    height_px: Whole = 0
+    """Image blocks: its height, pixels; 0 is a square."""
     num_steps: Whole = 0
     """Image blocks: denoising steps K. More is slower and finer."""
 
@@ -114,8 +116,6 @@ class RolloutConfig:
     transport: Literal["object_store", "gloo", "nccl", "ipc"] = "object_store"
     """How new weights reach them: through Ray's object store, by broadcast (gloo on CPUs, NCCL between GPUs), or as
     shared memory of one GPU (``docs/weights.md``)."""
-    guidance_scale: Annotated[NotNegative, Field(le=100)] = 1.0
-    """Classifier-free guidance, in sampling and scoring alike; 1 is none."""
     canary_tolerance_nats: Annotated[NotNegative, Field(le=10)] = 0.0
     """Largest log-prob difference between rollout worker and learner after a weight update; 0 follows the policy's
     ``dtype``: 1e-4 in float32, 0.1 in bfloat16, whose 8 bits two kernels agree on to a few hundredths of a nat."""
@@ -127,6 +127,8 @@ class TokenRollout(RolloutConfig):
 
     temperature: Annotated[Positive, Field(le=10)] = 1.0
     """Sampling temperature, applied in scoring too. Larger explores more."""
+    guidance_scale: Annotated[NotNegative, Field(le=100)] = 1.0
+    """Classifier-free guidance, in sampling and scoring alike; 1 is none. Of pictures it is an argument of ``call``."""
     max_context: Natural = 0
     """Longest context, tokens: prompt, pictures and answer; 0 is what the model allows, for which the engine's cache
     must have room."""
@@ -227,6 +229,11 @@ class DenoisingPolicyConfig(_Policy):
 
     kind: Literal["denoising"] = "denoising"
     """Name."""
+    call: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the pipeline: ``{image: degraded, prompt: text, guidance_scale: 4}`` (``configs.call``). Its prompt
+    is the text so far, and arguments named like a picture get it, where nothing else is said."""
+    trust_code: Flag = False
+    """Run the code that ``source`` brings, a ``pipeline.py`` in its folder; look at it first."""
     rollout: DenoisingRollout = field(default_factory=DenoisingRollout)
     """How it samples."""
     loss: DenoisingLoss = field(default_factory=DenoisingLoss)

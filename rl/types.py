@@ -25,6 +25,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
+Packed = NDArray[np.uint8]
+"""``uint8[n]``: bytes of a safetensors file, so that any dtype travels and nothing that is code."""
+
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What a data file's column may hold."""
 
@@ -191,8 +194,6 @@ class SamplerSpec:
     """A name in ``rl.denoising.samplers.SAMPLERS``."""
     noise_level: float = 0.7
     """Of that sampler; 0 is deterministic and leaves nothing to train."""
-    guidance_scale: float = 1.0
-    """Classifier-free guidance; 1 is none."""
     reduction: Literal["mean", "sum"] = "mean"
     """A step's log-prob is the mean or the sum over latent elements."""
 
@@ -217,12 +218,14 @@ class ImageRequest:
     request_id: str
     block: str
     size_px: int
+    """Width."""
+    height_px: int
     num_steps: int
     sampler: SamplerSpec
     pictures: Mapping[str, int]
     """What it sees, in order: index, in the list sent beside the requests, of each by its name."""
-    text: str
-    """The chain's text so far, tags left out."""
+    words: Mapping[str, str]
+    """``text``: the chain's so far, tags left out, of a chain without text the prompt's; ``question``: the prompt's."""
     seed: int
     source_seed: int | None = None
     """Seed of the initial noise alone; None takes it from ``seed``."""
@@ -232,11 +235,13 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReply:
-    """The small part of the answer; picture and segment travel beside it."""
+    """The small part of the answer; picture, segment and what its text encoders said travel beside it."""
 
     request_id: str
-    num_actions: int
-    """Trained denoising steps."""
+    steps: tuple[int, ...]
+    """Trained denoising steps: each is an action."""
+    shape_key: tuple[int, ...]
+    """Segments with equal keys can be scored in one call of the pipeline."""
     version: int
 
 
@@ -272,28 +277,33 @@ class DenoisingSegment:
 
     block: str
     latents: Floats
-    """``[K+1, C, h, w]``, from the source to the picture."""
-    sigmas: Floats
-    """``[K+1]``, 1 to 0."""
+    """``[K+1, ...]``, from the source to the picture, of any rank."""
+    timesteps: Floats
+    """``[K]``: what the net was told of the noise."""
+    levels: Floats
+    """``[K+1]``: sigmas of a flow, 1 to 0; of an epsilon or v model the shares of the variance that are signal."""
     behaviour_logprobs: Floats
     """``[K]``, nats (mean over elements); 0 where not an action."""
     action_mask: Bools
     """``[K]``: random and trained. The last step is deterministic, so False."""
     pictures: tuple[str, ...]
     """Names of the u8 pictures it was conditioned on, in order: those that the prompt shows, then ``previous``."""
-    text_ids: Ints
-    """``[n]``: its text condition in the image policy's own tokenizer."""
     size_px: int
+    """Width."""
+    height_px: int
+    seed: int
+    """Of what the pipeline itself drew before its first step."""
     sampler: SamplerSpec
     behaviour_step_mean: Floats | None = None
-    """``[A, C, h, w]``: mean of each of the A trained steps, in order; None unless the loss needs it."""
+    """``[A, ...]``: mean of each of the A trained steps, in order; None unless the loss needs it."""
 
     def __post_init__(self) -> None:
         """Check shapes."""
         num_steps = self.latents.shape[0] - 1
-        if self.latents.ndim != 4 or self.sigmas.shape != (num_steps + 1,):
+        if self.levels.shape != (num_steps + 1,) or self.timesteps.shape != (num_steps,):
             raise ValueError(
-                f"segment {self.block}: latents {self.latents.shape}, sigmas {self.sigmas.shape}"
+                f"segment {self.block}: latents {self.latents.shape}, levels {self.levels.shape}, "
+                f"timesteps {self.timesteps.shape}"
             )
         if self.behaviour_logprobs.shape != (num_steps,) or self.action_mask.shape != (num_steps,):
             raise ValueError(f"segment {self.block}: log-probs and mask must be [{num_steps}]")
@@ -311,6 +321,10 @@ class Example:
 
     segment: Segment
     pictures: tuple[Pixels, ...]
+    told: Packed | None = None
+    """Denoising: what the text encoders said (``actors.policies.denoising.conditioning``)."""
+    steps: tuple[int, ...] | None = None
+    """Denoising: the trained steps that are scored; None scores all of them."""
 
 
 # --------------------------------------------------------------------------------- chains
@@ -328,9 +342,11 @@ class SegmentInfo:
     num_actions: Mapping[str, int]
     """Actions by block."""
     shape_key: tuple[int, ...]
-    """Segments with equal keys fit one micro-batch: () for tokens, (size_px, K) for pictures."""
+    """Segments with equal keys fit one micro-batch: () for tokens."""
     length: int
     """Tokens, or denoising steps: what a micro-batch pads."""
+    steps: tuple[int, ...] = ()
+    """Trained denoising steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -461,6 +477,8 @@ class TrainItem:
     """With those that are not trained: what a learner makes log-probs of."""
     shape_key: tuple[int, ...]
     length: int
+    steps: tuple[int, ...] = ()
+    """Denoising: the trained steps that this item is; a segment may be split into several items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,7 +503,8 @@ class TrainBatch:
     max_actions: int
     """Most actions that the configuration lets a sequence have."""
     num_chunks: int
-    """Parts in which each micro-batch's actions become log-probs, equal on all ranks (``chunks_of``)."""
+    """Parts in which each micro-batch's actions become log-probs, equal on all ranks: chunks of tokens, or calls of a
+    pipeline, one a denoising step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

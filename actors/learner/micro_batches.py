@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from actors.policies.base import PolicyBatch, TrainablePolicy
+from actors.policies.base import CHUNKS, PolicyBatch, TrainablePolicy
 from rl.loss.actions import Actions, ActionScores
 from rl.ports import Store
 from rl.types import MicroBatch
@@ -38,20 +40,22 @@ class MicroBatchLoader:
             yield micro, batch
 
     def _fetch(self, micro: MicroBatch) -> PolicyBatch:
-        return self._policy.collate(self._store.get([item.handle for item in micro.items]))
+        examples = self._store.get([item.handle for item in micro.items])
+        return self._policy.collate(
+            [
+                replace(example, steps=item.steps) if item.steps else example
+                for example, item in zip(examples, micro.items, strict=True)
+            ]
+        )
 
     def close(self) -> None:
         """Stop fetching."""
         self._thread.shutdown(cancel_futures=True)
 
 
-CHUNKS = "num_chunks"
-"""Input of policies that make log-probs in parts: how many. ``collate`` gives what its own rows need."""
-
-
 def inputs_on(
     device: torch.device, batch: PolicyBatch, *, num_chunks: int | None = None
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, Any]:
     """Return what the policy's ``forward`` takes, on ``device``.
 
     Args:
@@ -59,10 +63,10 @@ def inputs_on(
         batch: Collated.
         num_chunks: What all ranks have agreed on; None where all have the same rows.
     """
-    inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-    return (
-        inputs if num_chunks is None or CHUNKS not in inputs else {**inputs, CHUNKS: torch.tensor(num_chunks)}
-    )
+    inputs = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.inputs.items()
+    }
+    return inputs if num_chunks is None or CHUNKS not in inputs else {**inputs, CHUNKS: num_chunks}
 
 
 def make_actions(micro: MicroBatch, batch: PolicyBatch, device: torch.device) -> Actions:

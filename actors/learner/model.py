@@ -35,7 +35,7 @@ class _Scorer(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
+    def forward(self, inputs: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
         scores = self.policy.forward(inputs)
         return scores.logprobs, scores.entropy, scores.step_mean, scores.step_std
 
@@ -83,13 +83,13 @@ class LearnerModel:
         masters = ds.master_shards(self.engine)
         return WeightAverage(masters, config.learner.ema_decay, partial(ds.refresh_weights, self.engine))
 
-    def scores(self, inputs: Mapping[str, Tensor]) -> ActionScores:
+    def scores(self, inputs: Mapping[str, Any]) -> ActionScores:
         """Run the policy under DeepSpeed; collective in ZeRO stage 3."""
         logprobs, entropy, step_mean, step_std = self.engine(inputs)
         return ActionScores(logprobs=logprobs, entropy=entropy, step_mean=step_mean, step_std=step_std)
 
     @torch.no_grad()
-    def reference_scores(self, inputs: Mapping[str, Tensor]) -> ActionScores | None:
+    def reference_scores(self, inputs: Mapping[str, Any]) -> ActionScores | None:
         """Score under the starting weights: a frozen copy, or with adapters the policy without them."""
         if self._spec.config.loss.kl_weight == 0:
             return None

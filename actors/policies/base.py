@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,15 @@ from configs.schema import PolicyConfig
 from rl.loss.actions import ActionScores
 from rl.types import Example
 
+CHUNKS = "num_chunks"
+"""Input of policies that make log-probs in parts: how many. ``collate`` gives what its own rows need."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyBatch:
     """Examples as padded tensors, on the CPU."""
 
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Any]
     """What ``forward`` takes besides the actions; the policy's own business."""
     behaviour_logprobs: Tensor
     """``[B, T]``, nats; 0 where padded or forced."""
@@ -59,7 +62,7 @@ class TrainablePolicy(nn.Module, ABC):
         """Pad examples of equal shape key to one batch."""
 
     @abstractmethod
-    def forward(self, inputs: Mapping[str, Tensor]) -> ActionScores:
+    def forward(self, inputs: Mapping[str, Any]) -> ActionScores:
         """Score every action of a collated batch under the distribution it was sampled from."""
 
     @abstractmethod

@@ -19,12 +19,12 @@ from rl.targets import load_target
 
 FAMILIES: Mapping[str, str] = {
     "language_model": "actors.policies.token.family:LANGUAGE_MODEL",
-    "restoration": "actors.policies.denoising.family:RESTORATION",
+    "diffusers": "actors.policies.denoising.family:DIFFUSERS",
 }
 """``package.module:RECORD`` of the families that come with vlcot."""
 Part = Literal["learner", "rollout", "coldstart", "vocabulary"]
 PARTS: tuple[Part, ...] = get_args(Part)
-OF_KIND: Mapping[str, str] = {"token": "language_model", "denoising": "restoration"}
+OF_KIND: Mapping[str, str] = {"token": "language_model", "denoising": "diffusers"}
 """The family of a policy that names none, by its kind."""
 
 

@@ -8,6 +8,7 @@ call is its own fixed batch.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -15,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from actors.policies.denoising.sampler import Painted, PaintJob
+from actors.policies.denoising.sampler import Painted, PaintJob, ReadyJob
 from actors.rollout.painter import Painter
 from actors.rollout.worker import RolloutSpec, RolloutWorker
 from actors.shared.gpu import freed
@@ -29,14 +31,21 @@ from rl.spans import span
 from rl.types import Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Answer = tuple[Painted, tuple[int, ...], int]
+"""A picture, its shape key and the weight version that painted it."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
-    """A job and the promise of its picture and the weight version that painted it."""
+    """A job and the promise of its picture."""
 
     job: PaintJob
-    future: Future[tuple[Painted, int]] = field(default_factory=Future)
+    ready: ReadyJob | None = None
+    """Set by the thread that paints."""
+    future: Future[Answer] = field(default_factory=Future)
 
 
 class ImageRolloutWorker(RolloutWorker):
@@ -95,16 +104,15 @@ class ImageRolloutWorker(RolloutWorker):
             pictures: What the requests' indexes point into.
 
         Returns:
-            The list of ``ImageReply``, then picture and ``DenoisingSegment`` of each request: flat, so that each
-            can be an object of its own in a store.
+            The list of ``ImageReply``, then picture, ``DenoisingSegment`` and what the text encoders said of each
+            request: flat, so that each can be an object of its own in a store.
 
         Raises:
             RolloutError: If painting failed; the other requests of the batch get it too.
         """
         waiting = [_Waiting(job=_job(request, pictures)) for request in requests]
         if self.spec.deterministic:
-            for batch in _batches(waiting, self._batch_size):
-                self._submit(batch)
+            self._submit(waiting)
         else:
             with self._lock:
                 self._waiting.extend(waiting)
@@ -115,44 +123,82 @@ class ImageRolloutWorker(RolloutWorker):
         replies = [
             ImageReply(
                 request_id=request.request_id,
-                num_actions=int(painted.segment.action_mask.sum()),
+                steps=tuple(np.flatnonzero(painted.segment.action_mask).tolist()),
+                shape_key=shape_key,
                 version=version,
             )
-            for request, (painted, version) in zip(requests, done, strict=True)
+            for request, (painted, shape_key, version) in zip(requests, done, strict=True)
         ]
-        return replies, *[part for painted, _ in done for part in (painted.picture, painted.segment)]
+        return replies, *[part for made, *_ in done for part in (made.picture, made.segment, made.told)]
 
-    def _submit(self, batch: list[_Waiting] | None) -> None:
-        """Have the thread paint ``batch``, or what fits together of all that waits."""
-        taken: list[_Waiting] = list(batch or ())
+    def _submit(self, fixed: Sequence[_Waiting] | None) -> None:
+        """Have the thread paint ``fixed`` in batches of its own, or what fits together of all that waits."""
+        taken: list[_Waiting] = list(fixed or ())
 
-        def work() -> tuple[list[Painted], int]:
-            if batch is None:
-                taken.extend(self._take())
-            return self._paint([item.job for item in taken]), self.version
+        def work() -> list[Answer]:
+            if fixed is not None:
+                return self._paint_all(taken)
+            self._take(taken)
+            return self._paint([self._ready(item) for item in taken])
 
         self._executor.submit(work).add_done_callback(lambda task: _settle(taken, task))
 
-    def _take(self) -> list[_Waiting]:
-        """Take the oldest waiting job and all that fit its batch, up to the largest batch."""
-        with self._lock:
-            if not self._waiting:
-                return []
-            key = self._waiting[0].job.key
-            fitting = [item for item in self._waiting if item.job.key == key]
-            taken = fitting[: self._batch_size]
-            chosen = {id(item) for item in taken}
-            self._waiting = deque(item for item in self._waiting if id(item) not in chosen)
-        return [item for item in taken if item.future.set_running_or_notify_cancel()]
+    def _ready(self, item: _Waiting) -> ReadyJob:
+        """Have a job's text encoders answer, once."""
+        if item.ready is None:
+            item.ready = self.painter.ready(item.job)
+        return item.ready
 
-    def _paint(self, jobs: Sequence[PaintJob]) -> list[Painted]:
+    def _take(self, taken: list[_Waiting]) -> None:
+        """Add the oldest waiting job and all that fit its batch to ``taken``, up to the largest batch.
+
+        A job is in ``taken`` before anything can fail for it, so that its promise is broken if something does.
+        """
+        while not taken:
+            with self._lock:
+                if not self._waiting:
+                    return
+                oldest = self._waiting.popleft()
+            if oldest.future.set_running_or_notify_cancel():
+                taken.append(oldest)
+        key = self._ready(taken[0]).key
+        with self._lock:
+            waiting = list(self._waiting)
+        for item in waiting:
+            if len(taken) == self._batch_size:
+                break
+            try:
+                is_fitting = self._ready(item).key == key
+            except Exception:  # it fails again, and then breaks its own promise, when it is the oldest
+                logger.debug("%s cannot be painted", item.job.request.request_id, exc_info=True)
+                continue
+            if is_fitting:
+                with self._lock:
+                    self._waiting.remove(item)
+                if item.future.set_running_or_notify_cancel():
+                    taken.append(item)
+
+    def _paint_all(self, items: Sequence[_Waiting]) -> list[Answer]:
+        """Paint one call's jobs, in batches of one key, in order."""
+        by_key: dict[Hashable, list[int]] = {}
+        for index, item in enumerate(items):
+            by_key.setdefault(self._ready(item).key, []).append(index)
+        answers: dict[int, Answer] = {}
+        for indexes in by_key.values():
+            for start in range(0, len(indexes), self._batch_size):
+                batch = indexes[start : start + self._batch_size]
+                painted = self._paint([self._ready(items[index]) for index in batch])
+                answers |= dict(zip(batch, painted, strict=True))
+        return [answers[index] for index in range(len(items))]
+
+    def _paint(self, jobs: Sequence[ReadyJob]) -> list[Answer]:
         if not jobs:
             return []
-        with span("paint", num_pictures=len(jobs), px=jobs[0].request.size_px, version=self.version):
+        with span("paint", num_pictures=len(jobs), px=jobs[0].job.request.size_px, version=self.version):
             painted = self.painter.paint(jobs)
         self._counts["num_batches"] += 1
         self._counts["num_pictures"] += len(jobs)
-        return painted
+        return [(made, ready.shape_key, self.version) for made, ready in zip(painted, jobs, strict=True)]
 
     # ------------------------------------------------------------------------ weights
 
@@ -195,15 +241,7 @@ def _job(request: ImageRequest, pictures: Sequence[Pixels]) -> PaintJob:
     return PaintJob(request=request, pictures=named)
 
 
-def _batches(waiting: Sequence[_Waiting], size: int) -> list[list[_Waiting]]:
-    """Cut one call's jobs into batches of one key, in order."""
-    by_key: dict[Hashable, list[_Waiting]] = {}
-    for item in waiting:
-        by_key.setdefault(item.job.key, []).append(item)
-    return [items[i : i + size] for items in by_key.values() for i in range(0, len(items), size)]
-
-
-def _settle(taken: Sequence[_Waiting], task: Future[tuple[list[Painted], int]]) -> None:
+def _settle(taken: Sequence[_Waiting], task: Future[list[Answer]]) -> None:
     """Keep the promises of a batch, or break all of them with what broke it."""
     error = RolloutError("the image rollout worker was closed") if task.cancelled() else task.exception()
     if error is not None:
@@ -212,6 +250,5 @@ def _settle(taken: Sequence[_Waiting], task: Future[tuple[list[Painted], int]]) 
             failure.__cause__ = error
             item.future.set_exception(failure)
         return
-    painted, version = task.result()
-    for item, result in zip(taken, painted, strict=True):
-        item.future.set_result((result, version))
+    for item, answer in zip(taken, task.result(), strict=True):
+        item.future.set_result(answer)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.policies.denoising.policy import NET
-from actors.policies.denoising.sampler import Painted, PaintJob, load_pipeline, paint
+from actors.policies.denoising.pipeline import PicturePipeline
+from actors.policies.denoising.sampler import Painted, PaintJob, ReadyJob, Sampler
 from actors.rollout.worker import RolloutSpec
 from actors.shared.lora import adapted_names, merged, scale_of
 from actors.weights.buckets import Received, unpack
@@ -19,12 +19,9 @@ from configs.derive import denoising_policy
 from configs.methods import Adapter, Guard
 from rl.denoising.step_selection import sampler_spec
 from rl.errors import WeightSyncError
-from rl.restoration.names import DEGRADED
 from rl.spans import span
-from rl.types import PREVIOUS, Example, ImageRequest, Manifest
+from rl.types import Example, ImageRequest, Manifest
 
-CANARY_SIZES_PX = (16, 32, 64)
-"""Degraded photo, picture before, and picture painted by the canary."""
 CANARY_NUM_STEPS = 3
 
 
@@ -40,15 +37,22 @@ class Painter:
     """
 
     def __init__(self, spec: RolloutSpec) -> None:
-        self._spec = spec
-        self._keep_step_means = isinstance(spec.config.loss.surrogate, Guard)
-        self._pipeline = load_pipeline(spec.directory, getattr(torch, spec.config.dtype), spec.device)
+        self._spec, policy = spec, denoising_policy(spec.config)
+        self._pipeline = PicturePipeline(
+            spec.directory, policy.call, dtype=getattr(torch, policy.dtype), trusts_code=policy.trust_code
+        )
+        self._pipeline.to(spec.device)
+        self._sampler = Sampler(self._pipeline, keep_step_means=isinstance(policy.loss.surrogate, Guard))
         self._start: dict[str, Tensor] = {}
         """The starting weights that adapters change, kept once they do."""
 
-    def paint(self, jobs: Sequence[PaintJob]) -> list[Painted]:
+    def ready(self, job: PaintJob) -> ReadyJob:
+        """Have the text encoders answer for a job."""
+        return self._sampler.ready(job)
+
+    def paint(self, jobs: Sequence[ReadyJob]) -> list[Painted]:
         """Paint jobs of one key as one batch."""
-        return paint(self._pipeline, jobs, keep_step_means=self._keep_step_means)
+        return self._sampler.paint(jobs)
 
     def move(self, device: torch.device) -> None:
         """Move everything to a device."""
@@ -63,7 +67,8 @@ class Painter:
         begin = time.perf_counter()
         new = dict(unpack(manifest, buckets))
         checked = time.perf_counter()
-        own = {f"{NET}.{name}": parameter for name, parameter in self._pipeline.unet.named_parameters()}
+        prefix = self._pipeline.files.net
+        own = {f"{prefix}.{name}": parameter for name, parameter in self._pipeline.net.named_parameters()}
         lora = self._spec.config.learner.lora
         if isinstance(lora, Adapter):
             new = self._merged(own, new, scale_of(lora))
@@ -85,25 +90,28 @@ class Painter:
 
     @span("canary")
     def canary(self) -> Example:
-        """Paint the same fixed picture by the configured sampler, with one before it."""
-        small, middle, large = CANARY_SIZES_PX
-        rng = np.random.default_rng(self._spec.seed)
+        """Paint the same fixed picture as the chain's last block, by the configured sampler and from every picture."""
+        spec, policy = self._spec, denoising_policy(self._spec.config)
+        name, block = [(n, b) for n, b in spec.chain.items() if b.kind == "image"][-1]
+        size = (block.height_px or block.size_px, block.size_px)
+        rng = np.random.default_rng(spec.seed)
         pictures = {
-            name: rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-            for name, size in ((DEGRADED, small), (PREVIOUS, middle))
+            shown: rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            for shown in self._pipeline.picture_names()
         }
         request = ImageRequest(
             request_id="canary",
-            block=self._spec.block_names[-1],
-            size_px=large,
+            block=name,
+            size_px=size[1],
+            height_px=size[0],
             num_steps=CANARY_NUM_STEPS,
-            sampler=sampler_spec(denoising_policy(self._spec.config).rollout),
-            pictures={name: index for index, name in enumerate(pictures)},
-            text="canary",
-            seed=self._spec.seed,
+            sampler=sampler_spec(policy.rollout),
+            pictures={shown: index for index, shown in enumerate(pictures)},
+            words={"text": "canary", "question": "canary"},
+            seed=spec.seed,
         )
-        job = PaintJob(request=request, pictures=pictures)
-        return Example(segment=self.paint([job])[0].segment, pictures=tuple(pictures.values()))
+        painted = self.paint([self.ready(PaintJob(request=request, pictures=pictures))])[0]
+        return Example(segment=painted.segment, pictures=tuple(pictures.values()), told=painted.told)
 
 
 def _check_shapes(manifest: Manifest, own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:

@@ -221,7 +221,7 @@ def _canary_request(spec: RolloutSpec) -> tuple[TextRequest, tuple[Pixels, ...]]
         ConfigError: If a tag of the chain is not one token of the checkpoint's.
     """
     policy = token_policy(spec.config)
-    vocabulary = spec.family.load("vocabulary")(spec.directory, spec.block_names, policy.chat_options)
+    vocabulary = spec.family.load("vocabulary")(spec.directory, tuple(spec.chain), policy.chat_options)
     rng = np.random.default_rng(spec.seed)
     edges = CANARY_PX if vocabulary.tags.picture else ()
     pictures = tuple(rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in edges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from actors.policies.family import PolicyFamily
 from actors.weights.inbox import WeightInbox
-from configs.schema import PolicyConfig
+from configs.schema import BlockConfig, PolicyConfig
 from rl.spans import PoolMeter
 from rl.types import Example, Metrics
 
@@ -27,7 +27,7 @@ class RolloutSpec:
     """Of its policy."""
     family: PolicyFamily
     """Of its policy."""
-    block_names: tuple[str, ...]
+    chain: Mapping[str, BlockConfig]
     """The chain's blocks in order."""
     seed: int
     """Of the canary."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from configs.derive import denoising_policy, token_policy
 from configs.schema import Config
 from rl.advantage.scores import join
 from rl.chain.grammar import ChainGrammar
-from rl.chain.painting import PaintCall, picture_text
+from rl.chain.painting import PaintCall, picture_text, question_text
 from rl.chain.state import ChainState, Decode, Done, PaintImage, WriteText
 from rl.data.pictures import decoded
 from rl.denoising.step_selection import picture_draws, sampler_spec
@@ -88,9 +88,17 @@ class GroupRequest:
 class _Writing:
     """One chain under way: its state and the references of what was made for it."""
 
-    def __init__(self, index: int, chain_id: str, state: ChainState, shown: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        index: int,
+        chain_id: str,
+        state: ChainState,
+        shown: Mapping[str, Any],
+        told: dict[Hashable, Any],
+    ) -> None:
         self.index, self.chain_id, self.state = index, chain_id, state
-        self.shown = shown
+        self.shown, self.told = shown, told
+        """``told``: the group's answers of text encoders, by what was asked."""
         self.pictures = dict(shown)
         """Of the prompt, those that are shown, and then of the chain."""
         self.segments: list[SegmentInfo] = []
@@ -158,9 +166,14 @@ class ChainRunner:
         grammar, shown = self._context.grammar, {name: prompt.pictures[name] for name in prompt.shown}
         asked = grammar.token_policy is not None and not prompt.tokens
         ids = self._context.encode(prompt.messages) if asked else prompt.tokens
+        told: dict[Hashable, Any] = {}
         return [
             _Writing(
-                index, f"{group.group_id}/{index}", ChainState(grammar, ids, pictures=prompt.shown), shown
+                index,
+                f"{group.group_id}/{index}",
+                ChainState(grammar, ids, pictures=prompt.shown),
+                shown,
+                told,
             )
             for index in range(group.num_chains)
         ]
@@ -213,6 +226,7 @@ class ChainRunner:
         self, group: GroupRequest, steps: Sequence[tuple[_Writing, PaintImage]], turn: int
     ) -> None:
         call = PaintCall[Any](self._config.chain)
+        question = question_text(group.prompt)
         for writing, step in steps:
             policy = denoising_policy(self._config.policies[self._config.chain[step.block].policy])
             rollout, seed = policy.rollout, self._seed(group, writing.index, step.block)
@@ -227,7 +241,7 @@ class ChainRunner:
                 writing.chain_id,
                 step.block,
                 pictures=_seen(writing, step),
-                text=picture_text(writing.state.text(self._context.decode), step.block),
+                words={"text": self._text(writing, step.block, question), "question": question},
                 sampler=sampler_spec(rollout, group.noise_level),
                 seed=seed,
                 draws=draws,
@@ -239,19 +253,29 @@ class ChainRunner:
         )
         replies = await answer(sent.first(), deadline_s=self._config.deadline_s)
         painted = call.taken_apart(replies, sent.ref[1:])
-        for (writing, step), (reply, picture, segment) in zip(steps, painted, strict=True):
+        for (writing, step), request, made in zip(steps, call.requests, painted, strict=True):
+            reply, seen = made.reply, tuple(_seen(writing, step).values())
+            # Chains that say the same share one copy of what the text encoders made of it.
+            asked = (policy_name, *request.words.values(), *seen)
             writing.segments.append(
                 SegmentInfo(
                     policy=policy_name,
-                    handle=SegmentHandle(segment, tuple(_seen(writing, step).values())),
+                    handle=SegmentHandle(made.segment, seen, writing.told.setdefault(asked, made.told)),
                     blocks=(step.block,),
-                    num_actions={step.block: reply.num_actions},
-                    shape_key=(step.size_px, step.num_steps),
+                    num_actions={step.block: len(reply.steps)},
+                    shape_key=reply.shape_key,
                     length=step.num_steps,
+                    steps=reply.steps,
                 )
             )
-            writing.pictures[step.block] = picture
+            writing.pictures[step.block] = made.picture
             writing.state.image_painted(step.block, reply.version)
+
+    def _text(self, writing: _Writing, block: str, question: str) -> str:
+        """Return what an image block is painted from: the chain's words, or where it writes none the prompt's."""
+        if self._context.grammar.token_policy is None:
+            return question
+        return picture_text(writing.state.text(self._context.decode), block)
 
     def _sampling(self, group: GroupRequest, block: str) -> TextSampling:
         rollout = token_policy(self._config.policies[self._config.chain[block].policy]).rollout

@@ -132,7 +132,7 @@ def spawn_rollout(name: str, index: int, config: Config, source: Path, reserved:
         directory=source,
         config=policy,
         family=family,
-        block_names=tuple(config.chain),
+        chain=config.chain,
         seed=config.seed,
         deterministic=config.deterministic,
     )

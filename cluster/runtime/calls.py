@@ -213,10 +213,12 @@ async def answer(call: Call, *, deadline_s: float | None) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class SegmentHandle:
-    """References to one segment and the pictures it names."""
+    """References to one segment, the pictures it names, and what its text encoders said."""
 
     segment: Any
     pictures: tuple[Any, ...]
+    told: Any = None
+    """Of a picture; several segments share one."""
 
 
 class RayStore:
@@ -229,9 +231,15 @@ class RayStore:
         """Fetch all segments and pictures in one call; arrays are read-only views."""
         ours = cast(Sequence[SegmentHandle], handles)  # nobody else makes any
         refs = [ref for handle in ours for ref in (handle.segment, *handle.pictures)]
-        values = iter(ray.get(refs, timeout=self._deadline_s))
+        told = list({handle.told for handle in ours if handle.told is not None})
+        fetched = ray.get([*refs, *told], timeout=self._deadline_s)
+        values, answers = iter(fetched), dict(zip(told, fetched[len(refs) :], strict=True))
         return [
-            Example(segment=next(values), pictures=tuple(next(values) for _ in handle.pictures))
+            Example(
+                segment=next(values),
+                pictures=tuple(next(values) for _ in handle.pictures),
+                told=answers.get(handle.told),
+            )
             for handle in ours
         ]
 

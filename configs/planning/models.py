@@ -122,7 +122,7 @@ ASSUMED: Mapping[str, Mapping[str, Model]] = {
             # Two CLIP encoders, T5-XXL's encoder and the autoencoder.
             num_frozen=124_000_000 + 695_000_000 + 4_762_000_000 + 84_000_000,
         ),
-        # Likewise ``actors.policies.denoising.small``.
+        # Likewise ``actors.policies.restoration.small``.
         COLDSTART: Model(
             name=COLDSTART,
             fields={

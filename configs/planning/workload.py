@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.derive import degraded_px, denoising_policy, token_policy
+from configs.derive import degraded_px, denoising_policy, is_stepwise, token_policy
 from configs.planning.activations import PictureShape, TextShape, key_width
 from configs.planning.models import Model
 from configs.schema import BlockConfig, Config
@@ -73,8 +73,11 @@ def picture_shape(config: Config, policy: str, model: Model, *, learn: bool) -> 
     largest = max(blocks, key=lambda block: block.size_px)
     pictures = min(spec.learner.micro_batch_size, _chains_a_rank(config, policy))
     steps = spec.rollout.trained_steps.num_trained(largest.num_steps - 1) if learn else 1
+    rows = pictures * steps
+    if is_stepwise(spec.loss):
+        rows = min(rows, spec.learner.micro_batch_size)
     return PictureShape(
-        rows=pictures * steps * _branches(spec.rollout.guidance_scale),
+        rows=rows * _branches(float(spec.call.get("guidance_scale") or 1)),
         cells=(largest.size_px // model.patch) ** 2,
     )
 

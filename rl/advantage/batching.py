@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby, pairwise
 from typing import TypeVar
 
-from configs.derive import CHUNK_ACTIONS
+from configs.derive import CHUNK_ACTIONS, is_stepwise
 from configs.schema import Config
 from rl.advantage.assign import Advantages
 from rl.advantage.overlong import masked_blocks
@@ -68,18 +69,27 @@ def items_of(chain: Chain, policy: str, advantages: dict[int, float], config: Co
     for segment in chain.segments:
         trained = {block: num for block, num in segment.num_actions.items() if block not in masked}
         if segment.policy == policy and sum(trained.values()) > 0:
-            items.append(
-                TrainItem(
-                    item_id=f"{chain.chain_id}/{'+'.join(segment.blocks)}",
-                    handle=segment.handle,
-                    advantages={names.index(block): advantages[names.index(block)] for block in trained},
-                    num_actions=sum(trained.values()),
-                    num_scored=sum(segment.num_actions.values()),
-                    shape_key=segment.shape_key,
-                    length=segment.length,
-                )
+            item = TrainItem(
+                item_id=f"{chain.chain_id}/{'+'.join(segment.blocks)}",
+                handle=segment.handle,
+                advantages={names.index(block): advantages[names.index(block)] for block in trained},
+                num_actions=sum(trained.values()),
+                num_scored=sum(segment.num_actions.values()),
+                shape_key=segment.shape_key,
+                length=segment.length,
+                steps=segment.steps,
             )
+            is_split = segment.steps and is_stepwise(config.policies[policy].loss)
+            items += by_step(item) if is_split else [item]
     return items
+
+
+def by_step(item: TrainItem) -> list[TrainItem]:
+    """Split a picture into its trained steps: one call of a pipeline has one step of many pictures."""
+    return [
+        replace(item, steps=(step,), num_actions=1, num_scored=1, shape_key=(*item.shape_key, step))
+        for step in item.steps
+    ]
 
 
 def max_actions(policy: str, config: Config) -> int:
@@ -135,12 +145,16 @@ def lay_out(
         policy=policy,
         micro_batches=tuple(map(tuple, ranks)),
         num_actions=sum(item.num_actions for item in items),
-        num_sequences=len(items),
+        num_sequences=len({item.item_id for item in items}),
         max_actions=max_actions,
-        num_chunks=max(
-            chunks_of(sum(item.num_scored for item in micro.items)) for micros in ranks for micro in micros
-        ),
+        num_chunks=max(_num_chunks(micro.items) for micros in ranks for micro in micros),
     )
+
+
+def _num_chunks(items: Sequence[TrainItem]) -> int:
+    """Count the parts in which a micro-batch is scored: chunks of tokens, or different denoising steps."""
+    steps = {step for item in items for step in item.steps}
+    return len(steps) or chunks_of(sum(item.num_scored for item in items))
 
 
 def chunks_of(num_actions: int) -> int:

@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple
 
 from configs.schema import BlockConfig
-from rl.types import ImageReply, ImageRequest, P, SamplerSpec, StepPlan
+from rl.types import ImageReply, ImageRequest, P, Prompt, SamplerSpec, StepPlan, TextPart
 
 _MARKUP = re.compile(r"<[^<>]*>")
 """Tags and picture marks."""
 
 
 class PaintedBlock(NamedTuple):
-    """What came back for one request; picture and segment as they travel, references or arrays."""
+    """What came back for one request; all but the reply as they travel, references or arrays."""
 
     reply: ImageReply
     picture: Any
     segment: Any
+    told: Any
+    """What the text encoders said."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class PaintCall(Generic[P]):
         block: str,
         *,
         pictures: Mapping[str, P],
-        text: str,
+        words: Mapping[str, str],
         sampler: SamplerSpec,
         seed: int,
         draws: tuple[int | None, StepPlan | None] = (None, None),
@@ -49,7 +51,7 @@ class PaintCall(Generic[P]):
             owner: Whom it is for, e.g. the id of a chain; with the block unique while the request runs.
             block: The image block that is painted.
             pictures: What the policy sees, by name, in order.
-            text: The chain's words so far.
+            words: ``text``, the chain's so far, and ``question``, the prompt's.
             sampler: How to denoise.
             seed: Of the noise.
             draws: Seed of the initial noise alone and the plan of steps (``step_selection.picture_draws``); None
@@ -62,10 +64,11 @@ class PaintCall(Generic[P]):
                 request_id=f"{owner}/{block}",
                 block=block,
                 size_px=self.chain[block].size_px,
+                height_px=self.chain[block].height_px or self.chain[block].size_px,
                 num_steps=self.chain[block].num_steps,
                 sampler=sampler,
                 pictures={name: first + place for place, name in enumerate(pictures)},
-                text=text,
+                words=words,
                 seed=seed,
                 source_seed=draws[0],
                 steps=draws[1],
@@ -74,8 +77,8 @@ class PaintCall(Generic[P]):
 
     @property
     def num_returns(self) -> int:
-        """Objects that answer it: all replies in one, then picture and segment of each request."""
-        return 1 + 2 * len(self.requests)
+        """Objects that answer it: all replies in one, then three of each request."""
+        return 1 + 3 * len(self.requests)
 
     def taken_apart(self, replies: Iterable[ImageReply], parts: Sequence[Any]) -> list[PaintedBlock]:
         """Sort the answer by request.
@@ -84,7 +87,7 @@ class PaintCall(Generic[P]):
             replies: The first object.
             parts: The others, or references of them.
         """
-        return [PaintedBlock(*row) for row in zip(replies, parts[::2], parts[1::2], strict=True)]
+        return [PaintedBlock(*row) for row in zip(replies, parts[::3], parts[1::3], parts[2::3], strict=True)]
 
 
 def picture_text(text: str, block: str) -> str:
@@ -96,3 +99,9 @@ def picture_text(text: str, block: str) -> str:
     """
     words = _MARKUP.sub(" ", text.split(f"<{block}>", maxsplit=1)[0])
     return " ".join(words.split())
+
+
+def question_text(prompt: Prompt[Any]) -> str:
+    """Return what a prompt says: the words of its last turn of the user's, '' where it has none."""
+    turns = [turn for turn in prompt.messages if turn.role == "user"]
+    return "".join(part.text for part in turns[-1].parts if isinstance(part, TextPart)) if turns else ""

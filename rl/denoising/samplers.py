@@ -188,6 +188,20 @@ def unit_stds(kind: str, sigmas: Tensor, noise_level: Tensor) -> Tensor:
     return torch.where(after > 0, find_sampler(kind).std(now, after, noise_level[:, None]), 0.0)
 
 
+def preserving_stds(shares: Tensor, eta: Tensor) -> Tensor:
+    """Return the deviation of every DDIM step of variance-preserving schedules.
+
+    Args:
+        shares: Of the variance that is signal, ``[B, K+1]``, rising.
+        eta: ``[B]``.
+
+    Returns:
+        ``[B, K]``; 0 for steps to a share of 1.
+    """
+    now, after = ((part.sqrt(), (1.0 - part).sqrt()) for part in (shares[:, :-1], shares[:, 1:]))
+    return _ddim_std(now, after, eta[:, None])
+
+
 def step_mean_std(
     kind: str,
     x: Tensor,

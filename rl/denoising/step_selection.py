@@ -19,7 +19,6 @@ def sampler_spec(rollout: DenoisingRollout, noise_level: float | None = None) ->
     return SamplerSpec(
         kind=rollout.sampler,
         noise_level=rollout.noise_level if noise_level is None else noise_level,
-        guidance_scale=rollout.guidance_scale,
         reduction=rollout.logprob_reduction,
     )
 

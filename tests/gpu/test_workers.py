@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from actors.learner.micro_batches import inputs_on
 from actors.policies.base import TrainablePolicy
 from actors.policies.denoising.policy import DenoisingPolicy
-from actors.policies.denoising.sampler import load_pipeline
-from actors.policies.denoising.small import build_image_policy
+from actors.policies.restoration.small import build_image_policy
 from actors.policies.token.policy import TokenPolicy
 from actors.weights.buckets import Bucket, pack
 from configs.schema import PolicyConfig
 from rl.types import Example
 from tests.reference.gpu import in_processes, needs_gpus
 from tests.reference.learner_jobs import LIFE, STEPS, make_batch, make_learner, received
+from tests.reference.painting import load
 from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 from tests.reference.tiny_policy import write_start
@@ -49,7 +50,7 @@ def directory(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(path)
         return path
     build_image_policy(path, texts=["a cat"], sizes=(8, 16, 32), seed=0, channels=(32, 32), patch=2)
-    pipeline = load_pipeline(path, torch.float32, torch.device("cpu"))
+    pipeline = load(path)
     torch.manual_seed(1)
     torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.2)
     pipeline.save_pretrained(path)
@@ -80,7 +81,7 @@ def worker(kind: str, directory: Path, config: PolicyConfig) -> Iterator[Any]:
 
 def gaps(policy: TrainablePolicy, example: Example) -> torch.Tensor:
     batch = policy.collate([example])
-    inputs = {name: tensor.to(DEVICE) for name, tensor in batch.inputs.items()}
+    inputs = inputs_on(DEVICE, batch)
     with torch.no_grad():
         scores = policy(inputs).logprobs.float().cpu()
     return (scores - batch.behaviour_logprobs)[batch.action_mask].abs()

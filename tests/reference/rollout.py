@@ -8,7 +8,12 @@ from typing import Any
 
 from actors.policies.family import family_of
 from actors.rollout.worker import RolloutSpec
-from configs.schema import PolicyConfig
+from configs.schema import BlockConfig, PolicyConfig
+
+BLOCKS = {
+    name: BlockConfig(kind="image", policy="image", size_px=size_px, num_steps=4)
+    for name, size_px in (("rough_image", 16), ("middle_image", 16), ("final_image", 32))
+}
 
 
 def rollout_spec(
@@ -23,7 +28,7 @@ def rollout_spec(
         directory=directory,
         config=config,
         family=family_of("policy", config),
-        block_names=tuple(block_names),
+        chain={name: BLOCKS.get(name, BlockConfig(kind="text", max_tokens=32)) for name in block_names},
         seed=seed,
         deterministic=deterministic,
     )

@@ -89,7 +89,7 @@ def restorations(task: ColdstartTask, prompts: Sequence[Prompt]) -> dict[str, li
             directory=task.made / task.policy,
             config=settings,
             family=family,
-            block_names=tuple(config.chain),
+            chain=config.chain,
             seed=config.seed,
             deterministic=True,
         )
@@ -118,7 +118,7 @@ async def paint_all(
                 name,
                 pictures={DEGRADED: degraded_of(prompt)} | ({PREVIOUS: painted[index]} if turn else {}),
                 sampler=SamplerSpec(noise_level=level),
-                text=texts_so_far(prompt, turn + 1)[-1],
+                words={"text": texts_so_far(prompt, turn + 1)[-1], "question": ""},
                 seed=derive_seed(config.seed, prompt.prompt_id, f"{level:.3f}", name),
             )
         replies, *parts = await worker.generate(call.requests, *call.pictures)

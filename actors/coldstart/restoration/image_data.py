@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.policies.denoising.image_model import pad_ids, resize, to_latents, tokenize
+from actors.policies.restoration.image_model import pad_ids, resize, to_latents, tokenize
 from rl.errors import DataError
 from rl.restoration.labels import degradation_text
 from rl.restoration.names import CAPTIONS, LABELS, degraded_of, truth_of, words_of

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from actors.coldstart.restoration.image_data import batches, make_dataset
 from actors.coldstart.supervised import run_supervised
 from actors.coldstart.task import ColdstartTask, training_prompts
-from actors.policies.denoising.image_model import (
+from actors.policies.denoising.checkpoint import read_pipeline
+from actors.policies.denoising.pipeline import load_pipeline
+from actors.policies.restoration.image_model import (
     RESIDUAL_SCALE,
     Condition,
     encode_text,
     predict_clean,
     resize,
 )
-from actors.policies.denoising.sampler import load_pipeline
-from actors.policies.denoising.small import build_image_policy
+from actors.policies.restoration.small import build_image_policy
 from rl.data.source import prompt_source
 
 
@@ -66,9 +67,9 @@ class SupervisedImageModel(nn.Module):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self._directory = directory
-        self._pipeline = [
-            load_pipeline(directory, torch.float32, torch.device("cpu"))
-        ]  # hidden from nn.Module
+        files = read_pipeline(directory)
+        # In a list it is hidden from nn.Module.
+        self._pipeline = [load_pipeline(files, torch.float32, with_encoders=True, trusts_code=False)]
         pipeline = self._pipeline[0]
         self._patch, self._source_std = int(pipeline.config.patch), float(pipeline.config.source_std)
         self.unet: nn.Module = pipeline.unet.requires_grad_(True)

@@ -1,13 +1,13 @@
-"""Record of the small restoration painter: a flow model in pixel space, a diffusers pipeline of ours."""
+"""Record of picture policies: any diffusers pipeline whose steps have a density."""
 
 from __future__ import annotations
 
-from actors.policies.family import CheckpointMark, PolicyFamily
+from actors.policies.family import PolicyFamily
 
-RESTORATION = PolicyFamily(
-    name="restoration",
+DIFFUSERS = PolicyFamily(
+    name="diffusers",
     kind="denoising",
-    checkpoint=CheckpointMark(file="model_index.json", key="_class_name", value="RestorationPipeline"),
+    checkpoint="actors.policies.denoising.checkpoint:check_pipeline",
     learner="actors.policies.denoising.policy:DenoisingPolicy",
     rollout="actors.rollout.image_worker:ImageRolloutWorker",
     coldstart="actors.coldstart.restoration.image_trainer:train_image",

@@ -1,6 +1,6 @@
 """Denoising policy inside a learner rank: log-probs of denoising steps, and the checkpoint.
 
-Letters: B rows, K steps, A actions of the whole batch, C h w a latent, n its elements.
+Letters: B rows, K steps, A actions of the whole batch, n a latent's elements.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,56 +16,53 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actors.policies.base import PolicyBatch, TrainablePolicy
-from actors.policies.denoising.image_model import (
-    Condition,
-    encode_texts,
-    make_condition,
-    predict_guided,
-    tokenize,
-    with_empty_text,
-)
-from actors.policies.denoising.sampler import load_pipeline
+from actors.policies.base import CHUNKS, PolicyBatch, TrainablePolicy
+from actors.policies.denoising.conditioning import Answers, unpack
+from actors.policies.denoising.pipeline import Painting, PicturePipeline
+from actors.policies.denoising.stepping import FLOW, Process, Replay
 from configs.derive import denoising_policy
 from configs.methods import Guard
 from configs.schema import DenoisingPolicyConfig, LossConfig, PolicyConfig
-from rl.denoising.samplers import Source, step_mean_std, unit_stds
+from rl.denoising.samplers import preserving_stds, unit_stds
 from rl.denoising.step_selection import sampler_spec
 from rl.denoising.steps import gaussian_logprob
 from rl.loss.actions import ActionScores
 from rl.loss.surrogates import guard_step_weights
-from rl.restoration.names import DEGRADED
-from rl.types import PREVIOUS, DenoisingSegment, Example
+from rl.types import DenoisingSegment, Example
 
-NET = "unet"
-"""Folder of the trained net in the checkpoint, and prefix of its published names."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPicture:
+    """One row: a recorded picture and what its pipeline is called with."""
+
+    segment: DenoisingSegment
+    painting: Painting
+    answers: Answers
 
 
 class DenoisingPolicy(TrainablePolicy):
-    """A flow model in pixel space, scored step by step; its text encoder stays frozen.
+    """A pipeline's net, scored step by step; text encoders are not even loaded, and a VAE stays frozen.
 
     Args:
         directory: The checkpoint it came from.
-        pipeline: A ``RestorationPipeline``.
+        pipeline: Without text encoders.
         config: Says how pictures were sampled and what the loss needs besides log-probs.
         block_names: The chain's blocks in order.
     """
 
-    net_prefix = f"{NET}."
-
     def __init__(
-        self, directory: Path, pipeline: Any, config: DenoisingPolicyConfig, block_names: Sequence[str]
+        self,
+        directory: Path,
+        pipeline: PicturePipeline,
+        config: DenoisingPolicyConfig,
+        block_names: Sequence[str],
     ) -> None:
         super().__init__()
-        self._config = config
+        self._config, self._directory = config, directory
         self._sampler = sampler_spec(config.rollout)
-        self._no_text = tokenize(pipeline.tokenizer, "")
-        self._directory = directory
         self._block_names = tuple(block_names)
-        self._patch = int(pipeline.config.patch)
-        self._source_std = float(pipeline.config.source_std)
-        self.unet: nn.Module = pipeline.unet.requires_grad_(True)
-        self.text_encoder: nn.Module = pipeline.text_encoder.requires_grad_(False)
+        self._pipeline = pipeline
+        self.net: nn.Module = pipeline.net.requires_grad_(True)
 
     @classmethod
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:
@@ -74,79 +71,65 @@ class DenoisingPolicy(TrainablePolicy):
             raise TypeError(
                 f"want the configuration of a denoising policy, got that of a {config.kind} policy"
             )
-        pipeline = load_pipeline(directory, torch.float32, torch.device("cpu"))
+        pipeline = PicturePipeline(directory, config.call, with_encoders=False, trusts_code=config.trust_code)
         return cls(directory, pipeline, denoising_policy(config), block_names)
 
+    # ------------------------------------------------------------------------ batches
+
     def collate(self, examples: Sequence[Example]) -> PolicyBatch:
-        """Stack picture segments of one size and number of steps.
+        """Put picture segments of one shape key together.
 
         Raises:
             ValueError: If shapes differ, or one was not sampled as this policy scores; only noise levels may
                 differ.
             TypeError: If there is another kind of segment among them.
         """
-        segments = [_denoising(example) for example in examples]
-        shapes = {segment.latents.shape for segment in segments}
-        if len(shapes) != 1:
+        rows = [self._row(example) for example in examples]
+        segments = [row.segment for row in rows]
+        if len(shapes := {segment.latents.shape for segment in segments}) != 1:
             raise ValueError(f"a batch needs segments of one shape, got {sorted(shapes)}")
-        for segment in segments:
-            self._check_sampler(segment)
-        scale = self._sampler.guidance_scale
-        ids, text_mask = with_empty_text([segment.text_ids for segment in segments], self._no_text, scale)
-        num = len(segments)
-        seen = [dict(zip(e.segment.pictures, e.pictures, strict=True)) for e in examples]
-        condition = make_condition(
-            [pictures[DEGRADED] for pictures in seen],
-            [pictures.get(PREVIOUS) for pictures in seen],
-            (segments[0].latents.shape[2], segments[0].latents.shape[3]),
-            (torch.zeros(num, 1, 1), text_mask[:num]),
+        trained = torch.from_numpy(np.stack([segment.action_mask for segment in segments]))
+        scored = torch.stack(
+            [_scored(example, mask) for example, mask in zip(examples, trained, strict=True)]
         )
-        action_mask = _stack([segment.action_mask for segment in segments])
         blocks = torch.tensor([self._block_names.index(segment.block) for segment in segments])
-        inputs = {
-            "latents": _stack([segment.latents for segment in segments]),
-            "sigmas": _stack([segment.sigmas for segment in segments]),
-            "noise_level": torch.tensor([segment.sampler.noise_level for segment in segments]),
-            "action_mask": action_mask,
-            "degraded": condition.degraded,
-            "previous": condition.previous,
-            "flags": condition.flags,
-            "text_ids": ids,
-            "text_mask": text_mask,
-        }
         return PolicyBatch(
-            inputs=inputs,
-            behaviour_logprobs=_stack([segment.behaviour_logprobs for segment in segments]),
-            action_mask=action_mask,
-            block_of=torch.where(action_mask, blocks[:, None], -1),
-            action_weights=self._action_weights(inputs),
+            inputs={"rows": rows, "action_mask": scored, CHUNKS: int(scored.any(dim=0).sum().clamp(min=1))},
+            behaviour_logprobs=torch.from_numpy(np.stack([s.behaviour_logprobs for s in segments])) * scored,
+            action_mask=scored,
+            block_of=torch.where(scored, blocks[:, None], -1),
+            action_weights=self._action_weights(segments, trained),
             behaviour_step_mean=self._behaviour_step_mean(segments),
         )
 
-    def _check_sampler(self, segment: DenoisingSegment) -> None:
+    def _row(self, example: Example) -> ScoredPicture:
+        segment = example.segment
+        if not isinstance(segment, DenoisingSegment):
+            raise TypeError(f"want a DenoisingSegment, got {type(segment).__name__}")
         scored = replace(self._sampler, noise_level=segment.sampler.noise_level)
         if segment.sampler != scored:
             raise ValueError(f"block {segment.block} was sampled by {segment.sampler}, scored is {scored}")
+        painting = Painting(
+            words={"text": "", "question": ""},
+            pictures=dict(zip(segment.pictures, example.pictures, strict=True)),
+            size=(segment.height_px, segment.size_px),
+            seed=segment.seed,
+        )
+        answers = () if example.told is None else unpack(example.told)
+        return ScoredPicture(segment=segment, painting=painting, answers=answers)
 
-    def _action_weights(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    def _action_weights(self, segments: Sequence[DenoisingSegment], trained: Tensor) -> Tensor | None:
         """Return the factors on each step's share of the loss, ``[B, K]``; None where all are 1."""
+        levels = torch.from_numpy(np.stack([segment.levels for segment in segments]))
         factors = []
         if isinstance(self._config.loss.surrogate, Guard):
-            factors.append(guard_step_weights(inputs["sigmas"]))
+            factors.append(guard_step_weights(levels))
         if self._config.loss.step_weighting == "noise":
-            factors.append(self._noise_weights(inputs))
+            noise = torch.tensor([segment.sampler.noise_level for segment in segments])
+            factors.append(
+                noise_weights(self._pipeline.files.process, self._sampler.kind, levels, noise, trained)
+            )
         return functools.reduce(torch.mul, factors) if factors else None
-
-    def _noise_weights(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Weigh steps by their deviations, with mean 1 over a picture's trained steps, ``[B, K]``.
-
-        Source:
-            He et al. 2025 (TempFlow-GRPO), noise-aware weighting: ``sigma_t sqrt(dt)``, normalised.
-        """
-        mask = inputs["action_mask"]
-        std = unit_stds(self._sampler.kind, inputs["sigmas"], inputs["noise_level"]) * mask
-        mean = std.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        return std / torch.where(mean > 0, mean, 1.0)[:, None]
 
     def _behaviour_step_mean(self, segments: Sequence[DenoisingSegment]) -> Tensor | None:
         """Spread the recorded means of trained steps over all steps, ``[B, K, n]``; 0 elsewhere."""
@@ -165,56 +148,83 @@ class DenoisingPolicy(TrainablePolicy):
                 spread[row, segment.action_mask] = means.reshape(num, -1)
         return torch.from_numpy(spread)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> ActionScores:
-        """Score the trained steps, all in one pass of the net; other steps are not evaluated and get 0."""
-        latents, sigmas, action_mask = inputs["latents"], inputs["sigmas"], inputs["action_mask"]
-        row, step = torch.nonzero(action_mask, as_tuple=True)
-        if len(row) == 0:  # every rank must touch the same modules
-            row = step = torch.zeros(1, dtype=torch.int64, device=action_mask.device)
-        with torch.no_grad():
-            (text, text_mask), guidance = encode_texts(
-                self.text_encoder, inputs["text_ids"], inputs["text_mask"], self._sampler.guidance_scale
+    # ------------------------------------------------------------------------ scoring
+
+    def forward(self, inputs: Mapping[str, Any]) -> ActionScores:
+        """Score the trained steps, one call of the pipeline a step; other steps are not evaluated and get 0.
+
+        All ranks make ``num_chunks`` calls: ZeRO gathers the net in each. Those that have nothing left to score repeat
+        a step with weight 0.
+        """
+        mask: Tensor = inputs["action_mask"]
+        device = mask.device
+        self._pipeline.to(device, with_net=False)
+        steps = torch.nonzero(mask.any(dim=0)).flatten().tolist()
+        logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device)
+        means, stds = list[tuple[Tensor, int, Tensor]](), torch.ones_like(logprobs)
+        idle = torch.zeros((), device=device)
+        for call in range(max(inputs[CHUNKS], len(steps))):
+            step = steps[call] if call < len(steps) else 0
+            rows = (
+                torch.nonzero(mask[:, step]).flatten()
+                if call < len(steps)
+                else torch.zeros(1, dtype=torch.int64)
             )
-        condition = Condition(
-            degraded=inputs["degraded"][row],
-            previous=inputs["previous"][row],
-            flags=inputs["flags"][row],
-            text=text[row],
-            text_mask=text_mask[row],
-        )
-        x, sigma = latents[row, step], sigmas[row, step]
-        clean = predict_guided(self.unet, x, sigma, condition, guidance, self._patch)
-        mean, std = step_mean_std(
-            self._sampler.kind,
-            x,
-            clean,
-            sigma,
-            sigmas[row, step + 1],
-            inputs["noise_level"][row],
-            Source(condition.degraded, self._source_std),
-        )
-        scores = gaussian_logprob(latents[row, step + 1], mean, std, self._sampler.reduction)
-        empty = torch.zeros(action_mask.shape, dtype=torch.float32, device=scores.device)
-        logprobs = empty.index_put((row, step), scores)
+            mean, std, scores = self._score([inputs["rows"][row] for row in rows.tolist()], step, device)
+            if call >= len(steps):
+                idle = idle + 0.0 * scores.sum()
+                continue
+            at = (rows.to(device), torch.full_like(rows, step, device=device))
+            logprobs = logprobs.index_put(at, scores)
+            if needs_step_means(self._config.loss):
+                means.append((at[0], step, mean.flatten(1)))
+                stds = stds.index_put(at, torch.where(std > 0, std, 1.0).flatten().detach())
+        logprobs = logprobs + idle
         if not needs_step_means(self._config.loss):
             return ActionScores(logprobs=logprobs)
-        means = mean.flatten(1)
-        std = torch.where(std > 0, std, 1.0).flatten()
-        return ActionScores(
-            logprobs=logprobs,
-            step_mean=empty[:, :, None].repeat(1, 1, means.shape[1]).index_put((row, step), means),
-            step_std=torch.ones_like(empty).index_put((row, step), std),
+        spread = _spread(means, logprobs, inputs["rows"][0].segment.latents[0].size)
+        return ActionScores(logprobs=logprobs, step_mean=spread, step_std=stds)
+
+    def _score(
+        self, rows: Sequence[ScoredPicture], step: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, deviation and log-prob of one step of some pictures."""
+        first = rows[0].segment
+        now, after = (
+            torch.from_numpy(np.stack([row.segment.latents[index] for row in rows])).to(device)
+            for index in (step, step + 1)
         )
+        replay = Replay(
+            kind=self._sampler.kind,
+            latents=now,
+            noise_level=torch.tensor([row.segment.sampler.noise_level for row in rows], device=device),
+            timestep=torch.tensor(first.timesteps[step], device=device),
+            levels=(torch.tensor(first.levels[step]), torch.tensor(first.levels[step + 1])),
+        )
+        mean, std = self._pipeline.score(
+            [row.painting for row in rows], [row.answers for row in rows], replay
+        )
+        return mean, std, gaussian_logprob(after, mean, std, self._sampler.reduction)
+
+    # ------------------------------------------------------------------------ weights
 
     @property
     def trained_net(self) -> nn.Module:
-        """The net; the text encoder is frozen."""
-        return self.unet
+        """The net."""
+        return self.net
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._pipeline.files.net}."
 
     def published(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the net's parameters as ``unet.<name>``."""
-        for name, parameter in self.unet.named_parameters():
-            yield f"{NET}.{name}", parameter
+        """Yield the net's parameters under its component's name: ``unet.<name>``, ``transformer.<name>``."""
+        for name, parameter in self.net.named_parameters():
+            yield self._prefix + name, parameter
+
+    def net_name(self, published: str) -> str:
+        """Return a published parameter's name in the net."""
+        return published.removeprefix(self._prefix)
 
     def export(self, directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write the whole pipeline with ``weights`` in the net's place.
@@ -222,10 +232,13 @@ class DenoisingPolicy(TrainablePolicy):
         Raises:
             RuntimeError: If names or shapes are not the net's.
         """
-        shutil.copytree(self._directory, directory, dirs_exist_ok=True)
-        net = type(self.unet).from_config(self.unet.config)  # type: ignore[attr-defined]  # a diffusers model
-        net.load_state_dict({name.removeprefix(f"{NET}."): value for name, value in weights.items()})
-        net.save_pretrained(directory / NET)
+        folder = self._pipeline.files.net
+        shutil.copytree(
+            self._directory, directory, dirs_exist_ok=True, ignore=_other_weights(self._directory, folder)
+        )
+        net = type(self.net).from_config(self.net.config)  # type: ignore[attr-defined]  # a diffusers model
+        net.load_state_dict({self.net_name(name): value for name, value in weights.items()})
+        net.save_pretrained(directory / folder)
 
 
 def needs_step_means(loss: LossConfig) -> bool:
@@ -234,12 +247,47 @@ def needs_step_means(loss: LossConfig) -> bool:
     return has_exact_kl or isinstance(loss.surrogate, Guard)
 
 
-def _denoising(example: Example) -> DenoisingSegment:
-    if not isinstance(example.segment, DenoisingSegment):
-        raise TypeError(f"want a DenoisingSegment, got {type(example.segment).__name__}")
-    return example.segment
+def noise_weights(process: Process, kind: str, levels: Tensor, noise_level: Tensor, mask: Tensor) -> Tensor:
+    """Weigh steps by their deviations, with mean 1 over a picture's trained steps, ``[B, K]``.
+
+    Args:
+        process: What ``levels`` are.
+        kind: Of the sampler.
+        levels: ``[B, K+1]``.
+        noise_level: ``[B]``.
+        mask: Trained steps, ``[B, K]``.
+
+    Source:
+        He et al. 2025 (TempFlow-GRPO), noise-aware weighting: ``sigma_t sqrt(dt)``, normalised.
+    """
+    is_flow = process.family == FLOW
+    std = (unit_stds(kind, levels, noise_level) if is_flow else preserving_stds(levels, noise_level)) * mask
+    mean = std.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return std / torch.where(mean > 0, mean, 1.0)[:, None]
 
 
-def _stack(arrays: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    """Stack arrays to a tensor of its own memory (they may be read-only)."""
-    return torch.from_numpy(np.stack(arrays))
+def _scored(example: Example, trained: Tensor) -> Tensor:
+    """Return which trained steps of an example are scored, ``[K]``."""
+    if example.steps is None:
+        return trained
+    chosen = torch.zeros_like(trained)
+    chosen[list(example.steps)] = True
+    return trained & chosen
+
+
+def _spread(means: Sequence[tuple[Tensor, int, Tensor]], logprobs: Tensor, num: int) -> Tensor:
+    """Put each step's means in their rows, ``[B, K, n]``; 0 elsewhere."""
+    spread = logprobs.new_zeros((*logprobs.shape, num))
+    for rows, step, values in means:
+        spread = spread.index_put((rows, torch.full_like(rows, step)), values)
+    return spread
+
+
+def _other_weights(source: Path, net: str) -> Any:
+    """Leave out of a copy the net's old weights, whose files may be named differently."""
+
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        is_net = Path(folder) == source / net
+        return [name for name in names if is_net and name != "config.json"]
+
+    return ignore

@@ -1,37 +1,28 @@
-"""Sampler of the restoration painter: paints batches, and records what the learner needs to score them again.
+"""Sampler of a picture policy: paints batches, and records what the learner needs to score them again.
 
-The rollout side of the denoising policy: the same functions as the learner's (``image_model`` and
-``rl.denoising.samplers``), so that both compute the same log-probs. Knows nothing of queues, threads or chains.
+Knows nothing of queues, threads or chains.
 
-Letters: B pictures of one size, K steps, A trained ones, C h w a latent.
+Letters: B pictures of one call, K steps, A trained ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from actors.policies.denoising.image_model import (
-    Condition,
-    Guidance,
-    predict_guided,
-    prepare,
-    to_pictures,
-)
-from rl.compat.torchvision import ensure_torchvision
-from rl.denoising.samplers import Source, step_mean_std
+from actors.policies.denoising.conditioning import Answers, pack
+from actors.policies.denoising.pipeline import Painting, PicturePipeline
+from actors.policies.denoising.stepping import Rollout
 from rl.denoising.step_selection import all_steps
-from rl.denoising.steps import flow_sigmas, gaussian_logprob
-from rl.errors import RolloutError
-from rl.restoration.names import DEGRADED
-from rl.types import PREVIOUS, DenoisingSegment, Floats, ImageRequest, Pixels, SamplerSpec, StepPlan
+from rl.types import DenoisingSegment, Floats, ImageRequest, Packed, Pixels, StepPlan
+
+BatchKey = tuple[object, ...]
+MAX_ANSWERS = 256
+"""Texts whose encodings a sampler keeps; the one that was first asked for goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +34,6 @@ class PaintJob:
     """By name, in the request's order."""
 
     @property
-    def degraded(self) -> Pixels:
-        """The photograph that the net restores."""
-        if DEGRADED not in self.pictures:
-            raise RolloutError(
-                f"{self.request.request_id}: the built-in picture net restores a picture named {DEGRADED!r}; "
-                f"it is shown {list(self.pictures)}"
-            )
-        return self.pictures[DEGRADED]
-
-    @property
-    def previous(self) -> Pixels | None:
-        """The chain's picture before, where there is one."""
-        return self.pictures.get(PREVIOUS)
-
-    @property
     def plan(self) -> StepPlan:
         """Its random and trained steps."""
         if self.request.sampler.noise_level == 0:
@@ -65,10 +41,32 @@ class PaintJob:
         return self.request.steps or all_steps(self.request.num_steps)
 
     @property
-    def key(self) -> tuple[int, int, SamplerSpec, tuple[int, ...]]:
-        """Jobs with equal keys fit one batch; which steps are trained does not matter to painting."""
+    def painting(self) -> Painting:
+        """What the pipeline is called with."""
         request = self.request
-        return (request.size_px, request.num_steps, request.sampler, self.plan.random)
+        return Painting(
+            words=request.words,
+            pictures=self.pictures,
+            size=(request.height_px, request.size_px),
+            seed=request.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyJob:
+    """A job whose text encoders have answered."""
+
+    job: PaintJob
+    answers: Answers
+    told: Packed
+    """The answers, packed."""
+    shape_key: tuple[int, ...]
+    """Numbers that are equal where pictures can be painted and scored in one call."""
+
+    @property
+    def key(self) -> BatchKey:
+        """Jobs with equal keys fit one batch; which steps are trained does not matter to painting."""
+        return (self.shape_key, self.job.request.sampler, self.job.plan.random)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,77 +75,90 @@ class Painted:
 
     picture: Pixels
     segment: DenoisingSegment
+    told: Packed
+    """What the text encoders said."""
 
 
-def load_pipeline(directory: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """Read a checkpoint in the diffusers layout, frozen and in evaluation mode."""
-    ensure_torchvision()
-    import diffusers
-    import transformers
-
-    from actors.policies.denoising.pipeline import RestorationPipeline
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    pipeline = RestorationPipeline.from_pretrained(directory, dtype=dtype).to(device)
-    for module in (pipeline.unet, pipeline.text_encoder):
-        module.eval().requires_grad_(False)
-    return pipeline
-
-
-@torch.no_grad()
-def paint(pipeline: Any, jobs: Sequence[PaintJob], *, keep_step_means: bool = False) -> list[Painted]:
-    """Paint jobs of one key as one batch.
-
-    Each job's noise comes from its own seeds, so a picture depends on its batch in the last digits only.
+class Sampler:
+    """A pipeline that paints jobs.
 
     Args:
-        pipeline: From ``load_pipeline``.
-        jobs: Of equal ``key``.
+        pipeline: With its text encoders.
         keep_step_means: Record the means of the trained steps.
-
-    Returns:
-        Pictures and segments in the order of ``jobs``.
     """
-    request = jobs[0].request
-    condition, guidance, rows = prepare(
-        pipeline.tokenizer,
-        pipeline.text_encoder,
-        [job.request.text for job in jobs],
-        [(job.degraded, job.previous) for job in jobs],
-        (request.size_px, request.size_px),
-        request.sampler.guidance_scale,
-    )
-    noise = torch.stack([_noise(job.request) for job in jobs]).to(pipeline.unet.device)
-    kept = set().union(*(job.plan.trained for job in jobs)) if keep_step_means else frozenset()
-    steps = _denoise(pipeline, condition, guidance, noise, jobs[0], kept)
-    pictures = to_pictures(steps.latents[:, -1])
-    return [
-        Painted(picture=pictures[row], segment=_segment(job, steps, row, rows[row]))
-        for row, job in enumerate(jobs)
+
+    def __init__(self, pipeline: PicturePipeline, *, keep_step_means: bool = False) -> None:
+        self._pipeline, self._keep_step_means = pipeline, keep_step_means
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._answers: dict[tuple[object, ...], tuple[Answers, Packed]] = {}
+
+    def ready(self, job: PaintJob) -> ReadyJob:
+        """Have the text encoders answer for a job, where they have not for one like it."""
+        key = self._asked(job)
+        if key not in self._answers:
+            if len(self._answers) >= MAX_ANSWERS:
+                self._answers.pop(next(iter(self._answers)))
+            answers = self._pipeline.ask(job.painting)
+            self._answers[key] = answers, pack(answers)
+        answers, packed = self._answers[key]
+        return ReadyJob(job=job, answers=answers, told=packed, shape_key=_shape_key(job, answers))
+
+    def _asked(self, job: PaintJob) -> tuple[object, ...]:
+        """Say what the encoders' answers depend on: words and, where they look at pictures, those."""
+        words = tuple(job.request.words.values())
+        if not self._pipeline.encodes_pictures:
+            return words
+        return (*words, *(part for name in job.pictures for part in (name, job.pictures[name].tobytes())))
+
+    def paint(self, jobs: Sequence[ReadyJob]) -> list[Painted]:
+        """Paint jobs of one key as one batch.
+
+        Each job's noise comes from its own seeds, so a picture depends on its batch in the last digits only.
+
+        Returns:
+            Pictures and segments in the order of ``jobs``.
+        """
+        first = jobs[0]
+        if first.shape_key not in self._shapes:
+            self._shapes[first.shape_key] = self._pipeline.latent_shape(first.job.painting, first.answers)
+        shape, plan = self._shapes[first.shape_key], first.job.plan
+        noise = torch.stack([_noise(ready.job.request, shape) for ready in jobs]).to(self._pipeline.device)
+        trained = frozenset(step for ready in jobs for step in ready.job.plan.trained)
+        rollout = Rollout(
+            sampler=first.job.request.sampler,
+            random=frozenset(plan.random),
+            noise=noise,
+            kept=trained if self._keep_step_means else frozenset(),
+        )
+        pictures = self._pipeline.paint(
+            [ready.job.painting for ready in jobs],
+            [ready.answers for ready in jobs],
+            num_steps=first.job.request.num_steps,
+            latents=noise[:, 0],
+            taker=rollout,
+        )
+        steps = _Steps.of(rollout)
+        return [
+            Painted(picture=pictures[row], segment=_segment(ready.job, steps, row), told=ready.told)
+            for row, ready in enumerate(jobs)
+        ]
+
+
+def _shape_key(job: PaintJob, answers: Answers) -> tuple[int, ...]:
+    request = job.request
+    shown = [
+        number for name, picture in job.pictures.items() for number in (*name.encode(), *picture.shape[:2])
     ]
+    told = [number for answer in answers for number in answer.shape_key]
+    return (request.size_px, request.height_px, request.num_steps, *shown, *told)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Steps:
-    """A batch's way from source to picture."""
-
-    latents: Tensor
-    """``[B, K+1, C, h, w]``."""
-    sigmas: Tensor
-    """``[K+1]``, on the CPU."""
-    logprobs: Tensor
-    """``[B, K]``; 0 where deterministic."""
-    means: Mapping[int, Tensor]
-    """By step, where they are kept: ``[B, C, h, w]``."""
-
-
-def _noise(request: ImageRequest) -> Tensor:
-    """Draw a request's noise, ``[K, 3, size, size]``: the source first, then the steps between."""
+def _noise(request: ImageRequest, shape: tuple[int, ...]) -> Tensor:
+    """Draw a request's noise, ``[K, ...]``: the initial latent first, then what the steps between may add."""
 
     def draw(seed: int, num: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(num, 3, request.size_px, request.size_px, generator=generator)
+        return torch.randn(num, *shape, generator=generator)
 
     noise = draw(request.seed, request.num_steps)
     if request.source_seed is not None:
@@ -155,54 +166,47 @@ def _noise(request: ImageRequest) -> Tensor:
     return noise
 
 
-def _denoise(
-    pipeline: Any,
-    condition: Condition,
-    guidance: Guidance | None,
-    noise: Tensor,
-    job: PaintJob,
-    kept: Collection[int],
-) -> _Steps:
-    """Run the flow and keep the means of some steps; ``job`` is any of the batch's."""
-    config, sampler = pipeline.config, job.request.sampler
-    source = Source(condition.degraded, config.source_std)
-    num_steps = job.request.num_steps
-    sigmas = flow_sigmas(num_steps)
-    latents = [condition.degraded + config.source_std * noise[:, 0]]
-    logprobs, means = list[Tensor](), dict[int, Tensor]()
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas.to(noise.device))):
-        x, level = latents[-1], sampler.noise_level if step in job.plan.random else 0.0
-        rows = sigma.expand(x.shape[0])
-        clean = predict_guided(pipeline.unet, x, rows, condition, guidance, config.patch)
-        mean, std = step_mean_std(sampler.kind, x, clean, rows, sigma_next, level, source)
-        following = mean + std * noise[:, step + 1] if level and step < num_steps - 1 else mean
-        if step in kept:
-            means[step] = mean
-        logprobs.append(gaussian_logprob(following, mean, std, sampler.reduction))
-        latents.append(following)
-    return _Steps(
-        latents=torch.stack(latents, dim=1),
-        sigmas=sigmas,
-        logprobs=torch.stack(logprobs, dim=1),
-        means=means,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Steps:
+    """A batch's way from source to picture, on the CPU."""
+
+    latents: Floats
+    """``[B, K+1, ...]``."""
+    timesteps: Floats
+    levels: Floats
+    logprobs: Floats
+    """``[B, K]``; 0 where deterministic."""
+    means: Mapping[int, Floats]
+    """By step, where they are kept: ``[B, ...]``."""
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> _Steps:
+        return cls(
+            latents=_numpy(torch.stack(rollout.latents, dim=1)),
+            timesteps=_numpy(torch.stack(rollout.timesteps)),
+            levels=_numpy(torch.stack(rollout.levels)),
+            logprobs=_numpy(torch.stack(rollout.logprobs, dim=1)),
+            means={step: _numpy(mean) for step, mean in rollout.means.items()},
+        )
 
 
-def _segment(job: PaintJob, steps: _Steps, row: int, text_ids: Sequence[int]) -> DenoisingSegment:
+def _segment(job: PaintJob, steps: _Steps, row: int) -> DenoisingSegment:
     """Record one picture; log-probs and means of its trained steps only."""
     trained = list(job.plan.trained)
-    actions = np.zeros(job.request.num_steps, dtype=np.bool_)
+    actions = np.zeros(len(steps.timesteps), dtype=np.bool_)
     actions[trained] = True
-    means = np.stack([_numpy(steps.means[step][row]) for step in trained]) if steps.means else None
+    means = np.stack([steps.means[step][row] for step in trained]) if steps.means else None
     return DenoisingSegment(
         block=job.request.block,
-        latents=_numpy(steps.latents[row]),
-        sigmas=_numpy(steps.sigmas),
-        behaviour_logprobs=np.where(actions, _numpy(steps.logprobs[row]), np.float32(0)),
+        latents=steps.latents[row],
+        timesteps=steps.timesteps,
+        levels=steps.levels,
+        behaviour_logprobs=np.where(actions, steps.logprobs[row], np.float32(0)),
         action_mask=actions,
         pictures=tuple(job.pictures),
-        text_ids=np.asarray(text_ids, dtype=np.int32),
         size_px=job.request.size_px,
+        height_px=job.request.height_px,
+        seed=job.request.seed,
         sampler=job.request.sampler,
         behaviour_step_mean=means,
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from actors.policies.base import PolicyBatch, TrainablePolicy
+from actors.policies.base import CHUNKS, PolicyBatch, TrainablePolicy
 from actors.policies.token.checkpoint import (
     OutputHead,
     checkpoint_names,
@@ -29,6 +29,7 @@ from actors.policies.token.guidance import guided, without_content
 from actors.policies.token.pictures import PictureInputs
 from actors.policies.token.tokenizer import load_tokenizer
 from actors.policies.token.vocabulary import load_processor, picture_mark
+from configs.derive import token_policy
 from configs.schema import PolicyConfig, TokenLoss
 from rl.advantage.batching import chunks_of
 from rl.loss.actions import ActionScores
@@ -104,7 +105,7 @@ class TokenPolicy(TrainablePolicy):
             pictures,
             directory,
             entropy_gradient=isinstance(config.loss, TokenLoss) and config.loss.entropy_weight > 0,
-            is_guided=config.rollout.guidance_scale != 1,
+            is_guided=token_policy(config).rollout.guidance_scale != 1,
         )
 
     # ------------------------------------------------------------------ batches
@@ -156,7 +157,7 @@ class TokenPolicy(TrainablePolicy):
             inputs["attention_mask"] = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         return {MODEL + name: tensor for name, tensor in inputs.items()}
 
-    def _actions(self, streams: Sequence[TokenStream], action_mask: Tensor) -> dict[str, Tensor]:
+    def _actions(self, streams: Sequence[TokenStream], action_mask: Tensor) -> dict[str, Any]:
         """List the batch's actions: what was sampled, and the distribution it was sampled from."""
         row_of, column = torch.nonzero(action_mask, as_tuple=True)
         samplings = [stream.sampling for stream in streams]
@@ -166,7 +167,7 @@ class TokenPolicy(TrainablePolicy):
             "column": column,
             "target": _pad(streams, "tokens", 0).long()[row_of, column],
             "shape": torch.tensor(action_mask.shape),
-            "num_chunks": torch.tensor(chunks_of(len(row_of))),
+            CHUNKS: chunks_of(len(row_of)),
             "temperature": torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float32),
             "guidance": torch.tensor([s.guidance for s in samplings], dtype=torch.float32),
             "mask_of": torch.tensor([forbidden.index(s.forbidden_ids) for s in samplings]),
@@ -192,7 +193,7 @@ class TokenPolicy(TrainablePolicy):
         hidden = self.hidden_states(inputs)
         row_of, column = inputs["row_of"], inputs["column"]
         rows, columns = inputs["shape"].tolist()
-        num_chunks = int(inputs["num_chunks"])
+        num_chunks = inputs[CHUNKS]
         # With guidance [n, 2, width]: each action in its row, and in that row without its pictures' content.
         halves = [hidden[first + row_of, column - 1] for first in range(0, len(hidden), rows)]
         chosen = torch.stack(halves, dim=1)

@@ -146,7 +146,7 @@ def paint_tiles(
                 f"restore/{name}/{index}",
                 block,
                 pictures={DEGRADED: cut} | ({PREVIOUS: painted[index]} if painted else {}),
-                text=texts[block],
+                words={"text": texts[block], "question": ""},
                 sampler=sampler_spec(
                     denoising_policy(config.policies[settings.policy]).rollout, noise_level=0.0
                 ),

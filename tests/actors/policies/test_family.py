@@ -10,7 +10,7 @@ import pytest
 from actors.learner.model import load_policy
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import TrainablePolicy
-from actors.policies.denoising.family import RESTORATION
+from actors.policies.denoising.family import DIFFUSERS
 from actors.policies.family import FAMILIES, family_of
 from actors.policies.token.family import LANGUAGE_MODEL
 from actors.rollout.worker import RolloutWorker
@@ -37,7 +37,7 @@ def test_what_a_record_names_is_there(family):
 
 def test_a_policy_without_a_family_has_that_of_its_kind():
     assert family_of("text", policy_config(kind="token")) is LANGUAGE_MODEL
-    assert family_of("image", policy_config(kind="denoising")) is RESTORATION
+    assert family_of("image", policy_config(kind="denoising")) is DIFFUSERS
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_a_policy_without_a_family_has_that_of_its_kind():
             {"model_type": "bert", "architectures": ["BertModel"]},
             "holds a BertModel model, from which vLLM does not write text",
         ),
-        (RESTORATION, "model_index.json", [], r"is damaged or names no _class_name"),
+        (DIFFUSERS, "model_index.json", [], r"is damaged or names no _class_name"),
         (
-            RESTORATION,
+            DIFFUSERS,
             "model_index.json",
-            {"_class_name": ["pipeline", "FluxPipeline"]},
-            "a FluxPipeline model",
+            {"_class_name": "FluxPriorReduxPipeline", "image_encoder": ["transformers", "SiglipVisionModel"]},
+            "FluxPriorReduxPipeline has no component named transformer or unet to train",
         ),
     ],
 )
@@ -79,8 +79,13 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_its_name(tmp_path, f
 
 
 def test_its_own_checkpoint_is_taken(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": ["pipeline", "RestorationPipeline"]}')
-    RESTORATION.check_checkpoint(tmp_path)
+    index = {"_class_name": ["pipeline", "RestorationPipeline"]}
+    index |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "scheduler").mkdir()
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    DIFFUSERS.check_checkpoint(tmp_path)
 
 
 SKETCHES = '''

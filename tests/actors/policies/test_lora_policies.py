@@ -13,14 +13,14 @@ import torch
 from actors.policies.base import TrainablePolicy
 from actors.policies.denoising.family import RESTORATION
 from actors.policies.denoising.policy import DenoisingPolicy
-from actors.policies.denoising.sampler import load_pipeline
-from actors.policies.denoising.small import build_image_policy
+from actors.policies.restoration.small import build_image_policy
 from actors.policies.token.family import LANGUAGE_MODEL
 from actors.policies.token.policy import TokenPolicy
 from actors.shared.lora import adapters_only, add_adapter, export_adapter, with_targets
 from actors.weights.buckets import Bucket, pack
 from configs.methods import Adapter
 from rl.types import Example, Manifest
+from tests.reference.painting import load
 from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 from tests.reference.tiny_text import BLOCKS, build
@@ -51,7 +51,7 @@ def directory(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(path)
         return path
     build_image_policy(path, texts=["a cat"], sizes=(8, 16, 32), seed=0, channels=(32, 32), patch=2)
-    pipeline = load_pipeline(path, torch.float32, torch.device("cpu"))
+    pipeline = load(path)
     torch.manual_seed(1)
     torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.2)
     pipeline.save_pretrained(path)

@@ -9,8 +9,8 @@ import diffusers
 import pytest
 import torch
 
-from actors.policies.denoising.small import build_image_policy
 from actors.policies.model_size import find_model, read_model
+from actors.policies.restoration.small import build_image_policy
 from configs.derive import COLDSTART
 from configs.errors import ConfigError
 from configs.load import load_config

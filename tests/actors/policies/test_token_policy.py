@@ -218,12 +218,14 @@ def test_collate_refuses_other_segments(policy: TokenPolicy) -> None:
     segment = DenoisingSegment(
         block="a",
         latents=np.zeros((2, 3, 4, 4), np.float32),
-        sigmas=np.ones(2, np.float32),
+        timesteps=np.ones(1, np.float32),
+        levels=np.ones(2, np.float32),
         behaviour_logprobs=np.zeros(1, np.float32),
         action_mask=np.ones(1, np.bool_),
         pictures=(),
-        text_ids=np.zeros(1, np.int32),
         size_px=4,
+        height_px=4,
+        seed=0,
         sampler=SamplerSpec(),
     )
     with pytest.raises(TypeError, match="DenoisingSegment"):

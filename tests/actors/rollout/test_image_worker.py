@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from actors.policies.denoising.policy import DenoisingPolicy
-from actors.policies.denoising.sampler import load_pipeline
-from actors.policies.denoising.small import build_image_policy
+from actors.policies.restoration.small import build_image_policy
 from actors.rollout.image_worker import ImageRolloutWorker
 from actors.weights.buckets import Bucket, pack
 from configs.methods import Guard
 from configs.schema import PolicyConfig
 from rl.denoising.samplers import SAMPLERS
-from rl.errors import RolloutError, WeightSyncError
+from rl.errors import ConfigError, RolloutError, WeightSyncError
 from rl.types import ImageRequest, Manifest, Pixels, SamplerSpec, StepPlan
+from tests.reference.painting import load
 from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import rollout_spec
 
@@ -40,10 +40,11 @@ def request(seed: int, **changes: Any) -> ImageRequest:
         "request_id": f"chain/{seed}",
         "block": "final_image",
         "size_px": 32,
+        "height_px": 32,
         "num_steps": 2,
         "sampler": SamplerSpec(),
         "pictures": {"degraded": 0, "previous": 1},
-        "text": "a cat",
+        "words": {"text": "a cat", "question": ""},
         "seed": seed,
     }
     return ImageRequest(**(fields | changes))
@@ -53,7 +54,7 @@ def request(seed: int, **changes: Any) -> ImageRequest:
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("policy")
     build_image_policy(path, texts=["a cat"], sizes=(8, 16, 32), seed=0, channels=(16, 16), patch=2)
-    pipeline = load_pipeline(path, torch.float32, torch.device("cpu"))
+    pipeline = load(path)
     torch.manual_seed(1)
     torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.2)
     pipeline.save_pretrained(path)
@@ -87,9 +88,9 @@ def test_answer_is_flat_and_in_order(worker: ImageRolloutWorker) -> None:
     requests = [request(0), request(1, size_px=16, pictures={"degraded": 0}, block="rough_image"), request(2)]
     replies, *rest = asyncio.run(worker.generate(requests, *PICTURES))
     assert [reply.request_id for reply in replies] == ["chain/0", "chain/1", "chain/2"]
-    assert [picture.shape for picture in rest[::2]] == [(32, 32, 3), (16, 16, 3), (32, 32, 3)]
-    assert all(reply.num_actions == 1 for reply in replies)
-    segment = rest[3]
+    assert [picture.shape for picture in rest[::3]] == [(32, 32, 3), (16, 16, 3), (32, 32, 3)]
+    assert all(reply.steps == (0,) for reply in replies)
+    segment = rest[4]
     assert (segment.block, segment.size_px, segment.pictures) == ("rough_image", 16, ("degraded",))
     assert rest[1].latents.shape == (3, 3, 32, 32)
     assert rest[1].behaviour_logprobs[-1] == 0
@@ -104,8 +105,8 @@ def test_requests_of_several_calls_share_batches(worker: ImageRolloutWorker) -> 
     assert stats["num_pictures"] == 9
     assert 3 <= stats["num_batches"] < 9
     assert stats["num_waiting"] == 0
-    for seed, (_, picture, segment) in enumerate(together):
-        _, alone_picture, alone = asyncio.run(worker.generate([request(seed)], *PICTURES))
+    for seed, (_, picture, segment, _) in enumerate(together):
+        _, alone_picture, alone, _ = asyncio.run(worker.generate([request(seed)], *PICTURES))
         assert np.abs(segment.latents - alone.latents).max() < 1e-4
         assert np.abs(picture.astype(int) - alone_picture.astype(int)).max() <= 1
 
@@ -116,32 +117,34 @@ def test_pictures_with_other_random_steps_or_samplers_are_other_batches(worker: 
         request(1, num_steps=3, steps=StepPlan(random=(0, 1), trained=(1,))),
         request(2, num_steps=3, steps=StepPlan(random=(1,), trained=(1,))),
         request(3, num_steps=3, sampler=SamplerSpec(kind="dance")),
-        request(4, num_steps=3, sampler=SamplerSpec(guidance_scale=2.0)),
     ]
     replies, *rest = asyncio.run(worker.generate(several, *PICTURES))
-    assert [reply.num_actions for reply in replies] == [2, 1, 1, 2, 2]
-    assert [segment.action_mask.tolist() for segment in rest[1::2]] == [
+    assert [reply.steps for reply in replies] == [(0, 1), (1,), (1,), (0, 1)]
+    assert [segment.action_mask.tolist() for segment in rest[1::3]] == [
         [True, True, False],
         [False, True, False],
         [False, True, False],
-        [True, True, False],
         [True, True, False],
     ]
-    assert [segment.sampler for segment in rest[1::2]] == [one.sampler for one in several]
+    assert [segment.sampler for segment in rest[1::3]] == [one.sampler for one in several]
     # The first two differ in what is trained, not in how they are painted.
-    assert worker.stats()["num_batches"] == 4
+    assert worker.stats()["num_batches"] == 3
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_the_canary_paints_by_the_configured_sampler(directory: Path, kind: str, scale: float) -> None:
     config = policy_config(
-        kind="denoising", sampler=kind, guidance_scale=scale, noise_level=0.5, surrogate=Guard()
+        kind="denoising",
+        sampler=kind,
+        call={"guidance_scale": scale},
+        noise_level=0.5,
+        surrogate=Guard(),
     )
     worker = make_worker(directory, config=config)
     canary = asyncio.run(worker.canary())
     worker.close()
-    assert canary.segment.sampler == SamplerSpec(kind=kind, noise_level=0.5, guidance_scale=scale)
+    assert canary.segment.sampler == SamplerSpec(kind=kind, noise_level=0.5)
     policy = DenoisingPolicy.load(directory, config, block_names=BLOCKS).eval()
     batch = policy.collate([canary])
     with torch.no_grad():
@@ -153,7 +156,7 @@ def test_the_canary_paints_by_the_configured_sampler(directory: Path, kind: str,
 
 
 def test_noise_follows_the_seed(worker: ImageRolloutWorker) -> None:
-    _, a, _, b, _, c, _ = asyncio.run(worker.generate([request(0), request(1), request(0)], *PICTURES))
+    _, a, _, _, b, _, _, c, *_ = asyncio.run(worker.generate([request(0), request(1), request(0)], *PICTURES))
     assert np.array_equal(a, c)
     assert not np.array_equal(a, b)
 
@@ -227,7 +230,7 @@ def test_a_failure_reaches_those_who_wait_and_nobody_else(worker: ImageRolloutWo
 
 def test_setup_names_a_directory_without_a_policy(tmp_path: Path) -> None:
     worker = ImageRolloutWorker(rollout_spec(tmp_path, CONFIG, BLOCKS))
-    with pytest.raises(RolloutError, match="holds no picture policy"):
+    with pytest.raises(ConfigError, match=r"no model_index\.json in it"):
         worker.setup()
     worker.close()
 

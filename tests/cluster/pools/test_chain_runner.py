@@ -116,8 +116,11 @@ class Painter:
             assert "degraded" not in seen or seen["degraded"].shape[0] == 16
             level = 1 + int(seen["previous"][0, 0, 0]) if "previous" in seen else 1
             picture = np.full((request.size_px, request.size_px, 3), level, dtype=np.uint8)
-            made += [picture, self._segment(request)]
-        replies = [ImageReply(request_id=r.request_id, num_actions=1, version=3) for r in requests]
+            made += [picture, self._segment(request), np.zeros(1, dtype=np.uint8)]
+        replies = [
+            ImageReply(request_id=r.request_id, steps=(0,), shape_key=(r.size_px, r.num_steps), version=3)
+            for r in requests
+        ]
         return replies, *made
 
     def _segment(self, request: ImageRequest) -> DenoisingSegment:
@@ -125,12 +128,14 @@ class Painter:
         return DenoisingSegment(
             block=request.block,
             latents=np.zeros((num + 1, 3, 2, 2), dtype=np.float32),
-            sigmas=np.linspace(1, 0, num + 1, dtype=np.float32),
+            timesteps=np.linspace(1000, 0, num, endpoint=False, dtype=np.float32),
+            levels=np.linspace(1, 0, num + 1, dtype=np.float32),
             behaviour_logprobs=np.zeros(num, dtype=np.float32),
             action_mask=np.arange(num) < num - 1,
             pictures=tuple(request.pictures),
-            text_ids=np.zeros(1, dtype=np.int32),
             size_px=request.size_px,
+            height_px=request.height_px,
+            seed=request.seed,
             sampler=SamplerSpec(),
         )
 
@@ -254,7 +259,6 @@ def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data
     image = policy_config(
         "denoising",
         shared_noise=True,
-        guidance_scale=1.5,
         trained_steps=SlidingWindow(size=1, every=1, stride=1),
     )
     config = replace(
@@ -292,7 +296,6 @@ def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data
         assert {request.steps for request in group} == {StepPlan(random=(start,), trained=(start,))}
         assert len({request.source_seed for request in group}) == 1
         assert len({request.seed for request in group}) == len(group) == 2
-        assert {request.sampler.guidance_scale for request in group} == {1.5}
     assert len({group[0].source_seed for group in by_block.values()}) == len(by_block)
 
 

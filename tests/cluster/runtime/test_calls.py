@@ -128,16 +128,22 @@ def test_the_store_puts_pictures_beside_their_segment(ray_cluster):
     segment = DenoisingSegment(
         block="final_image",
         latents=np.zeros((3, 3, 4, 4), np.float32),
-        sigmas=np.array([1.0, 0.5, 0.0], np.float32),
+        timesteps=np.array([1000.0, 500.0], np.float32),
+        levels=np.array([1.0, 0.5, 0.0], np.float32),
         behaviour_logprobs=np.zeros(2, np.float32),
         action_mask=np.array([True, False]),
         pictures=("degraded",),
-        text_ids=np.arange(3, dtype=np.int32),
         size_px=4,
+        height_px=4,
+        seed=0,
         sampler=SamplerSpec(),
     )
     picture = np.full((4, 4, 3), 7, np.uint8)
-    handle = SegmentHandle(put(segment), (put(picture),))
-    (example,) = RayStore(deadline_s=60).get([handle])
+    told = put(np.arange(4, dtype=np.uint8))
+    handles = [SegmentHandle(put(segment), (put(picture),), told), SegmentHandle(put(segment), (), told)]
+    example, other = RayStore(deadline_s=60).get(handles)
     assert example.segment.block == "final_image"
     np.testing.assert_array_equal(example.pictures[0], picture)
+    assert example.told is not None
+    assert example.told is other.told
+    assert example.told.tolist() == [0, 1, 2, 3]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from actors.coldstart.restoration.image_data import batches, make_dataset, texts_so_far
 from actors.coldstart.restoration.image_trainer import SupervisedImageModel
-from actors.policies.denoising.image_model import RESIDUAL_SCALE
-from actors.policies.denoising.sampler import load_pipeline
-from actors.policies.denoising.small import build_image_policy
+from actors.policies.restoration.image_model import RESIDUAL_SCALE
+from actors.policies.restoration.small import build_image_policy
 from rl.errors import ConfigError, DataError
 from rl.restoration.names import restoration_prompt
 from rl.types import Pixels, Prompt
+from tests.reference.painting import load
 
 TEXTS = ["light blur, keep", "a cat on a mat"]
 SIZES = (8, 16, 32)
@@ -86,7 +86,7 @@ def test_export_writes_what_was_learnt(tmp_path: Path) -> None:
     model, _ = make_batch(tmp_path / "first")
     torch.nn.init.ones_(model.unet.get_parameter("conv_out.bias"))
     model.export(tmp_path / "taught")
-    pipeline = load_pipeline(tmp_path / "taught", torch.float32, torch.device("cpu"))
+    pipeline = load(tmp_path / "taught")
     assert torch.equal(pipeline.unet.conv_out.bias, torch.ones(12))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from actors.policies.denoising.image_model import NUM_FLAG_CHANNELS
+from actors.policies.restoration.image_model import NUM_FLAG_CHANNELS
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
 
@@ -46,7 +46,7 @@ def build_image_policy(
     ensure_torchvision()
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from actors.policies.denoising.pipeline import RestorationPipeline
+    from actors.policies.restoration.pipeline import RestorationPipeline
 
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(texts)

@@ -58,9 +58,9 @@ class Guidance:
     scale: float
     """g: ``without + g (with - without)``."""
     text: Tensor
-    """Encoder states of the empty text, ``[1, n, d]``, encoded and padded together with the condition's."""
+    """Encoder states of the empty text, ``[B, n, d]``, as long as the condition's."""
     text_mask: Tensor
-    """``[1, n]``."""
+    """``[B, n]``."""
 
 
 def to_latents(pictures: Sequence[Pixels]) -> Tensor:
@@ -198,71 +198,13 @@ def predict_guided(
     """
     if guidance is None:
         return predict_clean(net, latents, sigma, condition, patch)
-    num = latents.shape[0]
     both = Condition(
         degraded=torch.cat([condition.degraded] * 2),
         previous=torch.cat([condition.previous] * 2),
         flags=torch.cat([condition.flags] * 2),
-        text=torch.cat([condition.text, guidance.text.expand(num, -1, -1)]),
-        text_mask=torch.cat([condition.text_mask, guidance.text_mask.expand(num, -1)]),
+        text=torch.cat([condition.text, guidance.text]),
+        text_mask=torch.cat([condition.text_mask, guidance.text_mask]),
     )
     clean = predict_clean(net, torch.cat([latents] * 2), torch.cat([sigma] * 2), both, patch)
     with_text, without = clean.chunk(2)
     return without + guidance.scale * (with_text - without)
-
-
-def encode_texts(
-    encoder: nn.Module, ids: Tensor, mask: Tensor, guidance_scale: float
-) -> tuple[tuple[Tensor, Tensor], Guidance | None]:
-    """Encode the texts of B rows and, under guidance, the empty text that stands after them.
-
-    Args:
-        encoder: The text encoder.
-        ids: ``[B, n]``; ``[B+1, n]`` under guidance, the last row being the empty text.
-        mask: True where there is text, same shape.
-        guidance_scale: 1 is none.
-
-    Returns:
-        States ``[B, n, d]`` with their mask, and the guidance.
-    """
-    states, mask = encode_text(encoder, ids, mask)
-    if guidance_scale == 1:
-        return (states, mask), None
-    guidance = Guidance(scale=guidance_scale, text=states[-1:], text_mask=mask[-1:])
-    return (states[:-1], mask[:-1]), guidance
-
-
-def prepare(
-    tokenizer: Any,
-    encoder: nn.Module,
-    texts: Sequence[str],
-    pictures: Sequence[tuple[Pixels, Pixels | None]],
-    size: tuple[int, int],
-    guidance_scale: float,
-) -> tuple[Condition, Guidance | None, list[list[int]]]:
-    """Encode and resize what B pictures are painted from.
-
-    Args:
-        tokenizer: Of the text condition.
-        encoder: Of the text condition; everything is made on its device.
-        texts: The chain's text so far, for each row.
-        pictures: The degraded photo and the picture before, or None, for each row.
-        size: Output height and width, pixels.
-        guidance_scale: 1 is none.
-
-    Returns:
-        The condition, the guidance, and the ids of the texts.
-    """
-    device = next(encoder.parameters()).device
-    rows = [tokenize(tokenizer, text) for text in texts]
-    ids, mask = with_empty_text(rows, tokenize(tokenizer, ""), guidance_scale)
-    text, guidance = encode_texts(encoder, ids.to(device), mask.to(device), guidance_scale)
-    degraded, previous = zip(*pictures, strict=True)
-    return make_condition(degraded, previous, size, text), guidance, rows
-
-
-def with_empty_text(
-    rows: Sequence[Sequence[int] | NDArray[np.int32]], no_text: Sequence[int], guidance_scale: float
-) -> tuple[Tensor, Tensor]:
-    """Pad the ids of B texts, and under guidance of the empty text after them: what ``encode_texts`` takes."""
-    return pad_ids(rows if guidance_scale == 1 else [*rows, no_text])

@@ -1,0 +1,1 @@
+"""Small restoration painter: a diffusers pipeline of ours, made from nothing."""

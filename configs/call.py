@@ -1,0 +1,103 @@
+"""Call of a picture policy's pipeline: which of the chain's words and pictures go to which of its arguments.
+
+``policies.NAME.call`` has an entry an argument:
+
+- ``text``: the chain's words so far (of a chain without text blocks: what the prompt says); ``question``: what the
+  prompt says;
+- a picture's name: one that the prompt shows, or ``previous``, the chain's picture before this one;
+- ``{from: degraded, px: 64}``: a picture, resized to that edge (``[height, width]`` if it is no square); of several
+  names the first that is there is taken;
+- ``{value: "blurry"}``: a constant. Numbers, true, false, null and lists need no braces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from configs.errors import ConfigError
+
+WORDS = ("text", "question")
+"""Sources that are words."""
+OURS = {
+    "latents": "the run draws them",
+    "generator": "the run seeds it",
+    "num_inference_steps": "it is chain.<block>.num_steps",
+    "height": "it is chain.<block>.height_px, or size_px",
+    "width": "it is chain.<block>.size_px",
+    "output_type": "the run asks for pixels",
+    "return_dict": "the run decides",
+    "num_images_per_prompt": "a group's pictures are asked for one by one",
+    "sigmas": "the schedule is the checkpoint's",
+    "timesteps": "the schedule is the checkpoint's",
+}
+"""Arguments that the run fills in, and why none else may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text of the chain."""
+
+    name: Literal["text", "question"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture of the prompt or the chain."""
+
+    names: tuple[str, ...]
+    """The first that is there is taken."""
+    size: tuple[int, int] | None = None
+    """Height and width it is resized to, pixels; None leaves it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same value for every picture."""
+
+    value: Any
+
+
+CallArgument = Words | Shown | Constant
+
+
+def call_arguments(call: Mapping[str, Any], *, key: str) -> dict[str, CallArgument]:
+    """Read ``policies.NAME.call``.
+
+    Args:
+        call: As it was written.
+        key: Its full key, for messages.
+
+    Raises:
+        ConfigError: For an entry that cannot be read, or one that the run fills in itself.
+    """
+    for name in call:
+        if name in OURS:
+            raise ConfigError(f"{key}.{name}: cannot be set, {OURS[name]}; take it out")
+    return {name: _argument(value, f"{key}.{name}") for name, value in call.items()}
+
+
+def _argument(value: Any, key: str) -> CallArgument:
+    if isinstance(value, str):
+        return Words(cast(Literal["text", "question"], value)) if value in WORDS else Shown((value,))
+    if not isinstance(value, Mapping):
+        return Constant(value)
+    if set(value) == {"value"}:
+        return Constant(value["value"])
+    names = value.get("from")
+    if "from" not in value or set(value) - {"from", "px"}:
+        raise ConfigError(f"{key}: want {{from: picture, px: 64}} or {{value: ...}}, got {dict(value)}")
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{key}.from: want a picture's name, or a list of them, got {value['from']!r}")
+    return Shown(tuple(names), _size(value.get("px"), f"{key}.px"))
+
+
+def _size(px: Any, key: str) -> tuple[int, int] | None:
+    edges = px if isinstance(px, list) else [px, px]
+    if px is None:
+        return None
+    if len(edges) != 2 or not all(isinstance(edge, int) and 0 < edge <= 1 << 14 for edge in edges):
+        raise ConfigError(f"{key}: want an edge in pixels, or [height, width], got {px!r}")
+    return edges[0], edges[1]
