@@ -5,8 +5,8 @@
 - ``text``: the chain's words so far (of a chain without text blocks: what the prompt says); ``question``: what the
   prompt says;
 - a picture's name: one that the prompt shows, or ``previous``, the chain's picture before this one;
-- ``{from: degraded, px: 64}``: a picture, resized to that edge (``[height, width]`` if it is no square); of several
-  names the first that is there is taken;
+- ``{from: degraded, px: 64}``: a picture, resized to that edge (``[height, width]`` if it is no square), or with
+  ``share: 0.25`` to that share of the painted picture's size; of several names the first that is there is taken;
 - ``{value: "blurry"}``: a constant. Numbers, true, false, null and lists need no braces.
 """
 
@@ -50,6 +50,14 @@ class Shown:
     """The first that is there is taken."""
     size: tuple[int, int] | None = None
     """Height and width it is resized to, pixels; None leaves it as it is."""
+    share: float | None = None
+    """Of the painted picture's size, that it is resized to instead."""
+
+    def size_for(self, painted: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the height and width it is resized to for a picture of this size, pixels."""
+        if self.share is None:
+            return self.size
+        return round(painted[0] * self.share), round(painted[1] * self.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +94,20 @@ def _argument(value: Any, key: str) -> CallArgument:
     if set(value) == {"value"}:
         return Constant(value["value"])
     names = value.get("from")
-    if "from" not in value or set(value) - {"from", "px"}:
-        raise ConfigError(f"{key}: want {{from: picture, px: 64}} or {{value: ...}}, got {dict(value)}")
+    if "from" not in value or set(value) - {"from", "px", "share"} or {"px", "share"} <= set(value):
+        raise ConfigError(
+            f"{key}: want {{from: picture}}, with px: 64 or share: 0.25, or {{value: ...}}, got {dict(value)}"
+        )
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{key}.from: want a picture's name, or a list of them, got {value['from']!r}")
-    return Shown(tuple(names), _size(value.get("px"), f"{key}.px"))
+    return Shown(tuple(names), _size(value.get("px"), f"{key}.px"), _share(value.get("share"), f"{key}.share"))
+
+
+def _share(share: Any, key: str) -> float | None:
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 4):
+        raise ConfigError(f"{key}: want a number above 0 and at most 4, got {share!r}")
+    return share
 
 
 def _size(px: Any, key: str) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ FAMILIES: Mapping[str, str] = {
     "diffusers": "actors.policies.denoising.family:DIFFUSERS",
 }
 """``package.module:RECORD`` of the families that come with vlcot."""
-Part = Literal["learner", "rollout", "coldstart", "vocabulary"]
+Part = Literal["learner", "rollout", "coldstart", "settings", "vocabulary"]
 PARTS: tuple[Part, ...] = get_args(Part)
 OF_KIND: Mapping[str, str] = {"token": "language_model", "denoising": "diffusers"}
 """The family of a policy that names none, by its kind."""
@@ -60,6 +60,9 @@ class PolicyFamily:
     """Key of ``coldstart`` that says how many steps that function reports."""
     lora_targets: tuple[str, ...]
     """Layers that are adapted where ``lora.targets`` is empty."""
+    settings: str = ""
+    """Target: function of policy's name, configuration, checkpoint folder and the names of the pictures that prompts
+    show, which refuses what the checkpoint cannot do before anything starts."""
     vocabulary: str = ""
     """Target, of token families: function of checkpoint, block names and ``chat_options`` that returns the
     ``TextVocabulary``."""

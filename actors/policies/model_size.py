@@ -14,15 +14,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from actors.policies.denoising.checkpoint import NETS
 from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
 from configs.errors import first_line
 from configs.planning.models import PIXEL_RANGE, Model, assumed_model
 from configs.schema import Config
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
-
-NETS = ("unet", "transformer")
-"""Parts of a diffusers pipeline that are trained."""
 
 
 def find_models(config: Config) -> dict[str, Model | None]:

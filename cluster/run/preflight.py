@@ -54,6 +54,10 @@ def preflight(config: Config) -> PromptSource:
     known = _names(first := source.train(0))
     if clash := sorted(first.pictures.keys() & {*config.chain, PREVIOUS}):
         raise ConfigError(f"data: prompts carry a picture {clash[0]!r}, a name of the chain's own; rename it")
+    for name, policy in config.policies.items():
+        family, source_dir = family_of(name, policy), Path(policy.source).expanduser()
+        if family.settings and source_dir.is_dir():
+            family.load("settings")(name, config, source_dir, first.shown)
     reward_terms(config)
     check_methods(config)
     for name, reward in config.rewards.items():

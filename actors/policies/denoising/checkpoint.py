@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.policies.denoising.stepping import Process, process_of
+from configs.errors import first_line
+from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
 
 NETS = ("transformer", "unet")
@@ -43,6 +45,25 @@ class PipelineFiles:
     def has_own_code(self) -> bool:
         """Whether its class is in the checkpoint's folder, and neither diffusers' nor ours."""
         return self.class_name not in SHIPPED and (self.directory / OWN_CODE).is_file()
+
+
+def local_pipeline(source: Path) -> Path:
+    """Return the folder of a pipeline; of a hub name what diffusers needs of it is fetched, or found in the cache.
+
+    Raises:
+        ConfigError: If there is no such folder, and no such pipeline on the hub or no way to it.
+    """
+    if source.is_dir():
+        return source
+    ensure_torchvision()
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(str(source)))
+    except Exception as error:
+        raise ConfigError(
+            f"{source}: no such folder, and it cannot be had from the hub: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def check_pipeline(directory: Path) -> None:

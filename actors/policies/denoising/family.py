@@ -12,5 +12,6 @@ DIFFUSERS = PolicyFamily(
     rollout="actors.rollout.image_worker:ImageRolloutWorker",
     coldstart="actors.coldstart.restoration.image_trainer:train_image",
     coldstart_steps="image_steps",
+    settings="actors.policies.denoising.checks:check_settings",
     lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
 )

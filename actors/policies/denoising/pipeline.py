@@ -19,7 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from actors.policies.denoising.checkpoint import OWN_CODE, SHIPPED, PipelineFiles, read_pipeline
+from actors.policies.denoising.checkpoint import (
+    OWN_CODE,
+    SHIPPED,
+    PipelineFiles,
+    local_pipeline,
+    read_pipeline,
+)
 from actors.policies.denoising.conditioning import ENCODERS, Answers, find_shared, joined, recorded, told
 from actors.policies.denoising.stepping import (
     LatentsSeen,
@@ -88,7 +94,7 @@ class PicturePipeline:
         with_encoders: bool = True,
         trusts_code: bool = False,
     ) -> None:
-        self.files = read_pipeline(directory)
+        self.files = read_pipeline(local_pipeline(directory))
         self._key = key
         self._call = call_arguments(call, key=key)
         self.pipe = load_pipeline(self.files, dtype, with_encoders=with_encoders, trusts_code=trusts_code)
@@ -158,7 +164,8 @@ class PicturePipeline:
                 f"{self._key}.{argument}: there is no picture named {' or '.join(shown.names)}; there are "
                 f"{sorted(paintings[0].pictures) or 'none'}"
             )
-        return [_resized(picture, shown.size) for picture in present]
+        size = shown.size_for(paintings[0].size)
+        return [_resized(picture, size) for picture in present]
 
     def picture_names(self) -> tuple[str, ...]:
         """Return the names of all pictures that a call can be given, as far as configuration and signature tell."""

@@ -72,7 +72,7 @@ class DenoisingPolicy(TrainablePolicy):
                 f"want the configuration of a denoising policy, got that of a {config.kind} policy"
             )
         pipeline = PicturePipeline(directory, config.call, with_encoders=False, trusts_code=config.trust_code)
-        return cls(directory, pipeline, denoising_policy(config), block_names)
+        return cls(pipeline.files.directory, pipeline, denoising_policy(config), block_names)
 
     # ------------------------------------------------------------------------ batches
 
@@ -236,8 +236,11 @@ class DenoisingPolicy(TrainablePolicy):
         shutil.copytree(
             self._directory, directory, dirs_exist_ok=True, ignore=_other_weights(self._directory, folder)
         )
-        net = type(self.net).from_config(self.net.config)  # type: ignore[attr-defined]  # a diffusers model
-        net.load_state_dict({self.net_name(name): value for name, value in weights.items()})
+        net: Any = type(self.net).from_pretrained(self._directory / folder)  # type: ignore[attr-defined]  # diffusers'
+        # Buffers stay those of the checkpoint: the engine has rounded its own.
+        parameters = {name for name, _ in net.named_parameters()}
+        buffers = {name: value for name, value in net.state_dict().items() if name not in parameters}
+        net.load_state_dict(buffers | {self.net_name(name): value for name, value in weights.items()})
         net.save_pretrained(directory / folder)
 
 

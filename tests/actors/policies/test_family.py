@@ -142,7 +142,7 @@ def test_a_family_of_the_users_own_is_found_by_its_key(own, tmp_path):
     ("family", "error"),
     [
         ("language_modle", r"no model family 'language_modle'; did you mean language_model\?"),
-        ("restoration", "restoration is a family of denoising policies, and policies.text.kind is token"),
+        ("diffusers", "diffusers is a family of denoising policies, and policies.text.kind is token"),
         ("sketches:SKETHC", r"sketches has no 'SKETHC'; did you mean SKETCH\?"),
         ("sketches:NUMBER", "sketches:NUMBER is an int, want a PolicyFamily"),
         ("sketched:SKETCH", "no module 'sketched'"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actors.policies.base import TrainablePolicy
-from actors.policies.denoising.family import RESTORATION
+from actors.policies.denoising.family import DIFFUSERS
 from actors.policies.denoising.policy import DenoisingPolicy
 from actors.policies.restoration.small import build_image_policy
 from actors.policies.token.family import LANGUAGE_MODEL
@@ -28,7 +28,7 @@ from tests.reference.tiny_text import BLOCKS, build
 pytestmark = pytest.mark.engine
 
 LORA = Adapter(rank=4, alpha=8.0)
-FAMILIES = {"text": LANGUAGE_MODEL, "image": RESTORATION}
+FAMILIES = {"text": LANGUAGE_MODEL, "image": DIFFUSERS}
 CONFIGS = {
     "text": policy_config(kind="token", temperature=0.9, lora=LORA),
     "image": policy_config(kind="denoising", micro_batch_size=4, lora=LORA),

@@ -40,7 +40,7 @@ def request(seed: int, **changes: Any) -> ImageRequest:
         "request_id": f"chain/{seed}",
         "block": "final_image",
         "size_px": 32,
-        "height_px": 32,
+        "height_px": changes.get("size_px", 32),
         "num_steps": 2,
         "sampler": SamplerSpec(),
         "pictures": {"degraded": 0, "previous": 1},

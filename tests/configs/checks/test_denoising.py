@@ -84,7 +84,7 @@ def test_what_fits_is_let_through(sampler):
             f"policies.image.rollout.sampler={sampler}",
             "policies.image.loss.step_weighting=noise",
             "policies.image.rollout.shared_noise=true",
-            "policies.image.rollout.guidance_scale=1.5",
+            "policies.image.call.guidance_scale=1.5",
             "policies.image.rollout.trained_steps={kind: share, share: 0.4}",
         ),
         paths=False,
