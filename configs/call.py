@@ -101,11 +101,15 @@ def _argument(value: Any, key: str) -> CallArgument:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{key}.from: want a picture's name, or a list of them, got {value['from']!r}")
-    return Shown(tuple(names), _size(value.get("px"), f"{key}.px"), _share(value.get("share"), f"{key}.share"))
+    return Shown(
+        tuple(names), _size(value.get("px"), f"{key}.px"), _share(value.get("share"), f"{key}.share")
+    )
 
 
 def _share(share: Any, key: str) -> float | None:
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 4):
+    if share is not None and (
+        isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 4
+    ):
         raise ConfigError(f"{key}: want a number above 0 and at most 4, got {share!r}")
     return share
 

@@ -68,8 +68,8 @@ class LearnerConfig:
     zero_stage: Literal[1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights."""
     micro_batch_size: Count = 16
-    """Most chains (or denoising steps of pictures) in one forward pass of a rank, and pictures painted at once. Larger is
-    faster, until memory ends."""
+    """Most chains (or denoising steps of pictures) in one forward pass of a rank, and pictures painted at once. Larger
+    is faster, until memory ends."""
     learning_rate: Rate = 1e-5
     """AdamW learning rate in GRPO."""
     warmup_steps: Natural = 0

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from actors.policies.denoising.checkpoint import NETS
 from configs.derive import COLDSTART, COLDSTART_DONE, coldstart_directory
 from configs.errors import first_line
+from configs.planning.activations import is_transformer
 from configs.planning.models import PIXEL_RANGE, Model, assumed_model
 from configs.schema import Config
 from rl.compat.torchvision import ensure_torchvision
@@ -99,16 +100,36 @@ def _denoising_model(directory: Path) -> Model:
         for name, part in index.items()
         if isinstance(part, list) and (directory / name / "config.json").is_file()
     }
-    (net,) = (name for name in NETS if name in sizes)
-    num_trained = sizes.pop(net)
+    (net, *_) = (name for name in NETS if name in sizes)
+    num_trained, net_fields = sizes.pop(net), _json(directory / net / "config.json")
+    patch, latents_a_pixel = _latents(directory, net_fields)
     return Model(
         name=str(directory),
         origin="read",
-        fields=_json(directory / net / "config.json"),
+        fields=net_fields,
         num_trained=num_trained,
         num_frozen=sum(sizes.values()),
-        patch=int(index.get("patch", 8)),
+        patch=int(index.get("patch", patch)),
+        latents_a_pixel=latents_a_pixel,
     )
+
+
+def _latents(directory: Path, net: dict[str, Any]) -> tuple[int, float]:
+    """Return the pixels along the edge of a net's cell or token, and a latent's numbers over its picture's pixels."""
+    vae = _json(directory / "vae" / "config.json") if (directory / "vae" / "config.json").is_file() else {}
+    levels = (
+        vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or vae.get("dim_mult") or [0]
+    )
+    edge = 2 ** (len(levels) - 1)
+    channels = int(vae.get("latent_channels") or vae.get("z_dim") or 3)
+    if is_transformer(net):
+        packed = max(
+            1, int(net.get("in_channels") or channels) // channels
+        )  # pipelines pack squares of latents
+        patch = edge * (math.isqrt(packed) if packed > 1 else int(net.get("patch_size") or 1))
+    else:
+        patch = edge
+    return patch, channels / edge**2
 
 
 def _count_saved(directory: Path) -> int:

@@ -26,7 +26,7 @@ from actors.shared.gpu import freed
 from actors.weights.buckets import CPU, Received
 from actors.weights.inbox import LoadTimes
 from rl.compat.torchvision import ensure_torchvision
-from rl.errors import RolloutError
+from rl.errors import ConfigError, RolloutError
 from rl.spans import span
 from rl.types import Example, ImageReply, ImageRequest, Manifest, Metrics, Pixels
 
@@ -64,7 +64,8 @@ class ImageRolloutWorker(RolloutWorker):
         """Load the pipeline.
 
         Raises:
-            RolloutError: If the directory holds no pipeline that loads.
+            ConfigError: If the directory holds no pipeline whose steps can be scored.
+            RolloutError: If it does not load.
         """
         ensure_torchvision()
         torch.set_num_threads(self.spec.config.num_threads)
@@ -72,6 +73,8 @@ class ImageRolloutWorker(RolloutWorker):
             torch.use_deterministic_algorithms(True)
         try:
             self._started.set_result(Painter(self.spec))
+        except ConfigError:
+            raise
         except (OSError, ValueError) as error:
             raise RolloutError(f"{self.spec.directory} holds no picture policy: {error}") from error
 

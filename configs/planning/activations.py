@@ -90,14 +90,14 @@ class PictureShape:
     rows: int
     """Denoising steps in a forward pass; twice as many with guidance."""
     cells: int
-    """Cells of the net's input: pixels over the square of a patch."""
+    """Cells of the net's input, a transformer's tokens: pixels over the square of a patch."""
 
 
 def picture_elements(fields: Fields, shape: PictureShape, *, recomputed: bool) -> int:
     """Return the elements that one training pass of a picture net keeps; ``recomputed`` as for ``text_elements``."""
-    if fields.get("_class_name") == "SD3Transformer2DModel":
+    if is_transformer(fields):
         # Each layer, of a token: norms and modulation 6 D, q k v and output 4 D, MLP 12 D.
-        layers = int(fields["num_layers"])
+        layers = transformer_layers(fields)
         return (layers + 22 if recomputed else 22 * layers) * _joint_width(fields, shape)
     cells = [(shape.rows * (shape.cells >> 2 * layer.level), layer) for layer in unet_layers(fields)]
     if recomputed:
@@ -121,17 +121,33 @@ def _kept(layer: UnetLayer, fields: Fields) -> int:
 
 def _joint_width(fields: Fields, shape: PictureShape) -> int:
     """Return the elements of all tokens of an MM-DiT, between two of its layers."""
-    width = fields["num_attention_heads"] * fields["attention_head_dim"]
-    return int(shape.rows * (shape.cells // fields["patch_size"] ** 2 + JOINT_TEXT_TOKENS) * width)
+    return int(shape.rows * (shape.cells + JOINT_TEXT_TOKENS) * transformer_width(fields))
 
 
 JOINT_TEXT_TOKENS = 333
-"""Text tokens that SD3 sees: 77 of CLIP's and 256 of T5's."""
+"""Text tokens that SD3 sees: 77 of CLIP's and 256 of T5's; the others see about as many."""
+
+
+def is_transformer(fields: Fields) -> bool:
+    """Whether a picture net's configuration is a transformer's, and no UNet's."""
+    return "block_out_channels" not in fields
+
+
+def transformer_layers(fields: Fields) -> int:
+    """Return how many blocks a picture transformer has; those of one stream count as those of two."""
+    return int(fields.get("num_layers") or fields["n_layers"]) + int(fields.get("num_single_layers") or 0)
+
+
+def transformer_width(fields: Fields) -> int:
+    """Return the width of a picture transformer's tokens."""
+    if "num_attention_heads" in fields:
+        return int(fields["num_attention_heads"] * fields["attention_head_dim"])
+    return int(fields.get("dim") or fields["hidden_size"])
 
 
 def painting_elements(fields: Fields, shape: PictureShape) -> int:
     """Return the elements that painting holds at its fullest: skips, and the part that is computed."""
-    if fields.get("_class_name") == "SD3Transformer2DModel":
+    if is_transformer(fields):
         return 12 * _joint_width(fields, shape)
     layers = list(unet_layers(fields))
     skips = sum(layer.outputs * (shape.cells >> 2 * layer.level) for layer in layers[: len(layers) // 2])

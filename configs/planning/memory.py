@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from configs.planning.activations import logit_elements, painting_elements, picture_elements, text_elements
+from configs.planning.adapters import has_adapter, num_updated
 from configs.planning.models import Model
 from configs.planning.workload import DTYPE_BYTES, LATENT_BYTES, picture_shape, text_shape
 from configs.schema import Config, RewardConfig
@@ -81,16 +82,17 @@ def learner_memory(config: Config, policy: str, model: Model) -> Memory:
         ``MAX_BUCKET_ELEMENTS``.
     """
     spec = config.policies[policy]
-    size, ranks, trained = DTYPE_BYTES[spec.dtype], spec.learner.num_ranks, model.num_trained
-    held = trained // ranks if spec.learner.zero_stage == 3 else trained
-    weights = size * (held + model.num_frozen)
-    if spec.loss.kl_weight > 0:
+    size, ranks, trained = DTYPE_BYTES[spec.dtype], spec.learner.num_ranks, num_updated(spec, model)
+    whole = model.num_trained + (trained if has_adapter(spec) else 0)
+    held = whole // ranks if spec.learner.zero_stage == 3 else whole
+    weights = size * held
+    if spec.loss.kl_weight > 0 and not has_adapter(spec):
         # A picture policy is read in float32 and only the trained copy is cast.
-        weights += (size if spec.kind == "token" else 4) * (trained + model.num_frozen)
+        weights += (size if spec.kind == "token" else 4) * model.num_trained
     is_cut = spec.learner.zero_stage > 1
     # A bucket is filled from gradients that autograd still holds.
     buckets = 2 * min(MAX_BUCKET_ELEMENTS, trained)
-    gathered = min(MAX_LIVE_ELEMENTS, trained) if spec.learner.zero_stage == 3 else 0
+    gathered = min(MAX_LIVE_ELEMENTS, whole) if spec.learner.zero_stage == 3 else 0
     # The optimizer is given its gradients as one float32 copy.
     optimizer, copied = _optimizer_bytes(config, policy, model), 4 * trained // ranks
     if offloaded_bytes(config, policy, model):
@@ -110,13 +112,13 @@ def offloaded_bytes(config: Config, policy: str, model: Model) -> int:
     spec = config.policies[policy]
     if not (spec.learner.offload_optimizer and spec.num_gpus):
         return 0
-    copied = (4 + DTYPE_BYTES[spec.dtype]) * model.num_trained // spec.learner.num_ranks
+    copied = (4 + DTYPE_BYTES[spec.dtype]) * num_updated(spec, model) // spec.learner.num_ranks
     return _optimizer_bytes(config, policy, model) + copied
 
 
 def _optimizer_bytes(config: Config, policy: str, model: Model) -> int:
-    learner = config.policies[policy].learner
-    return (16 if learner.ema_decay else 12) * model.num_trained // learner.num_ranks
+    spec = config.policies[policy]
+    return (16 if spec.learner.ema_decay else 12) * num_updated(spec, model) // spec.learner.num_ranks
 
 
 def rollout_memory(config: Config, policy: str, model: Model) -> Memory:
@@ -181,7 +183,7 @@ def _image_rollout(config: Config, policy: str, model: Model) -> Memory:
     return Memory(
         weights=size * (model.num_trained + model.num_frozen),
         activations=size * painting_elements(model.fields, shape),
-        latents=LATENT_BYTES * 3 * largest.size_px**2 * states,
+        latents=int(LATENT_BYTES * model.latents_a_pixel * largest.size_px**2 * states),
         buffers=config.bucket_mib << 20,
         fixed=FIXED_GPU_BYTES if spec.num_gpus else FIXED_CPU_BYTES["image"],
     )

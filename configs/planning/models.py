@@ -33,7 +33,9 @@ class Model:
     num_frozen: int = 0
     """Parameters that are run only (a picture policy's text encoder)."""
     patch: int = 8
-    """Picture policies: pixels along the edge of a cell of the net's input."""
+    """Picture policies: pixels along the edge of a cell of a UNet's input, or of a transformer's token."""
+    latents_a_pixel: float = 3.0
+    """Picture policies: numbers of a latent over pixels of the picture."""
     pixel_range: tuple[int, int] = PIXEL_RANGE
     """Token policies: least and most pixels the image processor scales a picture to."""
 
@@ -121,6 +123,38 @@ ASSUMED: Mapping[str, Mapping[str, Model]] = {
             num_trained=2_028_328_000,
             # Two CLIP encoders, T5-XXL's encoder and the autoencoder.
             num_frozen=124_000_000 + 695_000_000 + 4_762_000_000 + 84_000_000,
+            patch=16,
+            latents_a_pixel=16 / 64,
+        ),
+        "stabilityai/stable-diffusion-3.5-medium": Model(
+            name="stabilityai/stable-diffusion-3.5-medium",
+            fields={
+                "_class_name": "SD3Transformer2DModel", "num_layers": 24, "num_attention_heads": 24,
+                "attention_head_dim": 64, "in_channels": 16, "out_channels": 16, "patch_size": 2,
+                "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "caption_projection_dim": 1536,
+                "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm", "pos_embed_max_size": 384,
+            },
+            num_trained=2_243_171_520,
+            num_frozen=124_000_000 + 695_000_000 + 4_762_000_000 + 84_000_000,
+            patch=16,
+            latents_a_pixel=16 / 64,
+        ),
+        "stabilityai/stable-diffusion-x4-upscaler": Model(
+            name="stabilityai/stable-diffusion-x4-upscaler",
+            fields={
+                "_class_name": "UNet2DConditionModel", "in_channels": 7, "out_channels": 4,
+                "block_out_channels": [256, 512, 512, 1024], "layers_per_block": 2, "cross_attention_dim": 1024,
+                "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
+                "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+                "mid_block_type": "UNetMidBlock2DCrossAttn", "transformer_layers_per_block": 1,
+                "attention_head_dim": 8, "norm_num_groups": 32, "num_class_embeds": 1000,
+                "only_cross_attention": [True, True, True, False], "use_linear_projection": True,
+            },
+            num_trained=473_398_020,
+            # OpenCLIP's text encoder and the autoencoder.
+            num_frozen=340_387_840 + 55_325_927,
+            patch=4,
+            latents_a_pixel=4 / 16,
         ),
         # Likewise ``actors.policies.restoration.small``.
         COLDSTART: Model(

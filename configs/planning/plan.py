@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from configs.planning.adapters import num_updated
 from configs.planning.memory import (
     FIXED_GPU_BYTES,
     GIB,
@@ -87,7 +88,7 @@ def make_plan(config: Config, models: Mapping[str, Model | None], *, host_bytes:
     placement = place(config)
     memory = {p.name: m for p in placement.processes() if (m := _memory(config, p, models)) is not None}
     published = {
-        name: DTYPE_BYTES[config.policies[name].dtype] * model.num_trained
+        name: DTYPE_BYTES[config.policies[name].dtype] * num_updated(config.policies[name], model)
         for name, model in models.items()
         if model is not None
     }

@@ -10,10 +10,11 @@ from actors.policies.family import family_of
 from actors.rollout.worker import RolloutSpec
 from configs.schema import BlockConfig, PolicyConfig
 
-BLOCKS = {
-    name: BlockConfig(kind="image", policy="image", size_px=size_px, num_steps=4)
-    for name, size_px in (("rough_image", 16), ("middle_image", 16), ("final_image", 32))
-}
+
+def _block(name: str, config: PolicyConfig) -> BlockConfig:
+    if config.kind == "token":
+        return BlockConfig(kind="text", max_tokens=32)
+    return BlockConfig(kind="image", policy="image", size_px=16 if name == "rough_image" else 32, num_steps=4)
 
 
 def rollout_spec(
@@ -28,7 +29,7 @@ def rollout_spec(
         directory=directory,
         config=config,
         family=family_of("policy", config),
-        chain={name: BLOCKS.get(name, BlockConfig(kind="text", max_tokens=32)) for name in block_names},
+        chain={name: _block(name, config) for name in block_names},
         seed=seed,
         deterministic=deterministic,
     )
