@@ -33,13 +33,13 @@ from actors.policies.token.vocabulary import load_vocabulary
 from actors.shared import deepspeed_engine as ds
 from actors.shared.engine_checkpoint import LATEST
 from configs.derive import COLDSTART, token_policy
-from configs.schema import Config, Photographs, TokenLoss, TokenPolicyConfig
-from rl.advantage.batching import chunks_of
+from configs.schema import Config, Photographs, TokenLearner, TokenLoss, TokenPolicyConfig
+from rl.advantage.batching import chunks_of, fill_runs
 from rl.chain.grammar import ChainGrammar
 from rl.data.source import PromptSource, prompt_source
 from rl.errors import DivergedError
 from rl.seeding import derive_seed
-from rl.types import Example
+from rl.types import Example, TokenStream
 
 TEXTS = 2000
 """Most prompts whose words a tokenizer is trained on."""
@@ -135,11 +135,10 @@ def _train(task: ColdstartTask, model: LearnerModel, source: PromptSource, devic
 
 def _backward(model: LearnerModel, rows: list[Example], task: ColdstartTask, device: torch.device) -> float:
     """Add a step's gradients, micro-batch by micro-batch; return the loss, nats a token."""
-    size = task.config.policies[task.policy].learner.micro_batch_size
     num_actions = sum(int(row.segment.action_mask.sum()) for row in rows)
     total = 0.0
-    for first in range(0, len(rows), size):
-        batch = model.policy.collate(rows[first : first + size])
+    for micro in _micro_batches(rows, token_policy(task.config.policies[task.policy]).learner, device):
+        batch = model.policy.collate(micro)
         # The output matrix must be asked for equally often on all ranks.
         num_chunks = ds.largest(chunks_of(int(batch.action_mask.sum())), device)
         scores = model.scores(inputs_on(device, batch, num_chunks=num_chunks))
@@ -147,6 +146,28 @@ def _backward(model: LearnerModel, rows: list[Example], task: ColdstartTask, dev
         ds.backward(model.engine, loss)
         total += float(loss.detach())
     return total
+
+
+def _micro_batches(rows: list[Example], learner: TokenLearner, device: torch.device) -> list[list[Example]]:
+    """Cut a step's examples within ``micro_batch_size`` and ``max_tokens``: as many parts on every rank."""
+    if not learner.max_tokens:
+        size = learner.micro_batch_size
+        return [rows[first : first + size] for first in range(0, len(rows), size)]
+    ordered = sorted(rows, key=_length, reverse=True)
+    runs = fill_runs([_length(row) for row in ordered], learner.micro_batch_size, learner.max_tokens)
+    parts = [ordered[run] for run in runs]
+    num = ds.largest(len(parts), device)
+    while len(parts) < num:
+        most = max(range(len(parts)), key=lambda index: len(parts[index]))
+        half = len(parts[most]) // 2
+        parts[most : most + 1] = [parts[most][:half], parts[most][half:]]
+    return parts
+
+
+def _length(example: Example) -> int:
+    """Return the number of tokens, pictures expanded."""
+    assert isinstance(example.segment, TokenStream)
+    return len(example.segment.tokens)
 
 
 def _batches(

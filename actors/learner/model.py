@@ -58,7 +58,13 @@ class LearnerModel:
         self._reference: TrainablePolicy | None = None
         if spec.lora is not None:
             key = f"policies.{spec.policy_name}.learner.lora"
-            lora.add_adapter(self.policy.trained_net, spec.lora, key=key, seed=spec.seed)
+            lora.add_adapter(
+                self.policy.trained_net,
+                spec.lora,
+                key=key,
+                seed=spec.seed,
+                row_ids=self.policy.row_ids,
+            )
             self.policy.to(device).eval()
         elif config.loss.kl_weight > 0:
             self._reference = load_policy(spec).to(device).eval().requires_grad_(False)
@@ -163,7 +169,13 @@ class LearnerModel:
             }
         if spec.lora is not None and is_first:
             folder = directory.with_name(ADAPTER)
-            weights = lora.export_adapter(folder, spec.lora, weights, net_name=self.policy.net_name)
+            weights = lora.export_adapter(
+                folder,
+                spec.lora,
+                weights,
+                net_name=self.policy.net_name,
+                row_ids=self.policy.row_ids,
+            )
         published = {id(parameter) for _, parameter in self.policy.published()}
         others = [parameter for parameter in self.policy.parameters() if id(parameter) not in published]
         with ds.whole(others, zero_stage=spec.config.learner.zero_stage):

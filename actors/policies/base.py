@@ -52,6 +52,11 @@ class TrainablePolicy(nn.Module, ABC):
         """The module that is published, and that adapters are put into."""
         return self
 
+    @property
+    def row_ids(self) -> tuple[int, ...]:
+        """Rows of the embeddings that are trained beside adapters: a token policy's tags."""
+        return ()
+
     @classmethod
     @abstractmethod
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:

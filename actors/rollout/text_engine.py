@@ -14,6 +14,7 @@ from PIL import Image
 
 from actors.policies.token.checkpoint import local_directory
 from actors.policies.token.guidance import without_content
+from actors.policies.token.tokenizer import load_tokenizer, tag_ids
 from actors.rollout.guided_pairs import UNCONDITIONAL, GuidedPairQueue, Pair, Room
 from actors.rollout.worker import RolloutSpec
 from actors.shared.lora import scale_of
@@ -211,7 +212,8 @@ def _base_of(spec: RolloutSpec, directory: Path) -> Any:
         return None
     from actors.rollout.vllm_extension import Base
 
-    return Base(directory=directory, scale=scale_of(lora))
+    row_ids = tag_ids(load_tokenizer(directory), tuple(spec.chain))
+    return Base(directory=directory, scale=scale_of(lora), row_ids=row_ids)
 
 
 def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:

@@ -30,6 +30,8 @@ class Base:
     """Checkpoint of the starting weights, in the Hugging Face layout."""
     scale: float
     """``alpha / rank``."""
+    row_ids: tuple[int, ...]
+    """Rows of the embeddings that are published beside them."""
 
 
 class WeightReceiver:
@@ -54,7 +56,7 @@ class WeightReceiver:
         tensors = unpack(manifest, buckets)
         checked = time.perf_counter()
         if base is not None:
-            tensors = merged(starting_weights(base), dict(tensors), base.scale)
+            tensors = merged(starting_weights(base), dict(tensors), base.scale, base.row_ids)
         # A reload packs matrices again; a plain copy into the packed ones fails on the CPU.
         self.model_runner.reload_weights(weights_iterator=tensors)
         _pack_output_matrices(self.model_runner.get_model())

@@ -166,6 +166,8 @@ def _remedy(config: Config, process: Process, plan: Plan) -> str:
         return f"raise {key}.num_gpus, or lower {key}.learner.micro_batch_size"
     policy = config.policies[process.key]
     if memory.activations > memory.optimizer + memory.weights:
+        if policy.kind == "token" and policy.learner.max_tokens:
+            return f"lower {key}.learner.max_tokens (now {policy.learner.max_tokens})"
         if policy.learner.micro_batch_size > 1:
             return f"lower {key}.learner.micro_batch_size (now {policy.learner.micro_batch_size})"
         if not policy.learner.gradient_checkpointing:

@@ -178,20 +178,21 @@ def split_by_tokens(
         max_rows: Bound.
         max_tokens: Bound on rows times the longest.
     """
-    num = num_ranks * -(-len(_filled(items, max_rows, max_tokens)) // num_ranks)
+    lengths = [item.length for item in items]
+    num = num_ranks * -(-len(fill_runs(lengths, max_rows, max_tokens)) // num_ranks)
     bounds = range(1, max_tokens)
-    enough = bisect_left(bounds, True, key=lambda bound: len(_filled(items, max_rows, bound)) <= num)
-    runs = _filled(items, max_rows, 1 + enough)
+    enough = bisect_left(bounds, True, key=lambda bound: len(fill_runs(lengths, max_rows, bound)) <= num)
+    runs = [items[run] for run in fill_runs(lengths, max_rows, 1 + enough)]
     return [*runs, *[()] * (num - len(runs))]
 
 
-def _filled(items: Sequence[TrainItem], max_rows: int, max_tokens: int) -> list[Sequence[TrainItem]]:
-    """Fill one run after the other: the fewest there can be of items in this order."""
-    runs: list[Sequence[TrainItem]] = []
-    while items:
-        rows = min(max_rows, max(1, max_tokens // max(1, items[0].length)))
-        runs.append(items[:rows])
-        items = items[rows:]
+def fill_runs(lengths: Sequence[int], max_rows: int, max_tokens: int) -> list[slice]:
+    """Fill one run of rows after the other: the fewest there can be of rows in this order, longest first."""
+    runs, begin = [], 0
+    while begin < len(lengths):
+        rows = min(max_rows, max(1, max_tokens // max(1, lengths[begin])))
+        runs.append(slice(begin, begin + rows))
+        begin += rows
     return runs
 
 

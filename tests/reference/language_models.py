@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from actors.policies.token.qwen2_5_vl import build_text_policy
+from actors.policies.token.tags import write_with_tags
 from actors.policies.token.tokenizer import train_tokenizer
 from rl.compat.torchvision import ensure_torchvision
 from tests.reference.tiny_text import BLOCKS, build
@@ -77,6 +78,12 @@ def llama(directory: Path) -> None:
     made = tokenizer()
     config = LlamaConfig(**TEXT, **_ids(made) | {"vocab_size": len(made) + 100}, tie_word_embeddings=False)
     save(LlamaForCausalLM(config), directory, made)
+
+
+def tagged(directory: Path) -> None:
+    """Untied, and the tags of a chain of several blocks were added to it."""
+    llama(directory / "plain")
+    write_with_tags(directory / "plain", directory, BLOCKS, "float32")
 
 
 def qwen2_5_vl(directory: Path) -> None:
@@ -189,6 +196,7 @@ def idefics3(directory: Path) -> None:
 MAKERS: dict[str, Callable[[Path], None]] = {
     "qwen3": qwen3,
     "llama": llama,
+    "tagged": tagged,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "idefics3": idefics3,
@@ -204,5 +212,5 @@ def make(family: str, directory: Path) -> None:
 
 
 def block_names(family: str) -> tuple[str, ...]:
-    """Ours has tags; the others answer in a single block."""
-    return BLOCKS if family == "qwen2_5_vl" else ("answer",)
+    """Two have tags; the others answer in a single block."""
+    return BLOCKS if family in ("qwen2_5_vl", "tagged") else ("answer",)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from configs.errors import first_line
 from rl.compat.torchvision import ensure_torchvision
@@ -173,7 +172,7 @@ class OutputHead:
 
     def __init__(self, model: Any) -> None:
         text = model.config.get_text_config()
-        self.matrix: nn.Module = model.get_output_embeddings()
+        self._model = model
         self._factor = float(getattr(text, "logit_scale", None) or 1.0) / float(
             getattr(text, "logits_scaling", None) or 1.0
         )
@@ -181,7 +180,8 @@ class OutputHead:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits ``[..., V]`` of hidden states ``[..., width]``."""
-        logits: torch.Tensor = self.matrix(hidden).float()
+        # Asked for each time: adapters may have put another in its place.
+        logits: torch.Tensor = self._model.get_output_embeddings()(hidden).float()
         if self._factor != 1:
             logits = logits * self._factor
         if self._softcap is not None:

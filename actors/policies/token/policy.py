@@ -27,8 +27,9 @@ from actors.policies.token.checkpoint import (
 )
 from actors.policies.token.guidance import guided, without_content
 from actors.policies.token.pictures import PictureInputs
-from actors.policies.token.tokenizer import load_tokenizer
+from actors.policies.token.tokenizer import load_tokenizer, tag_ids
 from actors.policies.token.vocabulary import load_processor, picture_mark
+from actors.shared.token_rows import ROWS
 from configs.derive import token_policy
 from configs.schema import PolicyConfig, TokenLoss
 from rl.advantage.batching import chunks_of
@@ -50,6 +51,7 @@ class TokenPolicy(TrainablePolicy):
         model: The model.
         pictures: Prepares pictures; None for a model that reads none.
         directory: Of the checkpoint.
+        tag_ids: Of the chain's tags.
         entropy_gradient: Whether the entropy's gradient is wanted: it costs another table of logits.
         is_guided: Whether rollout uses guidance.
     """
@@ -60,6 +62,7 @@ class TokenPolicy(TrainablePolicy):
         pictures: PictureInputs | None,
         directory: Path,
         *,
+        tag_ids: tuple[int, ...] = (),
         entropy_gradient: bool = False,
         is_guided: bool = False,
     ) -> None:
@@ -67,7 +70,7 @@ class TokenPolicy(TrainablePolicy):
         self._entropy_gradient, self._is_guided = entropy_gradient, is_guided
         self.model: Any = model
         self.pictures = pictures
-        self._directory = directory
+        self._directory, self._tag_ids = directory, tag_ids
         self._head = OutputHead(model)
         self._names = checkpoint_names(model)
         """Name in the checkpoint's file by name in the tree."""
@@ -104,6 +107,7 @@ class TokenPolicy(TrainablePolicy):
             model,
             pictures,
             directory,
+            tag_ids=tag_ids(tokenizer, block_names),
             entropy_gradient=isinstance(config.loss, TokenLoss) and config.loss.entropy_weight > 0,
             is_guided=token_policy(config).rollout.guidance_scale != 1,
         )
@@ -240,10 +244,15 @@ class TokenPolicy(TrainablePolicy):
         model: nn.Module = self.model
         return model
 
+    @property
+    def row_ids(self) -> tuple[int, ...]:
+        """Those of the chain's tags."""
+        return self._tag_ids
+
     def published(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every parameter under its name in the checkpoint's file, which vLLM's loader takes for every family.
 
-        Adapters and what they are beside follow their layer's name.
+        Adapters, trained rows and what they are beside follow their layer's name.
         """
         for name, parameter in self.model.named_parameters():
             yield renamed(name, self._names), parameter
@@ -282,7 +291,7 @@ def masked(logits: Tensor, masks: Tensor, mask_of: Tensor) -> Tensor:
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
     """Return a parameter's other name; those of adapters and of layers that have one follow the layer's weight."""
-    for mark in (".base_layer.", ".lora_"):
+    for mark in (".base_layer.", ".lora_", ROWS):
         layer, found, rest = name.partition(mark)
         if found:
             leaf = f".{rest}" if mark == ".base_layer." else ".weight"

@@ -71,7 +71,17 @@ def tagged_blocks(block_names: Sequence[str]) -> Sequence[str]:
 def lacking_tags(tokenizer: Any, block_names: Sequence[str]) -> list[str]:
     """Return the tags of blocks that are not one token."""
     known = tokenizer.get_vocab()
-    return [tag for name in block_names for tag in (opening_tag(name), closing_tag(name)) if tag not in known]
+    return [tag for tag in _tags(block_names) if tag not in known]
+
+
+def tag_ids(tokenizer: Any, block_names: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids of a chain's tags, sorted; those of tags that are not one token are left out."""
+    known = tokenizer.get_vocab()
+    return tuple(sorted(known[tag] for tag in _tags(tagged_blocks(block_names)) if tag in known))
+
+
+def _tags(block_names: Sequence[str]) -> list[str]:
+    return [tag for name in block_names for tag in (opening_tag(name), closing_tag(name))]
 
 
 def add_tags(tokenizer: Any, block_names: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ from actors.policies.token.checkpoint import check_language_model
 from actors.policies.token.family import LANGUAGE_MODEL
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.vocabulary import TextVocabulary, load_vocabulary
-from actors.shared.lora import adapters_only, add_adapter, export_adapter, with_targets
+from actors.shared.lora import adapters_only, add_adapter, export_adapter, switched_off, with_targets
+from actors.shared.token_rows import ROWS
 from actors.weights.buckets import Bytes, stream_buckets
 from configs.methods import Adapter
 from rl.chain.scored import ScoredContext
@@ -48,7 +49,8 @@ class Case:
         self.vocabulary: TextVocabulary = load_vocabulary(directory, self.blocks)
         self.policy = TokenPolicy.load(directory, self.config, block_names=self.blocks)
         if adapted:
-            add_adapter(self.policy.trained_net, self.adapter, key="", seed=0)
+            net = self.policy.trained_net
+            add_adapter(net, self.adapter, key="", seed=0, row_ids=self.policy.row_ids)
         self.policy.eval()
         self.worker: Any = make_worker(directory, self.config, self.blocks)
         self.version = 0
@@ -64,9 +66,11 @@ class Case:
     def request(self, seed: int) -> TextRequest:
         pictures = (PicturePart("photo"),) if self.reads_pictures else ()
         parts = (TextPart("a cat "), *pictures, TextPart(" on a red chair"))
+        prompt = self.vocabulary.encode((Message(role="user", parts=parts),))
+        opening = sorted(self.vocabulary.tags.opening.values())[:1]
         return TextRequest(
             request_id=f"chain-{seed}",
-            tokens=np.asarray(self.vocabulary.encode((Message(role="user", parts=parts),)), dtype=np.int32),
+            tokens=np.asarray([*prompt, *opening], dtype=np.int32),
             pictures=(0,) if self.reads_pictures else (),
             max_tokens=12,
             stop_ids=tuple(sorted(self.vocabulary.tags.end)),
@@ -112,7 +116,11 @@ class Case:
         weights = {name: parameter.detach() for name, parameter in self.policy.published()}
         if self.adapted:
             weights = export_adapter(
-                directory / "adapter", self.adapter, weights, net_name=self.policy.net_name
+                directory / "adapter",
+                self.adapter,
+                weights,
+                net_name=self.policy.net_name,
+                row_ids=self.policy.row_ids,
             )
         self.policy.export(directory / "model", weights)
 
@@ -161,6 +169,27 @@ def test_the_ratio_is_one_before_an_update_and_the_canary_proves_each_after(case
         case.publish()
         assert_equal_weights(case.policy, case.canary())
         assert_equal_weights(case.policy, case.sample())
+
+
+def test_rows_of_tags_are_trained_beside_adapters_and_go_back_with_them(case: Case) -> None:
+    if not (case.adapted and case.vocabulary.tags.opening):
+        return
+    tags = case.vocabulary.tags
+    assert case.policy.row_ids == tuple(sorted([*tags.opening.values(), *tags.closing.values()]))
+    rows = {name: row for name, row in case.policy.published() if name.endswith(ROWS)}
+    assert len(rows) == (1 if case.family == "qwen2_5_vl" else 2)  # it shares them between input and output
+    before = {name: row.detach().clone() for name, row in rows.items()}
+    case.update()
+    written = case.policy.row_ids.index(min(tags.opening.values()))
+    moved = [(row.detach() - before[name]).abs().amax(-1) > 0 for name, row in rows.items()]
+    assert all(rows[written] for rows in moved)
+    assert moved[-1].all(), "every log-prob depends on all rows of the output matrix"
+    examples = case.sample(2)
+    start = TokenPolicy.load(case.directory, case.config, block_names=case.blocks).eval()
+    inputs = case.policy.collate(examples).inputs
+    with torch.no_grad(), switched_off(case.policy.trained_net):
+        found = case.policy(inputs).logprobs
+    assert torch.equal(found, start(inputs).logprobs)
 
 
 def test_pictures_are_seen(case: Case) -> None:

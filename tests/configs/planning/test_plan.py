@@ -39,8 +39,15 @@ def test_zero_stages_divide_what_they_shard():
         assert held == pytest.approx(bytes_a_parameter * model.num_trained, rel=1e-6)
 
 
+ROWS = [
+    f"policies.text.learner.{setting}"
+    for setting in ("micro_batch_size=4", "max_tokens=0", "gradient_checkpointing=false")
+]
+"""Micro-batches of rows alone, whose layers keep all: what the shipped configurations do not have."""
+
+
 def test_what_adds_memory_and_what_saves_it():
-    config = load_config("qwen2_5_vl_64gpu")
+    config = load_config("qwen2_5_vl_64gpu", ROWS)
     model = find_model(config, "text")
     plain = learner_memory(config, "text", model)
     for override, part in (
@@ -49,13 +56,13 @@ def test_what_adds_memory_and_what_saves_it():
         ("policies.text.learner.micro_batch_size=8", "activations"),
         ("policies.text.rollout.guidance_scale=2", "activations"),
     ):
-        more = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
+        more = learner_memory(load_config("qwen2_5_vl_64gpu", [*ROWS, override]), "text", model)
         assert getattr(more, part) > getattr(plain, part), override
     for override, part in (
         ("policies.text.learner.gradient_checkpointing=true", "activations"),
         ("policies.text.learner.max_tokens=1000", "activations"),
     ):
-        less = learner_memory(load_config("qwen2_5_vl_64gpu", [override]), "text", model)
+        less = learner_memory(load_config("qwen2_5_vl_64gpu", [*ROWS, override]), "text", model)
         assert getattr(less, part) < getattr(plain, part), override
     assert plain.total == sum(getattr(plain, part) for part in PARTS)
 
@@ -118,9 +125,15 @@ def test_every_shipped_configuration_fits(name, capsys, tmp_path):
         ("qwen2_5_vl_8gpu", ["gpu_gib=24"], "learner text", "policies.text.learner.num_ranks"),
         (
             "qwen2_5_vl_8gpu",
-            ["policies.text.learner.micro_batch_size=64"],
+            [*ROWS, "policies.text.learner.micro_batch_size=64"],
             "learner text",
             "micro_batch_size",
+        ),
+        (
+            "qwen2_5_vl_8gpu",
+            [*ROWS, "policies.text.learner.micro_batch_size=64", "policies.text.learner.max_tokens=50000"],
+            "learner text",
+            "lower policies.text.learner.max_tokens (now 50000)",
         ),
         ("qwen2_5_vl_8gpu", ["policies.text.num_gpus=0.1"], "cache", "policies.text.num_gpus"),
     ],
