@@ -96,7 +96,7 @@ def make_plan(config: Config, models: Mapping[str, Model | None], *, host_bytes:
         placement=placement,
         models=models,
         memory=memory,
-        work=workload(config),
+        work=workload(config, models),
         published_bytes=published,
         offloaded_bytes={
             name: num_bytes

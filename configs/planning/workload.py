@@ -33,18 +33,24 @@ class Workload:
     """Latents and pictures of all chains, in the object store."""
 
 
-def workload(config: Config) -> Workload:
-    """Return what a step of a valid configuration makes, at most."""
+def workload(config: Config, models: Mapping[str, Model | None]) -> Workload:
+    """Return what a step of a valid configuration makes, at most; ``models`` by policy."""
     chains = config.prompts_per_step * config.group_size
     images = _images(config)
-    edges = [(block.size_px, block.num_steps) for block in images]
-    latents = sum(3 * edge**2 * ((steps + 1) * LATENT_BYTES + 1) for edge, steps in edges)
+    latents = sum(_recorded_bytes(block, models.get(block.policy)) for block in images)
     return Workload(
         num_chains=chains,
         num_tokens=chains * _sampled_tokens(config),
-        num_denoising_steps=chains * sum(steps for _, steps in edges),
+        num_denoising_steps=chains * sum(block.num_steps for block in images),
         latent_bytes=chains * latents,
     )
+
+
+def _recorded_bytes(block: BlockConfig, model: Model | None) -> int:
+    """Return what a picture and its latents weigh; of an unknown model as if it worked on pixels."""
+    pixels = block.size_px * (block.height_px or block.size_px)
+    latent = LATENT_BYTES * (3.0 if model is None else model.latents_a_pixel)
+    return int(pixels * (3 + (block.num_steps + 1) * latent))
 
 
 def text_shape(config: Config, policy: str, model: Model) -> TextShape:

@@ -1,7 +1,7 @@
 """Every shipped GPU configuration makes its cold start and one step, from a checkpoint as a user has it.
 
-What is changed, and nothing else: the text policy's source is a small random checkpoint of the same architecture with
-the stock tokenizer's special tokens and no tag of ours; GPUs are CPUs; numbers of prompts, chains, ranks, workers,
+What is changed, and nothing else: the sources are small random checkpoints of the same architectures, the text policy's
+with the stock tokenizer's special tokens and no tag of ours; GPUs are CPUs; numbers of prompts, chains, ranks, workers,
 threads, pixels and steps are brought down; the experts, whose weights would be fetched, are one that needs none; and a
 reward of any text is added, because so small a policy earns none of the others. Each costs two to four minutes of a
 core, so ``make test-hosts`` runs them.
@@ -20,6 +20,7 @@ from configs.load import load_config
 from rl.data.source import prompt_source
 from tests.reference.command import vlcot
 from tests.reference.language_models import qwen3_vl, stock_qwen2_5_vl
+from tests.reference.pipelines import build_pipeline
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
 
@@ -39,9 +40,8 @@ SMALL = (
         "coldstart.num_workers=1",
         "coldstart.num_examples=8",
         "coldstart.text_steps=2",
-        "coldstart.image_steps=2",
     ),
-    *("coldstart.text_batch_size=2", "coldstart.image_batch_size=2", "coldstart.expert_steps=0"),
+    *("coldstart.text_batch_size=2", "coldstart.expert_steps=0"),
     *("eval.num_prompts=2", "eval.every=0", "max_staleness=0"),
     *("rewards.generation.options.experts={piqe: {}}", "rewards.generation.num_workers=1"),
     *("rewards.generation.num_gpus=0", "rewards.generation.num_cpus=1"),
@@ -55,11 +55,14 @@ RANKS = {"qwen2_5_vl_8gpu": 2, "qwen2_5_vl_64gpu": 2}
 def test_it_makes_its_cold_start_and_one_step(name: str, tmp_path: Path) -> None:
     texts = prompt_source(load_config(name)).training_texts()
     MAKERS[name](tmp_path / "stock", texts)
+    build_pipeline("stable_diffusion_upscale", tmp_path / "upscaler")
     source = [f"output_dir={tmp_path}", f"policies.text.source={tmp_path / 'stock'}"]
+    source.append(f"policies.image.source={tmp_path / 'upscaler'}")
     ranks = [f"policies.text.learner.num_ranks={RANKS.get(name, 1)}", "policies.image.learner.num_ranks=1"]
     vlcot("train", name, *source, *SMALL, *ranks)
     (record,) = read_metrics(tmp_path / name / "metrics.jsonl")
-    # So untaught a chain ends before its first picture: the painter is made and starts, and has nothing to learn from.
+    # So untaught a chain ends before its first picture: the painter starts and has nothing to learn from.
+    assert record["weights/image/canary_nats/max"] < record["weights/image/canary_nats/tolerance"]
     assert record["weights/text/canary_nats/max"] < record["weights/text/canary_nats/tolerance"]
     assert record["weights/text/version"] == 1
     assert record["learner/text/grad_norm"] > 0

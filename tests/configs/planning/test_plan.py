@@ -92,7 +92,7 @@ def test_vllm_takes_its_share_of_the_gpu():
 
 def test_a_steps_work_adds_up():
     config = load_config("demo")
-    work = workload(config)
+    work = workload(config, {})
     assert (work.num_chains, work.num_tokens, work.num_denoising_steps) == (32, 32 * 128, 32 * 12)
     pixels = 16**2 + 32**2 + 64**2
     assert work.latent_bytes == 32 * 3 * pixels * (5 * 4 + 1)
