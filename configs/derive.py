@@ -81,6 +81,11 @@ def canary_tolerance(policy: PolicyConfig) -> float:
     return policy.rollout.canary_tolerance_nats or CANARY_TOLERANCE_NATS[policy.dtype]
 
 
+def worker_processes(policy: PolicyConfig) -> int:
+    """Return the processes of one rollout worker."""
+    return policy.rollout.tensor_parallel if policy.kind == "token" else 1
+
+
 def taught_policies(config: Config) -> list[str]:
     """Return the policies that start from the cold start, by name."""
     return [
@@ -218,7 +223,7 @@ def eval_metrics(config: Config) -> tuple[str, ...]:
 def num_gpus(config: Config) -> float:
     """GPUs that all processes reserve together."""
     policies = sum(
-        policy.num_gpus * (policy.learner.num_ranks + policy.rollout.num_workers)
+        policy.num_gpus * (policy.learner.num_ranks + worker_processes(policy) * policy.rollout.num_workers)
         for policy in config.policies.values()
     )
     return policies + sum(reward.num_gpus * reward.num_workers for reward in config.rewards.values())

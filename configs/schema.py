@@ -126,6 +126,9 @@ class RolloutConfig:
 class TokenRollout(RolloutConfig):
     """How tokens are sampled."""
 
+    tensor_parallel: Annotated[Count, Field(le=64)] = 1
+    """Processes that share the weights and the cache of one worker, each with ``num_gpus`` GPUs and ``num_threads``
+    threads: for models that one GPU does not hold. They are on one machine."""
     temperature: Annotated[Positive, Field(le=10)] = 1.0
     """Sampling temperature, applied in scoring too. Larger explores more."""
     guidance_scale: Annotated[NotNegative, Field(le=100)] = 1.0

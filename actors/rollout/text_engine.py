@@ -22,7 +22,7 @@ from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from configs.derive import token_policy
 from configs.methods import Adapter
-from rl.compat.vllm import device_arguments, max_model_len, prepare
+from rl.compat.vllm import device_arguments, max_model_len, prepare, prepared_processes
 from rl.errors import WeightSyncError
 from rl.types import Manifest, Pixels, TextReply, TextRequest
 
@@ -63,6 +63,7 @@ class TextEngine:
             model=str(directory),
             dtype=config.dtype,
             seed=spec.seed,
+            tensor_parallel_size=rollout.tensor_parallel,
             max_model_len=length,
             max_num_batched_tokens=max(BATCHED_TOKENS, length),
             enable_prefix_caching=True,
@@ -81,7 +82,8 @@ class TextEngine:
             ),
         )
         self._base = _base_of(spec, directory)
-        self._engine: Any = LLMEngine.from_engine_args(arguments)
+        with prepared_processes(directory):
+            self._engine: Any = LLMEngine.from_engine_args(arguments)
         self._pairs = GuidedPairQueue(self._room()) if is_guided else None
 
     def _room(self) -> Room:

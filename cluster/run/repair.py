@@ -38,7 +38,9 @@ class RolloutRepair:
             for index, worker in enumerate(rollouts)
             if worker.name in gone
         ]
-        num_gpus = sum(config.policies[policy].num_gpus for policy, _ in places)
+        num_gpus = sum(
+            workers.reserved.num_gpus(workers.pools.rollouts[policy][index].name) for policy, index in places
+        )
         if not places or len(places) < len(gone) or not has_room(num_gpus):
             raise error
         lost = ", ".join(f"{name} on host {hosts.get(name, 'unknown')}" for name in sorted(gone))

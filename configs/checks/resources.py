@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs import PACKAGES
+from configs.derive import worker_processes
 from configs.errors import ConfigError
 from configs.fields import TARGET
-from configs.schema import Config
+from configs.schema import Config, PolicyConfig
 from configs.suggest import suggest
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
@@ -26,6 +27,11 @@ def check_placement(config: Config) -> None:
         ConfigError: Names the key and the remedy.
     """
     num_gpus = {f"policies.{name}": policy.num_gpus for name, policy in config.policies.items()}
+    num_gpus |= {
+        f"policies.{name}.rollout.tensor_parallel times policies.{name}": size * policy.num_gpus
+        for name, policy in config.policies.items()
+        if (size := worker_processes(policy)) > 1
+    }
     num_gpus |= {f"rewards.{name}": reward.num_gpus for name, reward in config.rewards.items()}
     for key, wanted in num_gpus.items():
         if wanted > 1 and wanted % 1:
@@ -35,9 +41,31 @@ def check_placement(config: Config) -> None:
                 f"{key}.num_gpus: a process of {wanted:g} GPUs fits on no machine of "
                 f"gpus_per_node={config.gpus_per_node}; lower it, or raise gpus_per_node"
             )
+    for name, policy in config.policies.items():
+        if worker_processes(policy) > 1:
+            _check_tensor_parallel(f"policies.{name}", policy, config)
     if config.colocate:
         _check_colocation(config)
     _check_storage(config.storage_path)
+
+
+def _check_tensor_parallel(key: str, policy: PolicyConfig, config: Config) -> None:
+    """The processes of a worker each want a GPU of their own, and only one of them can be given a GPU's memory."""
+    if config.colocate:
+        raise ConfigError(
+            f"{key}.rollout.tensor_parallel: a worker of several GPUs cannot take turns with a learner rank of one; "
+            "set colocate=false, or tensor_parallel=1"
+        )
+    if policy.rollout.transport in ("ipc", "nccl"):
+        raise ConfigError(
+            f"{key}.rollout.tensor_parallel: {policy.rollout.transport} gives weights to one GPU, and its workers "
+            "have several; use object_store or gloo"
+        )
+    if policy.num_gpus not in (0, 1):
+        raise ConfigError(
+            f"{key}.rollout.tensor_parallel: each of its processes wants one GPU, and {key}.num_gpus is "
+            f"{policy.num_gpus:g}; set it to 1"
+        )
 
 
 def _check_colocation(config: Config) -> None:

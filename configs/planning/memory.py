@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from configs.derive import worker_processes
 from configs.planning.activations import logit_elements, painting_elements, picture_elements, text_elements
 from configs.planning.adapters import has_adapter, num_updated
 from configs.planning.models import Model
@@ -163,15 +164,18 @@ def _learning_bytes(config: Config, policy: str, model: Model) -> int:
 def _text_rollout(config: Config, policy: str, model: Model) -> Memory:
     """VLLM fills its share of a GPU: what weights leave of it is cache."""
     spec = config.policies[policy]
+    size = worker_processes(spec)
     weights = DTYPE_BYTES[spec.dtype] * model.num_trained
     if not spec.num_gpus:
-        fixed = FIXED_CPU_BYTES["text"]
+        # A tensor parallel worker's own process has the libraries and the publication, the others a part each.
+        fixed = FIXED_CPU_BYTES["text"] * (1 if size == 1 else 1 + size)
         # oneDNN computes with a packed copy of the matrices, beside the one that publications are loaded to.
         return Memory(
-            weights=2 * weights, cache=CPU_CACHE_BYTES, buffers=config.bucket_mib << 20, fixed=fixed
+            weights=2 * weights, cache=size * CPU_CACHE_BYTES, buffers=config.bucket_mib << 20, fixed=fixed
         )
-    share = int(ENGINE_SHARE * min(1.0, spec.num_gpus) * config.gpu_gib * GIB)
-    return Memory(weights=weights, cache=max(0, share - weights - FIXED_GPU_BYTES), fixed=FIXED_GPU_BYTES)
+    share = size * int(ENGINE_SHARE * min(1.0, spec.num_gpus) * config.gpu_gib * GIB)
+    fixed = size * FIXED_GPU_BYTES
+    return Memory(weights=weights, cache=max(0, share - weights - fixed), fixed=fixed)
 
 
 def _image_rollout(config: Config, policy: str, model: Model) -> Memory:

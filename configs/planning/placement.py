@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, TypeVar
 
-from configs.derive import eval_metrics
+from configs.derive import eval_metrics, worker_processes
 from configs.schema import Config
 
 SHARE = 0.05
@@ -34,7 +34,7 @@ class Process:
     key: str = ""
     """The policy or reward it belongs to."""
     num_gpus: float = 0.0
-    """GPUs it reserves of its bundle."""
+    """GPUs it reserves of its bundle; of a tensor parallel worker all."""
     num_threads: int = 1
     """CPU threads it computes with."""
 
@@ -155,7 +155,8 @@ def _policy_units(config: Config, name: str, *, learn: bool) -> list[tuple[Proce
     is_shared = config.colocate and learn
     share = policy.num_gpus / 2 if is_shared else policy.num_gpus
     num_ranks = policy.learner.num_ranks if learn else 0
-    rollouts = _workers("rollout", name, policy.rollout.num_workers, share, policy.num_threads)
+    size = worker_processes(policy)
+    rollouts = _workers("rollout", name, policy.rollout.num_workers, size * share, size * policy.num_threads)
     learners = _workers("learner", name, num_ranks, share, policy.num_threads)
     if is_shared:
         return list(zip(rollouts, learners, strict=True))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from rl.compat.torchvision import ensure_torchvision
 
 BLOCK_TOKENS = 32
 """Tokens of a cache block: the smallest vLLM's CPU attention takes. Prompts share whole blocks only."""
+FIRST_MODULE = "rl.compat.engine_process"
+MODEL_VARIABLE = "VLCOT_ENGINE_MODEL"
+"""Environment variable that says what the engine serves."""
 FALLBACKS = ("TransformersForCausalLM", "TransformersMultiModalForCausalLM")
 """vLLM's classes for models that it has no code of its own for."""
 ENVIRONMENT: Mapping[str, str] = {
@@ -42,6 +47,27 @@ def prepare(model: str | Path, environment: Mapping[str, str] | None = None) -> 
     logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
     ensure_torchvision()
     _register_in_process(model)
+
+
+@contextmanager
+def prepared_processes(model: str | Path) -> Iterator[None]:
+    """Return a context in which processes that vLLM starts, those of tensor parallelism, make themselves ready too.
+
+    They are spawned, for a Ray actor cannot be forked, and the first thing that such a process does is to import what
+    it runs, and so vLLM. So ``rl.compat.engine_process`` is put in the place of their main module, which comes before.
+    """
+    own = spawn.get_preparation_data
+
+    def with_our_main(name: str) -> dict[str, Any]:
+        data = {key: value for key, value in own(name).items() if not key.startswith("init_main_from")}
+        return {**data, "init_main_from_name": FIRST_MODULE}
+
+    os.environ |= {MODEL_VARIABLE: str(model), "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    spawn.get_preparation_data = with_our_main
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = own
 
 
 def device_arguments(*, on_gpu: bool, gpu_memory_frac: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.runtime.placement_groups import _fits
 from configs.checks.validate import validate
+from configs.derive import num_gpus
 from configs.errors import ConfigError
 from configs.load import load_config, shipped_names
 from configs.planning.placement import place
@@ -71,6 +72,35 @@ def test_colocated_processes_share_a_bundle_and_halve_its_gpu():
     assert [bundle.num_gpus for bundle in gpus] == [1, 1]
     alone = [bundle for bundle in place(config, learn=False).nodes[0].bundles if bundle.num_gpus]
     assert [bundle.processes[0].num_gpus for bundle in alone] == [1, 1]
+
+
+TENSOR_PARALLEL = "policies.text.rollout.tensor_parallel=2"
+
+
+def test_a_tensor_parallel_worker_has_a_gpu_for_each_of_its_processes():
+    config = load_config("demo", [*ON_GPU, TENSOR_PARALLEL, "policies.text.rollout.num_workers=2"])
+    validate(config)
+    gpus = [bundle for node in place(config).nodes for bundle in node.bundles if bundle.num_gpus > 1]
+    assert [[(p.name, p.num_gpus) for p in bundle.processes] for bundle in gpus] == [
+        [("rollout-text-0", 2)],
+        [("rollout-text-1", 2)],
+    ]
+    assert num_gpus(config) == 2 * 2 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*ON_GPU, "colocate=true"], r"tensor_parallel: a worker of several GPUs cannot take turns"),
+        ([*ON_GPU, "policies.text.rollout.transport=ipc"], r"tensor_parallel: ipc gives weights to one GPU"),
+        ([*ON_GPU, "policies.text.rollout.transport=nccl"], r"tensor_parallel: nccl gives weights to one"),
+        (["policies.text.num_gpus=0.5"], r"tensor_parallel: each of its processes wants one GPU.* is 0\.5"),
+        ([*ON_GPU, "gpus_per_node=1"], r"a process of 2 GPUs fits on no machine of gpus_per_node=1"),
+    ],
+)
+def test_where_a_tensor_parallel_worker_cannot_be_it_is_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(load_config("demo", [TENSOR_PARALLEL, *words]))
 
 
 def test_machines_are_filled_in_order():
