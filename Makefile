@@ -57,6 +57,7 @@ $(STAMP): | prerequisites
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
 	  echo "torch does not load: pip took its CUDA build. Point pip at PyTorch's CPU wheels (docs/install.md), make clean, again" >&2; exit 1; }
+	$(BIN)/python -m rl.compat.torchvision
 	rm -f .venv/.installed-*
 	touch $@
 

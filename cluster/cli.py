@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from configs.suggest import suggest
 logger = logging.getLogger(__name__)
 
 _INTERRUPTED = 130
+LONGEST_LINE = 2000
+"""Characters of an error that are shown."""
 
 
 NAMES = (
@@ -79,14 +82,14 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     return arguments
 
 
-def exit_code_of(work: Callable[[], None]) -> int:
+def exit_code_of(work: Callable[[], int | None]) -> int:
     """Do the work and turn the errors this project raises on purpose into one line and an exit code.
 
     Anything else goes through: it is a programming error, of ours or of a plug-in, and its traceback is
     what its author needs.
     """
     try:
-        work()
+        return work() or 0
     except KeyboardInterrupt:
         cause = INTERRUPTS.cause
         is_signal = isinstance(cause, Terminated)
@@ -104,7 +107,11 @@ def exit_code_of(work: Callable[[], None]) -> int:
         if (full := as_disk_full(error, Path.cwd(), "what was to be written")) is None:
             raise
         return _report(full)
-    return 0
+    except SystemExit as error:
+        # Nothing of ours ends the process: a reward, tracker or plug-in does, perhaps with the code of success.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{frame.filename}:{frame.lineno} calls sys.exit({error.code!r}), which would end vlcot; let it return"
+        return _report(VlcotError(f"{what}, or raise an exception"))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -149,8 +156,14 @@ def _report(error: BaseException) -> int:
     where = [note.partition("\n")[0] for note in getattr(error, "__notes__", [])]
     text = " ".join([first_line(error), *(f"[{note}]" for note in where)])
     logger.debug("what led to the error below", exc_info=error)
-    sys.stderr.write(f"vlcot: error: {text}\n")
+    sys.stderr.write(f"vlcot: error: {_printable(text)}\n")
     return error.exit_code if isinstance(error, VlcotError) else 1
+
+
+def _printable(text: str) -> str:
+    """Return a message fit for a terminal, whatever of the user's it repeats: escape codes are shown, and it ends."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} ..."
 
 
 if __name__ == "__main__":

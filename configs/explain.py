@@ -8,6 +8,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
+from configs.fields import MOST
 from configs.suggest import nearest, suggest
 from configs.tree import KIND, child, entry_of, hints_of, is_by_name, leaves, methods_of, plain
 
@@ -64,7 +65,7 @@ def explain(faults: Sequence[Mapping[str, Any]], root: Any, prefix: str) -> str:
     if plain(place.kind) is float and isinstance(given, int | float) and not isinstance(given, bool):
         given = float(given)
     is_typed = fault["type"].endswith("_type")
-    want = _want(place.kind) if is_typed else _range(place.kind) or _want(place.kind)
+    want = _want(place.kind) if is_typed else _range(place.kind, given) or _want(place.kind)
     return f"{place.key}: want {want}, got {_show(given)}"
 
 
@@ -167,8 +168,8 @@ def _want(kind: Any) -> str:
     return _WORDS.get(kind, "keys and values")
 
 
-def _range(kind: Any) -> str:
-    """Say which numbers are allowed; '' for a type that is no number."""
+def _range(kind: Any, given: Any) -> str:
+    """Say which numbers are allowed, ``MOST`` only where it is exceeded; '' for a type that is no number."""
     if plain(kind) not in (int, float):
         return ""
     bounds = {
@@ -180,7 +181,8 @@ def _range(kind: Any) -> str:
     }
     low = f"above {bounds['gt']:g}" if "gt" in bounds else f"at least {bounds.get('ge', -math.inf):g}"
     low = "finite" if low == "at least -inf" else low
-    return low + (f" and at most {bounds['le']:g}" if "le" in bounds else "")
+    has_top = "le" in bounds and (bounds["le"] < MOST or given > bounds["le"])
+    return low + (f" and at most {bounds['le']:g}" if has_top else "")
 
 
 def _show(value: Any) -> str:

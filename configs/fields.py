@@ -11,13 +11,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from configs.paths import expand
 from configs.suggest import suggest
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Of whole configurations: no key that the schema lacks, no number that is none."""
-TAG = re.compile(r"[a-z][a-z0-9_]*")
-"""Names of blocks, policies and rewards."""
-TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+TAG = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""Names of blocks, policies and rewards: parts of names of files, metrics and actors."""
+MOST = 10**9
+"""Of anything that is counted: more steps, chains or bytes than that are a slip of the finger."""
+TARGET = re.compile(r"[A-Za-z_][\w.]{0,254}:[A-Za-z_][\w.]{0,254}")
 """``package.module:Thing``, by which a user's own is named."""
 
 
@@ -26,6 +29,8 @@ def _whole(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(f"{value!r} has half a character (a lone surrogate), which no file can hold")
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -42,11 +47,16 @@ def one_of(names: Sequence[str], own: str) -> AfterValidator:
 
 
 Text = Annotated[str, Field(strict=True), BeforeValidator(_text)]
+FilePath = Annotated[Text, AfterValidator(expand)]
+"""A file or folder, or what may be meant in its place: a URI, a name on a hub."""
 Flag = Annotated[bool, Field(strict=True)]
 
-Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
-Natural = Annotated[Whole, Field(ge=0)]
-Count = Annotated[Whole, Field(ge=1)]
+Whole = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1), BeforeValidator(_whole)]
+Natural = Annotated[Whole, Field(ge=0, le=MOST)]
+Count = Annotated[Whole, Field(ge=1, le=MOST)]
+
+Workers = Annotated[Count, Field(le=4096)]
+"""Processes of one kind."""
 
 Number = Annotated[float, Field(strict=True)]
 NotNegative = Annotated[Number, Field(ge=0)]

@@ -24,6 +24,7 @@ from configs.algorithms import algorithm_layer, entries
 from configs.build import build, merge
 from configs.errors import ConfigError, first_line
 from configs.explain import missing_entry
+from configs.paths import expand
 from configs.schema import (
     BlockConfig,
     ColdstartConfig,
@@ -43,6 +44,9 @@ SEARCH = "search"
 
 RESOLVED = "resolved.yaml"
 """The file in a run directory that holds the whole configuration of the run."""
+
+LONGEST_SHOWN = 80
+"""Characters of an override that a message repeats."""
 
 DIGEST_FORMAT = 2
 """How a cold start's digest is made; 1 took every value, defaults too."""
@@ -65,7 +69,7 @@ def find_config(name_or_path: str) -> Path:
     Raises:
         ConfigError: If there is no such file; names the nearest shipped one.
     """
-    path = Path(name_or_path)
+    path = Path(expand(name_or_path))
     shipped = SHIPPED / f"{name_or_path}.yaml"
     for candidate in (path, path / RESOLVED, shipped):
         if candidate.is_file():
@@ -132,6 +136,9 @@ def layered(content: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     tree: dict[str, Any] = {}
     for part in [*first, *layers]:
         tree = merge(tree, part, Config)
+    if isinstance(rewards := tree.get("rewards"), Mapping):
+        # rewards.generation=null takes the reward out.
+        tree["rewards"] = {name: reward for name, reward in rewards.items() if reward is not None}
     config: Config = build(Config, _resolved(tree))
     return config
 
@@ -206,7 +213,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {error.full_key}: {first_line(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not valid YAML: it is nested too deeply") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a number of 5000 digits is a ValueError
         raise ConfigError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path}: want keys and values, got a list")
@@ -259,8 +270,9 @@ def parse_override(override: str) -> dict[str, Any]:
         raise ConfigError(f"{override!r}: overrides are written key=value, e.g. num_steps=10")
     try:
         return _plain(OmegaConf.from_dotlist([override if value.strip() else f"{key}=''"]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{override!r}: the value is not valid YAML") from error
+    except (ValueError, IndexError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        shown = override if len(override) <= LONGEST_SHOWN else f"{override[:LONGEST_SHOWN]}..."
+        raise ConfigError(f"{shown!r}: the value is not valid YAML") from error
 
 
 def _plain(content: DictConfig) -> dict[str, Any]:
@@ -272,8 +284,13 @@ def _check_new_entries(
     layer: Mapping[str, Any], merged: Mapping[str, Any], overridden: Sequence[str]
 ) -> None:
     for mapping, defining in _DEFINING_KEY.items():
-        known = entries(merged, mapping)
-        for name in entries(layer, mapping):
+        known, named = entries(merged, mapping), layer.get(mapping)
+        taken_out = (
+            [str(name) for name, entry in named.items() if entry is None]
+            if isinstance(named, Mapping)
+            else []
+        )
+        for name in [*entries(layer, mapping), *taken_out]:
             if name in known or f"{mapping}.{name}.{defining}" in overridden:
                 continue
             full = f"{mapping}.{name}"

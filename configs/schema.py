@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from configs.fields import (
     STRICT,
     Count,
+    FilePath,
     Flag,
     Natural,
     NotNegative,
@@ -24,6 +25,7 @@ from configs.fields import (
     Share,
     Text,
     Whole,
+    Workers,
 )
 from configs.methods import (
     PPO,
@@ -63,7 +65,7 @@ class BlockConfig:
 class LearnerConfig:
     """How a policy learns: its ranks, and AdamW."""
 
-    num_ranks: Count = 1
+    num_ranks: Workers = 1
     """Learner ranks (data parallel)."""
     zero_stage: Literal[1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights."""
@@ -112,7 +114,7 @@ class RolloutConfig:
     its log-prob in ``loss``.
     """
 
-    num_workers: Count = 1
+    num_workers: Workers = 1
     """Rollout actors that serve the policy."""
     transport: Literal["object_store", "gloo", "nccl", "ipc"] = "object_store"
     """How new weights reach them: through Ray's object store, by broadcast (gloo on CPUs, NCCL between GPUs), or as
@@ -196,7 +198,7 @@ class _Policy:
     family: Text = ""
     """Model family: a name of ``actors.policies.family``, or ``package.module:RECORD`` of your own; empty is the kind's
     own."""
-    source: Text = "coldstart"
+    source: FilePath = "coldstart"
     """Checkpoint directory in the Hugging Face / diffusers layout, or ``coldstart``."""
     num_threads: Annotated[Count, Field(le=1024)] = 1
     """CPU threads of each of its processes."""
@@ -292,7 +294,7 @@ class RewardConfig:
     """Keyword arguments of the reward's constructor."""
     on_failure: Literal["raise", "drop_chain", "drop_group", "monitor_only"] = "drop_chain"
     """What a scorer error costs: the run, the chain, its group, or nothing but a count."""
-    num_workers: Count = 1
+    num_workers: Workers = 1
     """Reward actors in its pool."""
     num_cpus: Annotated[NotNegative, Field(le=1024)] = 1.0
     """CPU cores each of them reserves for scoring threads (at least one thread is used)."""
@@ -316,9 +318,9 @@ class Photographs:
 
     kind: Literal["photographs"] = "photographs"
     """Name."""
-    images: Text = "builtin"
+    images: FilePath = "builtin"
     """Folder of photographs (nested; PNG, JPEG, WebP, TIFF), or ``builtin`` for scikit-image's."""
-    pairs: Text = ""
+    pairs: FilePath = ""
     """Folder with ``LR`` and ``HR`` subfolders of equal names; replaces ``images`` for evaluation."""
     degradation: Literal["realesrgan", "light", "mild"] = "realesrgan"
     """Degradation preset: Real-ESRGAN x4plus, the lighter StableSR set, or mild for tiny pictures."""
@@ -348,7 +350,7 @@ class PromptTable:
 
     kind: Literal["prompts"] = "prompts"
     """Name."""
-    prompts: Text = ""
+    prompts: FilePath = ""
     """Where the prompts are: a file (JSONL, JSON, CSV, TSV, Parquet, text), several by a pattern with ``*``, a folder
     that ``datasets`` wrote or reads, or a data set's hub name, ``owner/name`` or ``owner/name:configuration``;
     ``@split`` may follow. ``builtin`` is the 6,400 sums that come with vlcot."""
@@ -364,11 +366,11 @@ class PromptTable:
     """Column of the pictures that the policies see; empty is ``images`` or ``image``, where there is one."""
     pictures: list[Text] = field(default_factory=list)
     """Columns of further pictures, for rewards and metrics alone (``truth``, for instance)."""
-    image_dir: Text = ""
+    image_dir: FilePath = ""
     """Folder that relative paths of pictures start from; empty is the file's own."""
     template: Text = ""
     """Jinja template of prompts that are text, or a file of one: ``content`` is the prompt, columns have theirs."""
-    held_out: Text = ""
+    held_out: FilePath = ""
     """A second file, folder or data set to evaluate on, or another split of the same; written as ``prompts``."""
     holdout_frac: Annotated[Share, Field(le=0.9)] = 0.05
     """Share of the prompts that is kept out of training to evaluate on, where nothing else is named."""
@@ -383,7 +385,7 @@ DataConfig = Annotated[Photographs | OwnData | PromptTable, Field(discriminator=
 class ColdstartConfig:
     """Supervised start of both policies and the learned expert."""
 
-    directory: Text = ""
+    directory: FilePath = ""
     """Where the cold start lies and is reused from; empty is ``<output_dir>/coldstart-<digest>``."""
     num_examples: Count = 12000
     """Degraded crops made once and trained on."""
@@ -409,7 +411,7 @@ class ColdstartConfig:
 class EvalConfig:
     """Held-out evaluation."""
 
-    num_prompts: Count = 48
+    num_prompts: Annotated[Count, Field(le=100_000)] = 48
     """Held-out prompts; half are crops of the kept-out photographs."""
     every: Natural = 0
     """Steps between evaluations in training; 0 evaluates at the end only."""
@@ -433,7 +435,7 @@ class Config:
 
     name: Text = "run"
     """Run name; everything is written to ``<output_dir>/<name>``."""
-    output_dir: Text = "runs"
+    output_dir: FilePath = "runs"
     """Folder of all runs."""
     seed: Whole = 0
     """Seed of data, sampling and initialisation."""
@@ -476,9 +478,9 @@ class Config:
     ``package.module:Class``; each is set up by its own environment variables (``docs/observing.md``)."""
     scale: Annotated[Count, Field(le=16)] = 4
     """Output size over the degraded photo's size."""
-    num_runners: Count = 1
+    num_runners: Workers = 1
     """Actors that guide chains."""
-    plugins: list[Text] = field(default_factory=list)
+    plugins: list[FilePath] = field(default_factory=list)
     """Folders of your own modules, importable here and on all nodes; a folder that is a package is one module."""
     ray_address: Text = ""
     """A running Ray cluster to join; empty starts a private one on this machine."""
@@ -489,11 +491,11 @@ class Config:
     """GPUs of a machine: a plan's bundles of GPUs are laid out over machines of this size."""
     gpu_gib: Annotated[Number, Field(ge=1, le=4096)] = 80.0
     """Memory of a GPU, GiB: what the plan measures its estimates against."""
-    storage_path: Text = ""
+    storage_path: FilePath = ""
     """Where the run directory and the cold start are copied to after each checkpoint and at the end, and resumed
     from where they are not here: a folder or any URI that pyarrow opens (``s3://``, ``gs://``, ``hdfs://``,
     ``file://``). Empty copies nothing."""
-    deadline_s: Positive = 600.0
+    deadline_s: Annotated[Positive, Field(le=1e7)] = 600.0
     """Longest wait for any single remote call, seconds."""
     on_lost_worker: Literal["replace", "stop"] = "replace"
     """What a run does that loses a rollout worker, a learner rank or a host: it goes on with new ones on what is left

@@ -25,6 +25,8 @@ from rl.types import ChainView, Scores
 
 _TOLERANCE = 1e-6
 """Share of the declared range by which a score may leave it: rounding, not a mistake."""
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+"""What a score may be; besides, a tensor or an array with one of them in it, as in TRL and verl."""
 _LARGEST = float(np.finfo(np.float32).max)
 """Scores travel as float32."""
 _LONGEST_REASON = 1200
@@ -219,7 +221,8 @@ def _ask(reward: Reward, name: str, chains: Sequence[ChainView]) -> list[Score]:
         return []
     try:
         answers = list(reward.score(chains))
-    except Exception as error:  # noqa: BLE001 - the border to user code: the traceback is kept, the reason travels
+    # The border to user code: the traceback is kept, the reason travels, and sys.exit() ends nothing but these scores.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         reason = describe_exception(error)
         RAISED.note(name, reason, chains[0].chain_id, error)
         return [Failure(reason)] * len(chains)
@@ -232,8 +235,14 @@ def _checked(reward: Reward, answer: Any) -> Score:
     """Turn a score that breaks the declaration into a failure."""
     if isinstance(answer, (Failure, Missing)):
         return answer
-    if not isinstance(answer, (int, float, np.integer, np.floating, np.bool_)):
-        return Failure(f"score is a {type(answer).__name__}, not a number")
+    kind = type(answer).__name__
+    if not isinstance(answer, _NUMBERS) and callable(item := getattr(answer, "item", None)):
+        try:
+            answer = item()
+        except (ValueError, RuntimeError) as error:
+            return Failure(f"score is a {kind} of more or less than one element: {error}")
+    if not isinstance(answer, _NUMBERS):
+        return Failure(f"score is a {kind}, not a number")
     if not -_LARGEST <= answer <= _LARGEST:
         return Failure(f"score is {answer:g}, not a finite number")
     value = float(answer)

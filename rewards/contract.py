@@ -11,6 +11,8 @@ import dataclasses
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +20,9 @@ import numpy as np
 
 from configs.schema import BlockConfig
 from rewards.base import Need, Reward, describe_exception, evaluate
+from rewards.core.asynchrony import own_event_loop
 from rewards.examples import as_sent, example_blocks, example_chains
+from rewards.plain.base import PlainReward
 from rl.errors import ConfigError
 from rl.types import ChainView, Floats, Prompt, Scores
 
@@ -179,10 +183,17 @@ def _raises_what_travels(trial: _Trial) -> None:
     for chain in (_bare(trial.chains[0]), strange):
         try:
             trial.reward.score([chain])
-        except Exception as error:  # noqa: BLE001 - any exception of an author is the subject here
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception of an author is the subject here
             _check_travels(error)
 
 
+_MAIN_THREAD = (
+    "a Reward class is scored in a thread beside the main one: make it a plain function, which has a process, "
+    "or host it with vlcot rewards serve"
+)
+
+
+_Check = Callable[[_Trial], None]
 PROMISES: Mapping[str, Callable[[_Trial], None]] = {
     "is picklable before setup()": _is_picklable,
     "judges blocks that the chain has": _judges_blocks,
@@ -203,31 +214,48 @@ _NEEDED_BY_THE_REST = frozenset({_sets_up, _scores_the_examples})
 
 def _checked(trial: _Trial) -> Iterator[Promise]:
     stopped = ""
-    for name, check in PROMISES.items():
-        if stopped:
-            yield Promise(name, "not checked", f"it does not keep: {stopped}")
-        elif check in _SAME_SCORES and not trial.reward.deterministic:
-            yield Promise(name, "not checked", "declares deterministic = False")
-        else:
-            detail = _broken(check, trial)
-            yield Promise(name, "broken" if detail else "kept", detail)
-            stopped = name if detail and check in _NEEDED_BY_THE_REST else ""
+    with _where_runs_score(trial.reward) as ask:
+        for name, check in PROMISES.items():
+            if stopped:
+                yield Promise(name, "not checked", f"it does not keep: {stopped}")
+            elif check in _SAME_SCORES and not trial.reward.deterministic:
+                yield Promise(name, "not checked", "declares deterministic = False")
+            else:
+                detail = _broken(check, trial, ask)
+                yield Promise(name, "broken" if detail else "kept", detail)
+                stopped = name if detail and check in _NEEDED_BY_THE_REST else ""
 
 
-def _broken(check: Callable[[_Trial], None], trial: _Trial) -> str:
+@contextmanager
+def _where_runs_score(reward: Reward) -> Iterator[Callable[[_Check, _Trial], None]]:
+    """Yield what makes a check where a run would score: here for a function, in a thread for a class."""
+    if isinstance(reward, PlainReward):
+        yield lambda check, trial: check(trial)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        loop = own_event_loop()
+        thread.submit(loop.__enter__).result()
+        try:
+            yield lambda check, trial: thread.submit(check, trial).result()
+        finally:
+            thread.submit(loop.__exit__, None, None, None).result()
+
+
+def _broken(check: _Check, trial: _Trial, ask: Callable[[_Check, _Trial], None]) -> str:
     """Say how a promise is broken, or ''."""
     try:
-        check(trial)
+        ask(check, trial)
     except ConfigError:
         raise  # not the author's doing: the user's
     except AssertionError as error:
-        return str(error) or describe_exception(error)
-    except Exception as error:  # noqa: BLE001 - any exception of an author breaks the promise
+        detail = str(error) or describe_exception(error)
+        return f"{detail}; {_MAIN_THREAD}" if "main thread" in detail else detail
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any exception of an author breaks the promise
         return describe_exception(error)
     return ""
 
 
-def _check_travels(error: Exception) -> None:
+def _check_travels(error: BaseException) -> None:
     """Refuse an exception that another process could not read."""
     what = f"raises {type(error).__name__}, which does not survive pickling"
     try:

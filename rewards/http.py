@@ -34,6 +34,9 @@ DECLARED: Mapping[str, Any] = {
 """What a server's reward is taken to declare where the config says nothing else."""
 
 
+LONGEST_S, MOST_TRIES = 1e6, 1000
+
+
 class HttpReward(Reward):
     """Scores chains by asking a server, whole batches at once.
 
@@ -72,12 +75,18 @@ class HttpReward(Reward):
             ConfigError: If the address, a declaration or a number cannot be.
         """
         _check_url(url)
-        for key, number in {"timeout_s": timeout_s, "total_s": total_s, "max_tries": max_tries}.items():
-            if not isinstance(number, int | float) or not 0 < number < math.inf:
-                raise ConfigError(f"{key}: want a number above 0, got {number!r}")
+        for key, seconds in {"timeout_s": timeout_s, "total_s": total_s}.items():
+            if (
+                isinstance(seconds, bool)
+                or not isinstance(seconds, int | float)
+                or not 0 < seconds <= LONGEST_S
+            ):
+                raise ConfigError(f"{key}: want a number above 0 and at most {LONGEST_S:g}, got {seconds!r}")
+        if isinstance(max_tries, bool) or not isinstance(max_tries, int) or not 1 <= max_tries <= MOST_TRIES:
+            raise ConfigError(f"max_tries: want a whole number from 1 to {MOST_TRIES}, got {max_tries!r}")
         self.url = url.rstrip("/")
         self.token_env = token_env
-        self._patience = Patience(timeout_s=timeout_s, total_s=total_s, max_tries=int(max_tries))
+        self._patience = Patience(timeout_s=timeout_s, total_s=total_s, max_tries=max_tries)
         self._is_down = False
         self._declare(declares or {})
 
@@ -176,9 +185,11 @@ def _check_url(url: str) -> None:
     """Refuse what is no server's address; a password in it is not repeated."""
     try:
         parts = httpx.URL(str(url))
-    except httpx.InvalidURL:
+        parts.host.encode("idna")  # what a name is looked up by
+    except (httpx.InvalidURL, UnicodeError):
         parts = httpx.URL("")
     if parts.userinfo or "@" in str(url):
         raise ConfigError("url: name and password in it would stand in every file of a run; use token_env")
-    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment:
+    is_server = parts.scheme in ("http", "https") and parts.host and (parts.port or 80) < 1 << 16
+    if not is_server or parts.query or parts.fragment:
         raise ConfigError(f"url: want http://host:port, got {str(url)!r}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from configs.errors import prefixed
@@ -36,11 +37,38 @@ def load_reward(name: str, config: RewardConfig) -> Reward:
     is_class = inspect.isclass(thing)
     if not callable(thing) or (is_class and not issubclass(thing, Reward)):
         raise ConfigError(f"{key}.target: {config.target} is neither a Reward class nor a function")
+    if inspect.isabstract(thing):
+        raise ConfigError(
+            f"{key}.target: {config.target} lacks {', '.join(sorted(thing.__abstractmethods__))}()"
+        )
     if is_class:
         check_options(thing, config.options, key=f"{key}.options")
     make = thing if is_class else _wrapper(key, config.target, thing)
     with prefixed(f"{key}.options: "):
-        return make(**config.options)
+        reward = make(**config.options)
+    with prefixed(f"{key}.target: {config.target} declares "):
+        _check_declared(reward)
+    return reward
+
+
+def _check_declared(reward: Reward) -> None:
+    """Refuse declarations that mean nothing: every score of such a reward would be an error, or every chain missing.
+
+    Raises:
+        ConfigError: Names the declaration.
+    """
+    needs = reward.needs
+    if (
+        isinstance(needs, str)
+        or not isinstance(needs, Collection)
+        or not all(isinstance(n, str) for n in needs)
+    ):
+        raise ConfigError(f"needs={needs!r}; want a set of words, as in frozenset({{'text'}})")
+    for name, number in {"low": reward.low, "high": reward.high, "missing": reward.missing}.items():
+        if isinstance(number, bool) or not isinstance(number, Real) or math.isnan(number):
+            raise ConfigError(f"{name}={number!r}; want a number")
+    if not reward.low < reward.high:
+        raise ConfigError(f"the range {reward.low:g} to {reward.high:g}, which is empty; want low < high")
 
 
 def _judged_blocks(
@@ -53,6 +81,8 @@ def _judged_blocks(
         raise ConfigError(f"{key}: judges the final picture, and the chain paints none; take it out")
     with prefixed(f"{key}.options: "):
         declared = reward.judged_blocks(chain)
+        if isinstance(declared, str) or not isinstance(declared, Sequence):
+            raise ConfigError(f"judged_blocks() returned {declared!r}; want names of blocks")
     for field, blocks in (("options", declared), ("blocks", config.blocks)):
         for block in blocks:
             if block not in chain:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.paths import expand
 from configs.schema import BlockConfig
 from rewards.base import Failure, Reward, Score
 from rewards.core.one_line import one_line
@@ -85,7 +86,7 @@ class VlmJudgeReward(Reward):
             raise ConfigError(f"dtype: want one of {', '.join(_DTYPES)}, got {dtype!r}")
         if not isinstance(gpu_memory_frac, int | float) or not 0 < gpu_memory_frac <= 1:
             raise ConfigError(f"gpu_memory_frac: want a share above 0, at most 1, got {gpu_memory_frac!r}")
-        self._model = str(Path(model).expanduser()) if str(model).startswith("~") else str(model)
+        self._model = expand(str(model))
         self._rubric = Rubric(rubric, pictures)
         self._scale = Scale(scale)
         self._max_model_len = max_model_len

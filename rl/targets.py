@@ -25,8 +25,8 @@ def load_target(target: str, *, key: str) -> Any:
         key: Full key in the configuration, which messages begin with.
 
     Raises:
-        ConfigError: If the target is not of that form, or no such module or name is there. An error that the
-            module itself raises stays as it is: its author is told more by it.
+        ConfigError: If the target is not of that form, no such module or name is there, or the module ends the process.
+            Another error that the module itself raises stays as it is: its author is told more by it.
     """
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
@@ -94,6 +94,11 @@ def _takes(thing: Callable[..., Any], signature: inspect.Signature, options: Map
 def _import(name: str, key: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except SystemExit as error:
+        raise ConfigError(
+            f"{key}: the module {name} calls sys.exit({error.code!r}) when it is imported; put that below "
+            'if __name__ == "__main__"'
+        ) from error
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there, something it imports is not

@@ -109,7 +109,7 @@ class PolicyFamily:
             raise ConfigError(f"{directory}: no {mark.file} in it; {wants}")
         try:
             stored = json.loads(path.read_text())[mark.key]
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path} is damaged or names no {mark.key}; {wants}") from error
         architecture = stored[-1] if isinstance(stored, list) and stored else stored
         if architecture != mark.value:

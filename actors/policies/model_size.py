@@ -49,7 +49,7 @@ def _checkpoint(config: Config, policy: str) -> Path | None:
     if spec.source == COLDSTART:
         start = coldstart_directory(config)
         return start / policy if (start / COLDSTART_DONE).exists() else None
-    directory = Path(spec.source).expanduser()
+    directory = Path(spec.source)
     if directory.is_dir():
         return directory
     from huggingface_hub import try_to_load_from_cache
@@ -57,6 +57,13 @@ def _checkpoint(config: Config, policy: str) -> Path | None:
     file = "config.json" if spec.kind == "token" else "model_index.json"
     cached = try_to_load_from_cache(spec.source, file)
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, ImportError, AttributeError, TypeError, RecursionError),
+    SafetensorError,
+)
+"""What reading damaged files of a checkpoint raises."""
 
 
 def read_model(directory: Path, kind: str) -> Model:
@@ -71,7 +78,7 @@ def read_model(directory: Path, kind: str) -> Model:
     """
     try:
         return _token_model(directory) if kind == "token" else _denoising_model(directory)
-    except (OSError, ValueError, LookupError, ImportError, AttributeError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(
             f"{directory}: its size cannot be read: {type(error).__name__}: {first_line(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""Reward worker: one reward in one thread, which scores micro-batches of whatever calls are waiting.
+"""Reward worker: scores micro-batches of whatever calls wait, in a thread, or a function in a process of its own.
 
 A plain class: the cluster layer spawns it and calls its methods from an event loop. It knows no Ray.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 import time
@@ -15,11 +16,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from actors.rewards.score_cache import ScoreCache, content_key
+from actors.rewards.scoring_process import ScoringProcess
 from configs.errors import prefixed
 from configs.schema import RewardConfig
 from rewards.base import Need, Reward, describe_exception, evaluate
+from rewards.core.asynchrony import own_event_loop
 from rewards.core.tracebacks import RAISED
 from rewards.load import load_reward
+from rewards.plain.base import PlainReward
 from rl.advantage.scores import join, split
 from rl.errors import ConfigError, RewardError
 from rl.spans import span
@@ -90,6 +94,8 @@ class RewardWorker:
         self._config = config
         self._batch_size = 1 if deterministic else config.batch_size
         self._reward: Reward | None = None
+        self._process: ScoringProcess | None = None
+        self._tracebacks: Mapping[str, str] = {}
         self._cache = ScoreCache() if config.cache else None
         self._closed = False
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -107,10 +113,14 @@ class RewardWorker:
         reward = load_reward(self._name, self._config)
         try:
             with prefixed(f"rewards.{self._name}.options: "):
-                reward.setup()
+                if isinstance(reward, PlainReward):
+                    self._process = ScoringProcess(self._name, self._config)
+                    self._process.setup()
+                else:
+                    reward.setup()
         except (ConfigError, RewardError):
             raise
-        except Exception as error:  # the border to user code
+        except (Exception, SystemExit) as error:  # the border to user code
             logger.exception("reward %s: setup failed", self._name)
             raise RewardError(f"rewards.{self._name}: setup failed: {describe_exception(error)}") from error
         self._reward = reward
@@ -144,7 +154,7 @@ class RewardWorker:
             num_chains=self._num_chains,
             num_batches=self._num_batches,
             num_cached=self._num_cached,
-            tracebacks=RAISED.texts(),
+            tracebacks={**RAISED.texts(), **self._tracebacks},
         )
 
     def close(self) -> None:
@@ -153,6 +163,8 @@ class RewardWorker:
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+        if self._process is not None:
+            self._process.close()
 
     # ------------------------------------------------------------------ the scoring thread
 
@@ -161,11 +173,12 @@ class RewardWorker:
         batch: list[_Call] = []
         is_open = True
         try:
-            while is_open or waiting:
-                is_open = is_open and self._receive(waiting, block=not waiting)
-                batch = [call for call in self._take(waiting) if call.start()]
-                if batch:
-                    waiting[:0] = self._serve(batch)
+            with own_event_loop():
+                while is_open or waiting:
+                    is_open = is_open and self._receive(waiting, block=not waiting)
+                    batch = [call for call in self._take(waiting) if call.start()]
+                    if batch:
+                        waiting[:0] = self._serve(batch)
         except BaseException as error:  # an author's sys.exit() is one; calls must not wait for this thread
             logger.exception("reward %s: the scoring thread ended", self._name)
             self._closed = True
@@ -254,13 +267,25 @@ class RewardWorker:
     def _ask(self, views: Sequence[ChainView], *, retry: bool) -> list[Scores]:
         assert self._reward is not None  # the thread starts after it is set
         self._num_batches += 1
-        parts = split(evaluate(self._reward, self._name, views), [1] * len(views))
+        parts = split(self._scored(views), [1] * len(views))
         if not retry or len(views) < 2:
             return parts
         return [
             part if part.valid[0] else self._ask([view], retry=False)[0]
             for view, part in zip(views, parts, strict=True)
         ]
+
+    def _scored(self, views: Sequence[ChainView]) -> Scores:
+        assert self._reward is not None
+        if self._process is None:
+            return evaluate(self._reward, self._name, views)
+        try:
+            scores, self._tracebacks = self._process.evaluate(views)
+        except ChildProcessError:
+            # As where a reward ends its worker itself: the pool has another one do this again, chain by chain.
+            logger.exception("reward %s", self._name)
+            os._exit(1)
+        return scores
 
     def _shape(self, view: ChainView) -> Shape:
         """What a chain must share with others of its batch; None where it does not matter."""

@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.errors import ConfigError
+from configs.paths import expand
+
 if TYPE_CHECKING:
     from configs.schema import Config
 
@@ -25,13 +28,30 @@ class Command:
     summary: str
     example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
+    """Does it; an exit code where that is not 0."""
+
+
+def path_argument(text: str) -> Path:
+    """Return the path that a word of the command line means."""
+    try:
+        return Path(expand(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def config_argument(text: str) -> str:
+    """Return the file, run directory or shipped name that a word of the command line means."""
+    return str(path_argument(text))
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Take a configuration and changes to it."""
     parser.add_argument(
-        "config", metavar="CONFIG", help="a YAML file, the name of a shipped one (demo), or a run directory"
+        "config",
+        metavar="CONFIG",
+        type=config_argument,
+        help="a YAML file, the name of a shipped one (demo), or a run directory",
     )
     parser.add_argument(
         "overrides",
@@ -43,7 +63,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Take a run directory."""
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run directory, e.g. runs/demo")
+    parser.add_argument("run_dir", metavar="RUN", type=path_argument, help="a run directory, e.g. runs/demo")
 
 
 def on_config(target: str, *, announce: bool = True) -> Callable[[argparse.Namespace], None]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cluster.commands.command import Command, load
+from cluster.commands.command import Command, config_argument, load, path_argument
 from configs.errors import ConfigError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "config", metavar="CONFIG-or-RUN", help="a run directory (its newest weights), or a configuration"
+        "config",
+        metavar="CONFIG-or-RUN",
+        type=config_argument,
+        help="a run directory (its newest weights), or a configuration",
     )
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", type=Path, help="photographs, or folders of them"
+        "images", metavar="IMAGE", nargs="+", type=path_argument, help="photographs, or folders of them"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for what comes out")
+    parser.add_argument(
+        "--out", metavar="DIR", type=path_argument, required=True, help="folder for what comes out"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from pathlib import Path
 from typing import Any
 
-from cluster.commands.command import Command
+from cluster.commands.command import Command, path_argument
 from configs.errors import ConfigError
 
 _WHAT = "a shipped reward (fidelity), package.module:Thing, or one of pyiqa's metrics (ssim)"
@@ -33,12 +32,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     _takes_target(check)
     score = action("score", "score a folder of pictures by hand")
     _takes_target(score)
-    score.add_argument("--images", metavar="DIR", type=Path, required=True, help="restored pictures")
-    score.add_argument("--truth", metavar="DIR", type=Path, help="their ground truths, by the same names")
+    score.add_argument("--images", metavar="DIR", type=path_argument, required=True, help="restored pictures")
     score.add_argument(
-        "--degraded", metavar="DIR", type=Path, help="the photos they were made from, likewise"
+        "--truth", metavar="DIR", type=path_argument, help="their ground truths, by the same names"
     )
-    score.add_argument("--out", metavar="CSV", type=Path, help="write the table to this file too")
+    score.add_argument(
+        "--degraded", metavar="DIR", type=path_argument, help="the photos they were made from, likewise"
+    )
+    score.add_argument("--out", metavar="CSV", type=path_argument, help="write the table to this file too")
     serve = action("serve", "host a reward over HTTP, for rewards.http:HttpReward to ask")
     _takes_target(serve)
     serve.add_argument(

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from cluster.commands.restoration.picture_folder import read_chains
 from cluster.commands.rewards_tables import (
     Row,
@@ -71,7 +73,7 @@ def info_command(arguments: argparse.Namespace) -> None:
         default = parameter.default
         table.add_row(f"option {name}", "required" if default is parameter.empty else f"{default!r}")
     CONSOLE.print(table)
-    CONSOLE.print(inspect.getdoc(kind) or "", markup=False)
+    CONSOLE.print(inspect.getdoc(kind) or "")
 
 
 def check_command(arguments: argparse.Namespace) -> None:
@@ -82,14 +84,10 @@ def check_command(arguments: argparse.Namespace) -> None:
     """
     _load(arguments.target, arguments.options).check()
     promises = list(check_promises(_load(arguments.target, arguments.options)))
-    marks = {
-        "kept": "[green]kept[/green]",
-        "broken": "[red]broken[/red]",
-        "not checked": "[dim]not checked[/dim]",
-    }
+    styles = {"kept": "green", "broken": "red", "not checked": "dim"}
     table = make_table(target_of(arguments.target), "promise", "", "")
     for promise in promises:
-        table.add_row(promise.name, marks[promise.state], promise.detail)
+        table.add_row(promise.name, Text(promise.state, styles[promise.state]), promise.detail)
     CONSOLE.print(table)
     broken = [promise for promise in promises if promise.state == "broken"]
     if broken:

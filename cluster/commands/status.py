@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from cluster.commands.command import Command, add_run
 
@@ -17,11 +16,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     from cluster.commands.status_page import status
 
-    if code := status(arguments.run_dir, watch=arguments.watch):
-        sys.exit(code)
+    return status(arguments.run_dir, watch=arguments.watch)
 
 
 COMMAND = Command(

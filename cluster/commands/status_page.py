@@ -177,7 +177,7 @@ def _doing(spans: Sequence[JsonDict]) -> str:
     parts = []
     for name, equal in itertools.groupby(spans, key=lambda span: span["name"]):
         first, *others = equal
-        details = " ".join(f"{k}={v}" for k, v in first["details"].items() if len(str(v)) <= 24)
+        details = " ".join(f"{k}={v}" for k, v in first["details"].items() if len(str(v)) <= 32)
         # Groups that are guided at once: how many says more than which.
         note = f"x{len(others) + 1}" if others else f"({details})" if details else ""
         parts.append(f"{name} {note}".rstrip())

@@ -96,9 +96,9 @@ class JsonlSink:
 class ConsoleSink:
     """Prints one readable line a step."""
 
-    def __init__(self, console: Console | None = None, num_steps: int = 0) -> None:
-        """Print to ``console`` (standard output), counting towards ``num_steps`` where it is known."""
-        self._console = console or Console(highlight=False)
+    def __init__(self, console: Console, num_steps: int = 0) -> None:
+        """Print to ``console``, counting towards ``num_steps`` where it is known."""
+        self._console = console
         self._num_steps = num_steps
 
     def log(self, step: int, metrics: Metrics) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired
 
-from rich.progress import Progress
 from typing_extensions import TypedDict
 
 from actors.policies.family import family_of
@@ -26,7 +25,7 @@ from cluster.pools.chain_runner import TextContext
 from cluster.record.run_files import read_as
 from cluster.run.coldstart_job import EXPERT, EXPERT_TRAINER, ColdstartJob
 from cluster.runtime.calls import Worker, gather, is_answered
-from cluster.runtime.console import CONSOLE, stage
+from cluster.runtime.console import CONSOLE, Bars, bars, stage
 from cluster.runtime.files import PARTIAL, flush_tree, write_atomically
 from cluster.runtime.ownership import OWNER, Owner, last_sign_ns, owned, owner_of, refusal, stay_owner
 from cluster.runtime.spawn import kill, spawn
@@ -45,6 +44,7 @@ from configs.load import DIGEST_FORMAT, digest
 from configs.schema import Config
 from rl.chain.grammar import ChainGrammar
 from rl.errors import CallTimeoutError, ConfigError, OwnedError
+from rl.spans import Detail, span
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ LOOK_S = 1.0
 """How often the progress bars move."""
 WORK = "work"
 """Folder of a cold start that is being made: scratch."""
+BAR = "cold start: "
+"""Before the name of a job, on its bar."""
 
 
 class Made(TypedDict):
@@ -105,8 +107,19 @@ def _ensure_made(config: Config, directory: Path, policies: Sequence[str]) -> No
         )
     while not done.exists():
         _make_or_wait(config, directory, policies)
-    if directory == (run / START).resolve():
-        return  # made for it, whatever is asked of the run now
+    check_made(config)
+
+
+def check_made(config: Config) -> None:
+    """Refuse a cold start that is there and is not the run's.
+
+    Raises:
+        ConfigError: If it is that of another configuration, or its record is damaged.
+    """
+    directory, run = coldstart_directory(config).resolve(), run_directory(config)
+    done = directory / COLDSTART_DONE
+    if not taught_policies(config) or not done.exists() or directory == (run / START).resolve():
+        return  # the run's own was made for it, whatever is asked of the run now
     made = read_as(done, Made)
     if made.get("format") != DIGEST_FORMAT and not has_weights(run):
         logger.warning(
@@ -227,20 +240,29 @@ def _make(config: Config, directory: Path, policies: Sequence[str]) -> None:
     painter = next((name for name in policies if config.policies[name].kind == "denoising"), None)
     if config.coldstart.expert_steps and painter is not None:
         jobs[painter].append(EXPERT)
-    with Progress(console=CONSOLE) as progress, ExitStack() as stack:
+    with span("train") as how_far, bars() as shown, ExitStack() as stack:
         running = [
-            stack.enter_context(closing(_train(config, directory, policy, names, progress)))
+            stack.enter_context(closing(_train(config, directory, policy, names, shown)))
             for policy, names in jobs.items()
         ]
         while running:
             running = [jobs_of_policy for jobs_of_policy in running if not next(jobs_of_policy, True)]
+            _say(how_far, shown)
             stay_owner(directory)
             time.sleep(LOOK_S)
     shutil.rmtree(directory / WORK, ignore_errors=True)
 
 
+def _say(how_far: dict[str, Detail], shown: Bars) -> None:
+    """Tell the run's status how far each job is."""
+    now = {what.removeprefix(BAR): done for what, done in shown.under_way().items()}
+    how_far.update(now)
+    for ended in how_far.keys() - now.keys():
+        del how_far[ended]
+
+
 def _train(
-    config: Config, directory: Path, policy: str, names: Sequence[str], progress: Progress
+    config: Config, directory: Path, policy: str, names: Sequence[str], shown: Bars
 ) -> Generator[None]:
     """Run a policy's jobs one after another, and yield while they work; closed before its end, it ends the job."""
     for name in names:
@@ -248,7 +270,7 @@ def _train(
             continue
         job = spawn(ColdstartJob, f"coldstart-{name}", num_cpus=0, max_concurrency=2, kwargs={})
         try:
-            yield from _follow(job, _settings(config, directory, policy, name, job), progress)
+            yield from _follow(job, _settings(config, directory, policy, name, job), shown)
         finally:
             kill(job)
         made = directory / WORK / name / "made"
@@ -276,7 +298,7 @@ def _settings(config: Config, directory: Path, policy: str, name: str, job: Work
     }
 
 
-def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Generator[None]:
+def _follow(job: Worker, settings: dict[str, Any], shown: Bars) -> Generator[None]:
     """Have Ray Train run a job and move its progress bar; yields while it works.
 
     Raises:
@@ -284,7 +306,7 @@ def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Genera
     """
     config, num_steps = settings["config"], settings["num_steps"]
     fit = job.call("fit", settings, *_workers(settings), Path(settings["made"]) / WORK / "ray")
-    task = progress.add_task(f"cold start: {settings['name']}", total=num_steps)
+    show = shown.add(f"{BAR}{settings['name']}", num_steps)
     done, moved_s = 0, time.monotonic()
     while not is_answered(fit):
         before = done
@@ -293,10 +315,10 @@ def _follow(job: Worker, settings: dict[str, Any], progress: Progress) -> Genera
             moved_s = time.monotonic()
         elif time.monotonic() - moved_s > config.deadline_s:
             raise CallTimeoutError(f"{job.name}: no step within {config.deadline_s:g} s (deadline_s)")
-        progress.update(task, completed=done)
+        show(done)
         yield
     gather([fit], deadline_s=config.deadline_s)
-    progress.update(task, completed=num_steps)
+    show(num_steps)
 
 
 def _workers(settings: Mapping[str, Any]) -> tuple[int, float]:

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from actors.policies.family import family_of
 from cluster.record.trackers.base import check_trackers
-from cluster.runtime.console import CONSOLE, make_table
+from cluster.run.coldstart import check_made
+from cluster.runtime.console import CONSOLE, make_table, tracked
 from cluster.runtime.plugins import use_plugins
 from configs.checks.validate import validate
 from configs.derive import derived, eval_metrics, final_px
@@ -48,14 +47,15 @@ def preflight(config: Config) -> PromptSource:
         family = family_of(name, policy)
         if ":" in policy.family:
             family.check()
-        if (source_dir := Path(policy.source).expanduser()).is_dir():
+        if (source_dir := Path(policy.source)).is_dir():
             family.check_checkpoint(source_dir)
+    check_made(config)
     source = prompt_source(config)
     known = _names(first := source.train(0))
     if clash := sorted(first.pictures.keys() & {*config.chain, PREVIOUS}):
         raise ConfigError(f"data: prompts carry a picture {clash[0]!r}, a name of the chain's own; rename it")
     for name, policy in config.policies.items():
-        family, source_dir = family_of(name, policy), Path(policy.source).expanduser()
+        family, source_dir = family_of(name, policy), Path(policy.source)
         if family.settings and source_dir.is_dir():
             family.load("settings")(name, config, source_dir, first.shown)
     reward_terms(config)
@@ -71,7 +71,7 @@ def preflight(config: Config) -> PromptSource:
     check_trackers(config.trackers)
     PictureMetrics(eval_metrics(config)).check(final_px(config.chain) or None)
     files = source.files()
-    for path in track(files, description="read the pictures", console=CONSOLE, disable=len(files) < MANY):
+    for path in tracked("read the pictures", files, len(files), least=MANY):
         load_picture(path)
     _try_prompts(source, config)
     return source
@@ -82,7 +82,7 @@ def _try_prompts(source: PromptSource, config: Config) -> None:
     if (num_train := source.num_train()) is None:
         return
     num = min(num_train, MOST_TRIED, config.num_steps * config.prompts_per_step * (1 + config.max_refills))
-    for index in track(range(num), description="read the prompts", console=CONSOLE, disable=num < MANY):
+    for index in tracked("read the prompts", range(num), num, least=MANY):
         decoded(source.train(index))
     for prompt in source.held_out(min(config.eval.num_prompts, MOST_TRIED)):
         decoded(prompt)
@@ -130,5 +130,6 @@ def check(config: Config) -> None:
         table.add_row("pictures of prompts", str(len(files)))
     for key, value in source.about().items():
         table.add_row(key, value)
-    table.add_row("held-out prompts", str(len(source.held_out(config.eval.num_prompts))))
+    wanted = config.eval.num_prompts
+    table.add_row("held-out prompts", str(len(source.held_out(wanted)) if wanted <= MOST_TRIED else wanted))
     CONSOLE.print(table)

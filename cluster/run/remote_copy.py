@@ -7,6 +7,7 @@ disk, so half a copy is no checkpoint there either. Files that did not change ar
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -52,11 +53,13 @@ class RemoteCopy:
         """Fetch the cold start, and for ``resume`` the run, where they are there and not here.
 
         Raises:
+            ConfigError: If nothing can be written there.
             StorageError: If they are there and cannot be read.
         """
         if self.storage is None:
             return
         with stage("look at the storage"):
+            self.storage.check()
             if self.config.resume and not self.run.resolved.exists():
                 self.storage.pull(self.config.name, self.run.path)
             start = coldstart_directory(self.config)
@@ -92,6 +95,20 @@ class Storage:
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Size and modification time (ns) of files that were sent, by their path there."""
     pause_s: float = PAUSE_S
+
+    def check(self) -> None:
+        """Refuse a place where nothing can be written.
+
+        Raises:
+            ConfigError: With what is said of the attempt.
+        """
+        probe = f"{self.root}/.vlcot-{secrets.token_hex(8)}"
+        try:
+            self.filesystem.create_dir(self.root, recursive=True)
+            self.filesystem.open_output_stream(probe).close()
+            self.filesystem.delete_file(probe)
+        except OSError as error:
+            raise ConfigError(f"storage_path: {self.root} cannot be written: {first_line(error)}") from error
 
     def push(self, folder: Path, name: str, *, skip: tuple[str, ...] = ()) -> int:
         """Send what is new or changed in a folder; remove checkpoints there that are gone here.
@@ -198,7 +215,7 @@ def open_storage(uri: str) -> Storage | None:
     if not uri:
         return None
     try:
-        filesystem, root = fs.FileSystem.from_uri(str(Path(uri).expanduser()) if "://" not in uri else uri)
+        filesystem, root = fs.FileSystem.from_uri(str(Path(uri)) if "://" not in uri else uri)
     except (OSError, ValueError, NotImplementedError) as error:
         raise ConfigError(f"storage_path: {uri!r} cannot be opened: {first_line(error)}") from error
     return Storage(filesystem=filesystem, root=root.rstrip("/"))

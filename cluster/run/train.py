@@ -28,6 +28,7 @@ from cluster.runtime.calls import Worker
 from cluster.runtime.console import CONSOLE, stage
 from cluster.runtime.files import as_disk_full
 from cluster.runtime.interrupts import INTERRUPTS, Terminated
+from cluster.runtime.machine import check_start
 from cluster.runtime.ownership import owned
 from cluster.runtime.pool_gauges import RunGauges
 from cluster.runtime.ray_session import ray_session
@@ -173,6 +174,7 @@ def _train_owned(
     run.check(resume=config.resume)
     with stage("check"):
         preflight(config)
+        check_start(config)
     observer = Observer(config, run)
     with observer.watching(), tracking(config, run) as trackers:
         training = Training(
@@ -218,5 +220,6 @@ def evaluate(config: Config) -> JsonDict:
 def coldstart(config: Config) -> Path:
     """Make the starting point, or say where it lies."""
     preflight(config)
+    check_start(config)
     with ray_session(config):
         return ensure_start(config).directory

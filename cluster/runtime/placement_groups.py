@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ray.util.placement_group import (
@@ -90,21 +90,26 @@ def _places(
     }
 
 
-def check_nodes(placement: Placement) -> None:
-    """Refuse a cluster whose machines cannot hold the plan's, before anything waits for them.
+def check_gpus(placement: Placement, there: Sequence[float], where: str) -> None:
+    """Refuse machines that cannot hold the plan's, before anything waits for them.
+
+    Args:
+        placement: What is wanted.
+        there: GPUs of each machine.
+        where: For the message: ``the cluster``.
 
     Raises:
         ConfigError: If there are too few GPUs, or they are laid out otherwise.
     """
     wanted = sorted((node.num_gpus for node in placement.nodes), reverse=True)
-    there = sorted((float(node["Resources"].get("GPU", 0.0)) for node in alive_nodes()), reverse=True)
+    there = sorted(there, reverse=True)
     if sum(wanted) > sum(there):
         raise ConfigError(
-            f"policies.*.num_gpus and rewards.*.num_gpus add up to {sum(wanted):g} GPUs, the cluster has {sum(there):g}"
+            f"policies.*.num_gpus and rewards.*.num_gpus add up to {sum(wanted):g} GPUs, {where} has {sum(there):g}"
         )
     if not _fits(wanted, there):
         raise ConfigError(
-            f"the plan wants machines of {', '.join(f'{n:g}' for n in wanted)} GPUs, the cluster has machines of "
+            f"the plan wants machines of {', '.join(f'{n:g}' for n in wanted)} GPUs, {where} has machines of "
             f"{', '.join(f'{n:g}' for n in there)}; set gpus_per_node to what a machine has"
         )
 

@@ -17,8 +17,10 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 
 from actors.policies.model_size import find_models
 from cluster.runtime.console import stage
+from cluster.runtime.hosts import alive_nodes
 from cluster.runtime.interrupts import INTERRUPTS
-from cluster.runtime.placement_groups import check_nodes
+from cluster.runtime.machine import check_machine, temporary_folder
+from cluster.runtime.placement_groups import check_gpus
 from cluster.runtime.plugins import shipped_modules, use_plugins
 from cluster.runtime.probe import check_cluster
 from cluster.runtime.ray_control import control_watched
@@ -64,7 +66,8 @@ def ray_session(config: Config, *, learn: bool = True) -> Iterator[None]:
             stack.enter_context(_joined(address, env) if address else private_ray(env, plan.store_bytes))
         INTERRUPTS.install_again()
         stack.enter_context(control_watched())
-        check_nodes(place(config, learn=learn))
+        there = [float(node["Resources"].get("GPU", 0.0)) for node in alive_nodes()]
+        check_gpus(place(config, learn=learn), there, "the cluster")
         check_cluster(config, plan)
         yield
 
@@ -102,7 +105,7 @@ def private_ray(runtime_env: Mapping[str, Any], store_bytes: int) -> Iterator[No
         runtime_env: Of all workers.
         store_bytes: Size of its object store.
     """
-    with _environment():
+    with _environment(), temporary_folder() as temporary:
         ray.init(
             address="local",  # without it Ray joins any cluster that runs on this machine
             num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
@@ -111,6 +114,7 @@ def private_ray(runtime_env: Mapping[str, Any], store_bytes: int) -> Iterator[No
             runtime_env=dict(runtime_env),
             log_to_driver=False,
             configure_logging=False,
+            _temp_dir=temporary,
         )
         folder = Path(ray._private.worker._global_node.get_session_dir_path())
         try:
@@ -155,24 +159,3 @@ def _read_again() -> None:
     core: Any = _raylet  # compiled, and untyped
     core.Config.initialize("")
     core.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def check_machine(config: Config, store_bytes: int) -> None:
-    """Refuse a machine on which the run would only fail later.
-
-    Args:
-        config: The run.
-        store_bytes: Size of Ray's object store.
-
-    Raises:
-        ConfigError: If it has too few cores or too little shared memory.
-    """
-    cores = len(os.sched_getaffinity(0))
-    for name, policy in config.policies.items():
-        if policy.num_threads > cores:
-            raise ConfigError(
-                f"policies.{name}.num_threads={policy.num_threads}: this machine has {cores} cores"
-            )
-    shm = Path("/dev/shm")
-    if shm.exists() and (free := shutil.disk_usage(shm).free) < store_bytes:
-        raise ConfigError(f"/dev/shm has {free >> 20} MiB free, Ray's object store needs {store_bytes >> 20}")

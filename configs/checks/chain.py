@@ -20,7 +20,9 @@ def check_chain(config: Config) -> None:
     for name, block in config.chain.items():
         key = f"chain.{name}"
         if not TAG.fullmatch(name) or name in _RESERVED:
-            raise ConfigError(f"{key}: no usable tag; use lower-case letters, digits and '_', not {name!r}")
+            raise ConfigError(
+                f"{key}: no usable tag; use at most 64 lower-case letters, digits and '_', not {name!r}"
+            )
         policy = config.policies.get(block.policy)
         if policy is None:
             known = ", ".join(config.policies) or "none"
@@ -32,6 +34,12 @@ def check_chain(config: Config) -> None:
                 f"but policies.{block.policy}.kind is {policy.kind}"
             )
         _check_limits(key, block)
+    writers = list(dict.fromkeys(block.policy for block in config.chain.values() if block.kind == "text"))
+    if len(writers) > 1:
+        raise ConfigError(
+            f"chain: one policy writes all text of a chain, got {', '.join(writers)}; name one of them in every text "
+            "block's policy"
+        )
 
 
 def _check_limits(key: str, block: BlockConfig) -> None:

@@ -20,7 +20,7 @@ def check_policies(config: Config) -> None:
     for name, policy in config.policies.items():
         key = f"policies.{name}"
         if not TAG.fullmatch(name):
-            raise ConfigError(f"{key}: no usable name; use lower-case letters, digits and '_'")
+            raise ConfigError(f"{key}: no usable name; use at most 64 lower-case letters, digits and '_'")
         if name not in used:
             raise ConfigError(f"{key}: writes no block; take it out, or name it in chain.<block>.policy")
         if not policy.source:
@@ -29,7 +29,7 @@ def check_policies(config: Config) -> None:
 
 def check_source(name: str, policy: PolicyConfig) -> None:
     """Raise ``ConfigError`` where a policy's checkpoint is not there."""
-    source = Path(policy.source).expanduser()
+    source = Path(policy.source)
     if policy.source == COLDSTART or source.is_dir() or HUB_ID.fullmatch(policy.source):
         return
     raise ConfigError(

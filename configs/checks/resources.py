@@ -16,6 +16,7 @@ from configs.schema import Config, PolicyConfig
 from configs.suggest import suggest
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
+_ADDRESS = re.compile(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):([0-9]{1,5})")
 SCHEMES = ("file", "mock", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 """URIs that pyarrow opens."""
 
@@ -47,6 +48,8 @@ def check_placement(config: Config) -> None:
     if config.colocate:
         _check_colocation(config)
     _check_storage(config.storage_path)
+    if config.ray_address:
+        host_of(config.ray_address)
 
 
 def _check_tensor_parallel(key: str, policy: PolicyConfig, config: Config) -> None:
@@ -88,10 +91,31 @@ def _check_colocation(config: Config) -> None:
             )
 
 
+def host_of(address: str) -> tuple[str, int] | None:
+    """Return host and port of a Ray address; None for ``auto``, which Ray looks up.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if address == "auto":
+        return None
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or not 0 < int(parts[2]) < 1 << 16 or not _may_be_host(parts[1]):
+        raise ConfigError(f"ray_address: want host:port, ray://host:port or auto, got {address!r}")
+    return parts[1].strip("[]"), int(parts[2])
+
+
+def _may_be_host(name: str) -> bool:
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:  # a label of more than 63 letters, or none
+        return False
+
+
 def _check_storage(uri: str) -> None:
     parts = _SCHEME.fullmatch(uri)
     if parts is None:
-        if uri and not Path(uri).expanduser().is_absolute():
+        if uri and not Path(uri).is_absolute():
             raise ConfigError(
                 f"storage_path: {uri!r} is relative; give a whole path or a URI such as s3://bucket/runs"
             )
@@ -154,7 +178,7 @@ def check_plugins(folders: Sequence[str]) -> None:
     """
     seen: dict[str, Path] = {}
     for folder in folders:
-        root = Path(folder).expanduser()
+        root = Path(folder)
         if not root.is_dir():
             raise ConfigError(f"plugins: no folder {folder}; give one that holds your modules")
         modules = plugin_modules(root)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.derive import REWARD_ATTEMPTS, eval_metrics, final_px, measured_only
-from configs.errors import ConfigError
+from configs.errors import ConfigError, prefixed
 from configs.fields import TAG, TARGET
 from configs.load import secret_values
+from configs.paths import expand
 from configs.schema import Config, RewardConfig
 
 _ENV_KEYS = ("pip", "python", "env_vars")
@@ -22,7 +23,7 @@ def check_rewards(config: Config) -> None:
     for name, reward in config.rewards.items():
         key = f"rewards.{name}"
         if not TAG.fullmatch(name):
-            raise ConfigError(f"{key}: no usable name; use lower-case letters, digits and '_'")
+            raise ConfigError(f"{key}: no usable name; use at most 64 lower-case letters, digits and '_'")
         if not TARGET.fullmatch(reward.target):
             raise ConfigError(f"{key}.target: want package.module:Class, got {reward.target!r}")
         for block in reward.blocks:
@@ -57,12 +58,12 @@ def runtime_env(reward: RewardConfig) -> dict[str, Any]:
     env: dict[str, Any] = {"env_vars": secret_values(reward.env.get("env_vars", {}))}
     pip = reward.env.get("pip", [])
     if isinstance(pip, str):
-        lines = (line.partition(" #")[0].strip() for line in Path(pip).expanduser().read_text().splitlines())
+        lines = (line.partition(" #")[0].strip() for line in Path(expand(pip)).read_text().splitlines())
         pip = [line for line in lines if line and not line.startswith("#")]
     if pip:
         env["pip"] = list(pip)
     if python := reward.env.get("python"):
-        env["py_executable"] = str(Path(python).expanduser().absolute())
+        env["py_executable"] = str(Path(expand(python)).absolute())
     return env
 
 
@@ -83,8 +84,9 @@ def _check_env(key: str, env: Mapping[str, Any], *, paths: bool) -> None:
     if paths:
         secret_values(env.get("env_vars", {}), f"{key}.env_vars")
     for entry, path in {"pip": pip if isinstance(pip, str) else "", "python": python}.items():
-        if paths and path and not Path(path).expanduser().is_file():
-            raise ConfigError(f"{key}.{entry}: no file {path}")
+        with prefixed(f"{key}.{entry}: "):
+            if paths and not Path(expand(path)).is_file() and path:
+                raise ConfigError(f"no file {path}")
 
 
 def _check_variables(key: str, variables: Any) -> None:

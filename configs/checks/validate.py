@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,11 @@ from configs.errors import ConfigError
 from configs.fields import TARGET
 from configs.schema import Config, Photographs, PromptTable
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+MOST_ZOOM = 1e4
+"""Of a crop over what it is scaled down to."""
 
 
 def validate(config: Config, *, paths: bool = True) -> None:
@@ -64,7 +69,7 @@ def validate(config: Config, *, paths: bool = True) -> None:
 def _check_name(config: Config) -> None:
     if not _NAME.fullmatch(config.name):
         raise ConfigError(
-            f"name: {config.name!r} is no plain folder name; use letters, digits, '.', '_' and '-', "
+            f"name: {config.name!r} is no plain folder name; use at most 128 letters, digits, '.', '_' and '-', "
             "and output_dir for the folder"
         )
     if not config.output_dir:
@@ -87,8 +92,8 @@ def _check_data(config: Config) -> None:
     zoom = data.zoom
     if len(zoom) != 2:
         raise ConfigError(f"data.zoom: want two numbers [low, high], got {zoom}")
-    if not 1 <= zoom[0] <= zoom[1]:
-        raise ConfigError(f"data.zoom: want 1 <= low <= high, got {zoom}")
+    if not 1 <= zoom[0] <= zoom[1] <= MOST_ZOOM:
+        raise ConfigError(f"data.zoom: want 1 <= low <= high <= {MOST_ZOOM:g}, got {zoom}")
     if not data.images:
         raise ConfigError("data.images: is empty; give a folder of photographs or 'builtin'")
 
@@ -104,9 +109,11 @@ def _check_coldstart(config: Config) -> None:
 
 
 def _check_eval(config: Config) -> None:
-    samplers = config.eval.samplers
+    samplers, metrics = config.eval.samplers, config.eval.metrics
     if not samplers or len(set(samplers)) < len(samplers):
         raise ConfigError(f"eval.samplers: want at least one, each once, got {samplers}")
+    if twice := [name for index, name in enumerate(metrics) if name in metrics[:index]]:
+        raise ConfigError(f"eval.metrics: {twice[0]} is there twice; take one out")
 
 
 # --------------------------------------------------------------------------------- paths
@@ -123,6 +130,8 @@ def _check_paths(config: Config) -> None:
         ("coldstart.directory", coldstart_directory(config)),
     ):
         _check_writable(key, folder)
+    if (storage := config.storage_path.removeprefix("file://")).startswith("/"):
+        _check_writable("storage_path", Path(storage))
 
 
 def _check_expert(config: Config) -> None:
@@ -148,10 +157,10 @@ def _mentions(value: object, word: str) -> bool:
 
 
 def _check_photographs(data: Photographs) -> None:
-    images = Path(data.images).expanduser()
+    images = Path(data.images)
     if data.images != "builtin" and not images.is_dir():
         raise ConfigError(f"data.images: no folder {data.images}; give a folder of photographs or 'builtin'")
-    if data.pairs and not Path(data.pairs).expanduser().is_dir():
+    if data.pairs and not Path(data.pairs).is_dir():
         raise ConfigError(
             f"data.pairs: no folder {data.pairs}; give one with LR and HR in it, or with LR alone"
         )
@@ -159,7 +168,12 @@ def _check_photographs(data: Photographs) -> None:
 
 def _check_writable(key: str, folder: Path) -> None:
     existing = folder
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{key}: {folder} cannot be written ({existing} stands in the way); choose another")
+    try:
+        # Permissions do not tell all: of /proc, of a quota, of a file system that is mounted read-only.
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".vlcot-"):
+            pass
+    except OSError as error:
+        reason = f"{existing}: {(error.strerror or str(error)).lower()}"
+        raise ConfigError(f"{key}: {folder} cannot be written ({reason}); choose another") from error

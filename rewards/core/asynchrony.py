@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -18,11 +19,31 @@ def finished(answer: Any) -> Any:
     """
     if not inspect.isawaitable(answer):
         return answer
-    return asyncio.run_coroutine_threadsafe(_await(answer), _loop()).result()
+    return asyncio.run_coroutine_threadsafe(contained(answer), _loop()).result()
 
 
-async def _await(answer: Awaitable[Any]) -> Any:
-    return await answer
+async def contained(answer: Awaitable[Any]) -> Any:
+    """Wait for an awaitable whose author may call ``sys.exit``: that would end the loop, and all who wait for it.
+
+    Raises:
+        RuntimeError: In its place.
+    """
+    try:
+        return await answer
+    except SystemExit as error:
+        raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
+
+
+@contextmanager
+def own_event_loop() -> Iterator[None]:
+    """Give this thread an event loop while the block runs, for authors who ask for the thread's."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 @functools.cache

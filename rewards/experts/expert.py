@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.derive import COLDSTART
+from configs.paths import expand
 from rewards.core.one_line import one_line
 from rewards.experts.catalogue import find_metric
 from rewards.experts.pyiqa_metric import create_metric, quiet
@@ -67,7 +68,7 @@ class Expert:
         if range is not None and not _is_range(range):
             raise ConfigError(f"range: want [low, high] with low < high, got {range}")
         self.name = name
-        self.weights = None if weights is None else Path(weights)
+        self.weights = None if weights is None else Path(expand(str(weights)))
         self.device = device
         self.options = dict(options or {})
         self.lower_better = False

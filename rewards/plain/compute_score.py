@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.suggest import suggest
 from rewards.base import Failure, Missing, Score, describe_exception
-from rewards.core.asynchrony import finished
+from rewards.core.asynchrony import contained, finished
 from rewards.plain.base import PlainReward
 from rewards.plain.columns import COLUMNS, row_of
 from rewards.plain.signature import choose_arguments, names_any
@@ -99,7 +99,7 @@ class ComputeScoreReward(PlainReward):
         told = dict(zip(ARGUMENTS, (source, chain.text, truth, extra), strict=True))
         try:
             return self.function(**{name: told[name] for name in self._arguments}, **self.constants)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             logger.debug("the function raised", exc_info=error)
             return error
 
@@ -120,4 +120,4 @@ def is_compute_score(function: Callable[..., Any]) -> bool:
 
 
 async def _gather(answers: Sequence[Any]) -> list[Any]:
-    return list(await asyncio.gather(*answers, return_exceptions=True))
+    return list(await asyncio.gather(*map(contained, answers), return_exceptions=True))

@@ -6,15 +6,23 @@ the import dies with ``operator torchvision::nms does not exist``. Its Python pa
 models) is all that pyiqa, transformers' image processors and vLLM need here, so the two schemas are
 declared first. Calling ``nms`` itself still fails, as it must.
 
-Where the extension loads, nothing is touched.
+Where the extension loads, nothing is touched. ``python -m rl.compat.torchvision`` has every interpreter of an
+environment do this at its first import of torchvision, so that plain libraries work there too; ``make`` calls it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
+import sysconfig
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
+
+HOOK = "vlcot_torchvision.pth"
+"""File of the environment that Python reads when it starts."""
+_LINE = "import importlib.util as u; u.find_spec('rl') and __import__('rl.compat.torchvision', fromlist='x').hook()\n"
 
 _SCHEMAS = ("nms", "qnms")
 _keep_alive: list[object] = []  # a torch Library takes its schemas away when it is collected
@@ -53,3 +61,33 @@ def _extension_loads(package: Path) -> bool:
         except OSError:
             continue
     return hasattr(operators.torchvision, "nms")
+
+
+class _Finder(MetaPathFinder):
+    """Prepares torch when torchvision is first looked for, and finds nothing itself."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            ensure_torchvision()
+
+
+def hook() -> None:
+    """Have ``import torchvision`` do what it must first, in this interpreter."""
+    sys.meta_path.insert(0, _Finder())
+
+
+def mend_environment() -> None:
+    """Write ``HOOK`` where a plain interpreter cannot import torchvision.
+
+    Raises:
+        CalledProcessError: If it cannot with the hook either.
+    """
+    plain = [sys.executable, "-I", "-c", "import torchvision"]
+    if subprocess.run(plain, stderr=subprocess.DEVNULL, check=False).returncode:
+        Path(sysconfig.get_path("purelib"), HOOK).write_text(_LINE)
+        subprocess.run(plain, check=True)
+
+
+if __name__ == "__main__":
+    mend_environment()

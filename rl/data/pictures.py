@@ -7,8 +7,9 @@ import binascii
 from pathlib import Path
 from typing import Any
 
+from configs.paths import expand
 from rl.data.images import decode_picture
-from rl.errors import DataError
+from rl.errors import ConfigError, DataError
 from rl.types import EncodedPicture, Pixels, Prompt
 
 _DATA_URL = "data:"
@@ -47,7 +48,10 @@ def encoded(cell: Any, *, folder: Path, origin: str) -> EncodedPicture:
         return EncodedPicture(content=_from_url(cell, origin), origin=origin)
     if cell.startswith(("http://", "https://")):
         raise DataError(f"{origin}: {cell} is not fetched; download it and name the file")
-    path = folder / Path(cell.removeprefix("file://")).expanduser()
+    try:
+        path = folder / expand(cell.removeprefix("file://"))
+    except ConfigError as error:
+        raise DataError(f"{origin}: {error}") from error
     try:
         return EncodedPicture(content=path.read_bytes(), origin=f"{origin} ({path})")
     except OSError as error:

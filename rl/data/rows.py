@@ -47,7 +47,7 @@ class RowReader:
         return cls(
             table=table,
             layout=find_layout(data, table.columns, name=table.name),
-            folder=Path(data.image_dir).expanduser() if data.image_dir else table.folder,
+            folder=Path(data.image_dir) if data.image_dir else table.folder,
             pictures=data.pictures,
             template=PromptTemplate(data.template) if data.template else None,
             seed=seed,

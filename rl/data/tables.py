@@ -134,9 +134,9 @@ def open_table(source: str, *, split: str = TRAIN, key: str) -> Table:
     if source == BUILTIN:
         source = str(SUMS)
     place, at, named = source.rpartition("@")
-    if at and not Path(source).expanduser().exists():
+    if at and not Path(source).exists():
         source, split = place, named
-    path = Path(source).expanduser()
+    path = Path(source)
     files = (
         sorted(glob.glob(str(path))) if glob.has_magic(str(path)) else [str(path)] if path.is_file() else []
     )

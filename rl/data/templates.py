@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError, UndefinedError
 from jinja2.sandbox import SandboxedEnvironment
 
+from configs.paths import expand
 from configs.suggest import suggest
 from rl.errors import DataError
 
@@ -28,7 +29,7 @@ class PromptTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        self.text = source if "{" in source else _read(Path(source).expanduser())
+        self.text = source if "{" in source else _read(source)
         try:
             self._template = SandboxedEnvironment(undefined=StrictUndefined).from_string(self.text.strip())
         except TemplateError as error:
@@ -57,10 +58,10 @@ class PromptTemplate:
             raise DataError(f"{KEY}: cannot be filled with {where}: {error}") from error
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(expand(path)).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{KEY}: {path} cannot be read; give a file of a Jinja template, or the template itself"
         ) from error

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cluster.cli import main
-from cluster.runtime.ray_session import check_machine
+from cluster.runtime.machine import check_machine
 from configs.load import load_config, shipped_names
 from rl.errors import ConfigError
 

@@ -361,7 +361,7 @@ FAULTS = {
     "group_size=1": "group_size: want at least 2, got 1",
     "num_steps=0": "num_steps: want at least 1, got 0",
     "max_invalid_frac=1.5": "max_invalid_frac: want at least 0 and at most 1, got 1.5",
-    "deadline_s=.inf": "deadline_s: want above 0, got inf",
+    "deadline_s=.inf": "deadline_s: want above 0 and at most 1e+07, got inf",
     "policies.text.learner.learning_rate=.nan": "policies.text.learner.learning_rate: want above 0 and at most 1, "
                                                 "got nan",
     "policies.text.rollout.temperature=0": "policies.text.rollout.temperature: want above 0 and at most 10, got 0.0",
@@ -635,3 +635,15 @@ def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
     )
     (tmp_path / "resolved.yaml").write_text(to_yaml(load_config("demo")))
     assert message(str(tmp_path), "num_rollouts=3").startswith("num_rollouts: no such key; ")
+
+
+def test_null_takes_a_reward_out(tmp_path):
+    before = load_config("tiny")
+    after = load_config("tiny", ["rewards.generation=null"])
+    assert set(before.rewards) - set(after.rewards) == {"generation"}
+    validate(after)
+    (tmp_path / "mine.yaml").write_text(
+        to_yaml(before).replace("  generation:\n", "  generation: null\n  x:\n")
+    )
+    assert set(load_config(str(tmp_path / "mine.yaml")).rewards) == {*after.rewards, "x"}
+    assert "did you mean rewards.generation?" in message("tiny", "rewards.genration=null")

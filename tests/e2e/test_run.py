@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -159,21 +160,33 @@ def test_a_users_own_package_and_one_of_each_extension_fit_a_run_from_outside(
     }
 
 
-def test_exports_load_with_the_plain_libraries(runs: Path) -> None:
-    from rl.compat.torchvision import ensure_torchvision
+PLAIN = """
+import sys
+import numpy as np
+from diffusers import DiffusionPipeline
+from transformers import AutoModelForImageTextToText, AutoProcessor
+_, text, image = sys.argv
+print(AutoModelForImageTextToText.from_pretrained(text).config.model_type)
+print(AutoProcessor.from_pretrained(text).tokenizer is not None)
+pipeline = DiffusionPipeline.from_pretrained(image, custom_pipeline=image, trust_remote_code=True)
+print(pipeline(np.full((16, 16, 3), 90, dtype=np.uint8), prompt="a cat", size_px=32).shape)
+assert not [name for name in sys.modules if name.partition(".")[0] in ("actors", "cluster", "rewards", "configs")]
+"""
 
-    ensure_torchvision()
-    from diffusers import DiffusionPipeline
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+def test_exports_load_with_the_plain_libraries(runs: Path, tmp_path: Path) -> None:
+    """In a bare interpreter: this one has had torchvision prepared by whoever imported pyiqa or vLLM."""
     newest = sorted((runs / "whole" / "checkpoints").iterdir())[-1]
-    text = newest / "text" / "model"
-    assert AutoModelForImageTextToText.from_pretrained(text).config.model_type == "qwen2_5_vl"
-    assert AutoProcessor.from_pretrained(text).tokenizer is not None
-    image = str(newest / "image" / "model")
-    pipeline = DiffusionPipeline.from_pretrained(image, custom_pipeline=image, trust_remote_code=True)
-    degraded = np.full((16, 16, 3), 90, dtype=np.uint8)
-    assert pipeline(degraded, prompt="a cat", size_px=32).shape == (32, 32, 3)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN, str(newest / "text" / "model"), str(newest / "image" / "model")],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["qwen2_5_vl", "True", "(32,", "32,", "3)"]
 
 
 def test_restore_takes_any_size_and_mode(runs: Path, tmp_path: Path) -> None:

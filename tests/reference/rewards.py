@@ -170,12 +170,12 @@ class PictureReward(PoisonReward):
         return [float(c.final_picture.shape[0]) for c in chains]
 
 
-class ExitReward(PoisonReward):
-    """Ends its process, or thinks so."""
+class EndingReward(PoisonReward):
+    """Ends its thread."""
 
     def score(self, chains):
         self.gate.wait(10)
-        raise SystemExit(3)
+        raise KeyboardInterrupt
 
 
 class BadSetupReward(LengthReward):

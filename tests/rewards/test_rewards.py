@@ -234,7 +234,7 @@ def test_each_text_reward_judges_its_own_block():
         (lambda cs: [-0.01 for _ in cs], "outside the declared range"),
         (lambda cs: ["1" for _ in cs], "score is a str, not a number"),
         (lambda cs: [None for _ in cs], "score is a NoneType, not a number"),
-        (lambda cs: [np.ones(1) for _ in cs], "score is a ndarray, not a number"),
+        (lambda cs: [np.ones(2) for _ in cs], "score is a ndarray of more or less than one element"),
         (lambda cs: [1j for _ in cs], "score is a complex, not a number"),
         (lambda cs: [0.5] * (len(cs) + 1), "3 scores for 2 chains"),
         (lambda cs: [], "0 scores for 2 chains"),

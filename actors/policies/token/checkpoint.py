@@ -51,7 +51,7 @@ def load_config(directory: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{directory}: transformers cannot read its config.json: {first_line(error)}"
         ) from error

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from cluster.commands.restoration.picture_folder import is_record
 from cluster.pools.chain_runner import GroupRequest
@@ -17,7 +16,7 @@ from cluster.record.recorder import block_texts
 from cluster.run.session import Session, open_session
 from cluster.run.workers import RunWorkers
 from cluster.runtime.calls import fetch, gather
-from cluster.runtime.console import CONSOLE
+from cluster.runtime.console import CONSOLE, tracked
 from cluster.runtime.files import write_atomically
 from configs.derive import degraded_px, denoising_policy
 from configs.schema import Config
@@ -59,7 +58,7 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
     bare = replace(config, rewards={}, eval=replace(config.eval, metrics=[]))
     with open_session(bare, learn=False) as session:
         out.mkdir(parents=True, exist_ok=True)
-        for name, path in track(photos.items(), description="restore", console=CONSOLE):
+        for name, path in tracked("restore", photos.items(), len(photos)):
             photo = load_picture(path)
             texts, text = write_texts(session, name, photo)
             picture = paint_tiles(config, session.workers, name, photo, texts)

@@ -224,3 +224,18 @@ def test_serve_hosts_a_reward_until_it_is_interrupted():
             _, err = interrupt(process)
         assert process.returncode == 130
         assert err == "vlcot: interrupted\n"
+
+
+def path(completions, **kwargs):
+    raise FileNotFoundError("no weights in [/models/aesthetic]")
+
+
+def test_brackets_of_messages_and_file_names_are_theirs(tmp_path, capsys):
+    said = run(capsys, "check", f"{__name__}:path", expect=1)
+    assert said.count("no weights in [/models/aesthetic]") >= 2
+    names = ("set [old]/b [bold] c.png", "a[/d] e.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture(1, 64)).save(tmp_path / name)
+    said = run(capsys, "score", "piqe", "--images", str(tmp_path))
+    assert all(name.removesuffix(".png") in said for name in names)

@@ -79,6 +79,16 @@ def test_a_living_run_shows_phase_rewards_and_workers(run_dir):
     assert pools.rstrip().endswith("7 in hand, 2.2/s, v12")
 
 
+def test_a_cold_start_shows_how_far_each_job_is(run_dir):
+    jobs = {"text": "1200/2100, 12 min 30 s left", "image": "3/4"}
+    doing = [
+        {"name": "cold start", "seconds": 9.0, "details": {}},
+        {"name": "train", "seconds": 8.0, "details": jobs},
+    ]
+    write(run_dir, doing=doing, workers=[])
+    assert "driver: cold start > train (text=1200/2100, 12 min 30 s left image=3/4), 8.0 s" in shown(run_dir)
+
+
 def test_nothing_is_cropped_in_a_terminal_of_80_columns(run_dir):
     write(run_dir)
     words = shown(run_dir, width=80).split()
@@ -138,8 +148,6 @@ def test_the_command_ends_with_the_code(run_dir, tmp_path, capsys):
     write(run_dir)
     assert main(["status", str(run_dir)]) == 0
     write(run_dir, state="failed", error="RewardError: no")
-    with pytest.raises(SystemExit) as end:
-        main(["status", str(run_dir), "--watch"])
-    assert end.value.code == DEAD
+    assert main(["status", str(run_dir), "--watch"]) == DEAD
     assert main(["status", str(tmp_path / "absent")]) == 2
     assert "no run here (no status.json)" in capsys.readouterr().err

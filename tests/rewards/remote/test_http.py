@@ -311,7 +311,7 @@ def test_a_need_that_prompts_do_not_have_is_named():
     [
         ({"url": "localhost:80"}, "url: want http://host:port, got 'localhost:80'"),
         ({"url": "http://a:b"}, "url: want http://host:port"),
-        ({"url": "http://a", "timeout_s": 0}, "timeout_s: want a number above 0, got 0"),
+        ({"url": "http://a", "timeout_s": 0}, "timeout_s: want a number above 0 and at most 1e+06, got 0"),
         ({"url": "http://a", "declares": {"ned": []}}, "declares: unknown key 'ned'; did you mean needs?"),
         ({"url": "http://a", "declares": {"needs": "text"}}, "declares.needs: want a list, as in [text]"),
         (
