@@ -128,6 +128,7 @@ class LearnerModel:
         """Move everything to the host, or back to the rank's device."""
         device = CPU if is_asleep else self.device
         (ds.offload if is_asleep else ds.reload)(self.engine)
+        self.policy.move_beside(device)
         if self._reference is not None:
             self._reference.to(device)
         if self.average is not None:

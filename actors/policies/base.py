@@ -57,6 +57,10 @@ class TrainablePolicy(nn.Module, ABC):
         """Rows of the embeddings that are trained beside adapters: a token policy's tags."""
         return ()
 
+    def move_beside(self, device: torch.device) -> None:
+        """Move what the policy computes with and does not train, which no engine knows, to a device."""
+        del device
+
     @classmethod
     @abstractmethod
     def load(cls, directory: Path, config: PolicyConfig, *, block_names: Sequence[str]) -> Self:

@@ -21,16 +21,16 @@ CALL = "{image: {from: [previous, degraded], share: 0.25}, guidance_scale: 3.0, 
 
 def test_an_upscaler_paints_the_chains_pictures(runs: Path, tmp_path: Path) -> None:
     build_pipeline("stable_diffusion_upscale", tmp_path / "upscaler")
-    (start,) = runs.glob("coldstart-*/text")
+    (start,) = runs.glob("coldstart-*")
     settings = (
         f"output_dir={tmp_path}",
         "name=upscaled",
-        f"policies.text.source={start}",
+        f"policies.text.source={start / 'text'}",
         f"policies.image.source={tmp_path / 'upscaler'}",
         f"policies.image.call={CALL}",
         "policies.image.rollout.sampler=ddim",
         "policies.image.learner.lora={kind: adapter, rank: 4, alpha: 8}",
-        "rewards.generation.options.experts={piqe: {}}",
+        f"rewards.generation.options.experts.cnniqa.weights={start / 'expert' / 'expert.pth'}",
     )
     run = tmp_path / "upscaled"
     vlcot("train", "tiny", *settings, "num_steps=1", "save_every=1", "eval.every=0")

@@ -158,7 +158,7 @@ class DenoisingPolicy(TrainablePolicy):
         """
         mask: Tensor = inputs["action_mask"]
         device = mask.device
-        self._pipeline.to(device, with_net=False)
+        self.move_beside(device)
         steps = torch.nonzero(mask.any(dim=0)).flatten().tolist()
         logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device)
         means, stds = list[tuple[Tensor, int, Tensor]](), torch.ones_like(logprobs)
@@ -212,6 +212,10 @@ class DenoisingPolicy(TrainablePolicy):
     def trained_net(self) -> nn.Module:
         """The net."""
         return self.net
+
+    def move_beside(self, device: torch.device) -> None:
+        """Move the autoencoder."""
+        self._pipeline.to(device, with_net=False)
 
     @property
     def _prefix(self) -> str:
