@@ -129,9 +129,9 @@ class PicturePipeline:
         first = paintings[0]
         given = self._named_like(first.pictures) | self._call
         values = {name: self._values(name, value, paintings) for name, value in given.items()}
-        own = {"height": first.size[0], "width": first.size[1]}
-        own["generator"] = [painting.generator for painting in paintings]  # type: ignore[assignment]
-        own |= {"output_type": "pt", "return_dict": False}  # type: ignore[dict-item]
+        own: dict[str, Any] = {"height": first.size[0], "width": first.size[1]}
+        own |= {"generator": [painting.generator for painting in paintings]}
+        own |= {"output_type": "pt", "return_dict": False}
         return values | {name: value for name, value in own.items() if name in self.files.parameters}
 
     def _named_like(self, pictures: Mapping[str, Pixels]) -> dict[str, CallArgument]:
