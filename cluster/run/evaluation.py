@@ -27,7 +27,7 @@ from cluster.runtime.files import write_atomically
 from configs.schema import Config
 from rl.data.images import resize
 from rl.errors import DamagedFileError
-from rl.measure.statistics import BICUBIC, summarise_eval
+from rl.measure.statistics import BICUBIC, REAL_ESRGAN, summarise_eval
 from rl.restoration.names import DEGRADED, degraded_of, truth_of
 from rl.types import Chain, Floats, JsonDict, Pixels, Prompt, ScoredGroup
 
@@ -87,16 +87,24 @@ class Evaluator:
             ways.append(Way(name=DRAWN, num_chains=num, noise_level=first, temperature=None))
         return ways
 
-    def bicubic(self) -> None:
-        """Measure the enlarged degraded photographs, where there are any: the floor of what is measured."""
-        photos = [
-            enlarged(prompt, config=self.config) if DEGRADED in prompt.pictures else None
-            for prompt in self.prompts
-        ]
-        measured = self._measure(photos, self.prompts)
-        for way in self.ways:
-            if measured:
-                self.rows[way.name][BICUBIC] = measured
+    def baselines(self) -> None:
+        """Measure what others make of the degraded photographs, where there are any: bicubic, and Real-ESRGAN."""
+        places = [i for i, prompt in enumerate(self.prompts) if DEGRADED in prompt.pictures]
+        if not places or self.picture_metrics is None:
+            return
+        photos = [degraded_of(self.prompts[i]) for i in places]
+        call = self.picture_metrics.call("restored", photos, self.config.scale)
+        (restored,) = gather([call], deadline_s=self.config.deadline_s)
+        made = {
+            BICUBIC: [enlarged(self.prompts[i], config=self.config) for i in places],
+            REAL_ESRGAN: restored,
+        }
+        for name, pictures in made.items():
+            by_place = dict(zip(places, pictures, strict=False))  # none of a restorer that is not installed
+            measured = self._measure([by_place.get(i) for i in range(len(self.prompts))], self.prompts)
+            for way in self.ways:
+                if measured:
+                    self.rows[way.name][name] = measured
 
     def policies(self, model: Model, *, step: int) -> None:
         """Have the present weights answer every held-out prompt in every way; score and measure the answers."""

@@ -69,7 +69,7 @@ class Training:
             self.trackers.begin(first)
             session.evaluator.read(run)
             if first == 0:
-                session.evaluator.bicubic()
+                session.evaluator.baselines()
                 session.evaluator.policies("start", step=0)
                 session.evaluator.write(run)
             collector = self._collector(session, first, checkpoint.position if checkpoint else 0)
@@ -209,7 +209,7 @@ def evaluate(config: Config) -> JsonDict:
     run = RunDir(Path(config.output_dir) / config.name)
     with owned(run.path, "evaluate"), open_session(config, learn=False) as session:
         session.evaluator.read(session.run)
-        session.evaluator.bicubic()
+        session.evaluator.baselines()
         newest = session.run.newest_checkpoint()
         session.evaluator.policies("now", step=newest.step if newest else 0)
         summary = session.evaluator.write(session.run)

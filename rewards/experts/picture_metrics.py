@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.errors import prefixed
 from rewards.experts.expert import Expert
+from rewards.experts.real_esrgan import enlarge, find_weights, read_net
 from rl.spans import span
 from rl.types import Floats, Pixels
 
@@ -62,6 +63,15 @@ class PictureMetrics:
     def lower_better(self) -> dict[str, bool]:
         """Return the direction of each metric."""
         return {name: expert.lower_better for name, expert in self._experts.items()}
+
+    @span("restore")
+    def restored(self, pictures: Sequence[Pixels], scale: int) -> list[Pixels]:
+        """Enlarge pictures by Real-ESRGAN; none where the extra ``restorer`` is not installed."""
+        weights = find_weights(scale)
+        if weights is None:
+            return []
+        net = read_net(weights)
+        return [enlarge(net, picture) for picture in pictures]
 
     @span("measure")
     def score(self, pictures: Sequence[Pixels], truths: Sequence[Pixels]) -> dict[str, Floats]:

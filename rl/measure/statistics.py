@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from rl.types import JsonDict
 
-BICUBIC, START, NOW = "bicubic", "start", "now"
+BICUBIC, REAL_ESRGAN, START, NOW = "bicubic", "real-esrgan", "start", "now"
 """Rows of an evaluation: enlarged degraded photographs, the policies before training, and those of now."""
 GAIN = f"{NOW}-{START}"
 FORMAT = 2

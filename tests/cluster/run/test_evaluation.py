@@ -108,5 +108,5 @@ def test_a_damaged_evaluation_does_not_stop_a_run_that_goes_on(tmp_path, prompts
 
 def test_without_a_truth_nothing_is_measured(tmp_path, prompts):
     evaluator = evaluator_of(RunDir(tmp_path), prompts)
-    evaluator.bicubic()
+    evaluator.baselines()
     assert not evaluator.rows
