@@ -97,7 +97,7 @@ def _lines(param: Path) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...],
 
 LAYERS: dict[str, Callable[[Layer, list[Tensor]], Tensor]] = {
     "Split": lambda _, seen: seen[0],
-    "Convolution": lambda layer, seen: F.conv2d(seen[0], *layer.weights, padding=1),
+    "Convolution": lambda layer, seen: F.conv2d(seen[0], layer.weights[0], layer.weights[1], padding=1),
     "PReLU": lambda layer, seen: F.prelu(seen[0], layer.weights[0]),
     "PixelShuffle": lambda layer, seen: F.pixel_shuffle(seen[0], int(layer.options["0"])),
     "Interp": lambda layer, seen: F.interpolate(

@@ -102,9 +102,11 @@ def _is_shared(one: Leaf, two: Leaf) -> bool:
 
 
 def joined(rows: Sequence[Answers], device: torch.device) -> Answers:
-    """Join the answers of B rows to those of a batch, on ``device``.
+    """Join the answers of B rows to those of a batch, on ``device``, in float32 (the net casts what it is given).
 
-    An answer may hold both branches of guidance, one behind the other: rows are joined within each.
+    Pipelines take the dtype of latents, pictures and timesteps from them: in a shorter one the first latents of a call
+    would be rounded and later ones not, and no step could be scored by itself. An answer may hold both branches of
+    guidance, one behind the other: rows are joined within each.
     """
     return tuple(
         Answer(
@@ -123,13 +125,17 @@ def _joined(leaves: Sequence[Leaf], shared: bool, device: torch.device) -> Leaf:
     first = leaves[0]
     if isinstance(first, Tensor):
         if shared:
-            return first.to(device)
+            return _wide(first, device)
         stacked = torch.stack([leaf for leaf in leaves if isinstance(leaf, Tensor)], dim=1)
-        return stacked.flatten(0, 1).to(device)
+        return _wide(stacked.flatten(0, 1), device)
     if isinstance(first, list):
         branches = zip(*[leaf for leaf in leaves if isinstance(leaf, list)], strict=True)
-        return [row.to(device) for branch in branches for row in branch]
+        return [_wide(row, device) for branch in branches for row in branch]
     return first
+
+
+def _wide(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
 
 
 # --------------------------------------------------------------------------------- in a pipeline

@@ -99,7 +99,8 @@ class PicturePipeline:
         self._call = call_arguments(call, key=key)
         self.pipe = load_pipeline(self.files, dtype, with_encoders=with_encoders, trusts_code=trusts_code)
         self.pipe.scheduler = self._scheduler = stepping_scheduler(dict(self.pipe.scheduler.config))
-        self.net: nn.Module = getattr(self.pipe, self.files.net)
+        # With its buffers, which from_pretrained leaves and a learner's engine rounds.
+        self.net: nn.Module = getattr(self.pipe, self.files.net).to(dtype)
         self._stops_at_net = False
         self.net.register_forward_pre_hook(self._before_net, with_kwargs=True)
         cast_inputs_of_autoencoder(self.pipe)

@@ -130,6 +130,21 @@ def test_the_learner_scores_what_was_painted_without_text_encoders(case: Case) -
             assert (scored(policy, [other])[0] - one).abs().max() > 1e-6
 
 
+def test_in_half_precision_latents_and_scores_stay_single_and_agree(case: Case) -> None:
+    examples = paint_examples(case.directory, [case.job(0)], case.call, dtype=torch.bfloat16)
+    assert examples[0].segment.latents.dtype == np.float32
+    policy = case.policy()
+    policy.net.to(torch.bfloat16)
+    with torch.no_grad():
+        now, before = scored(policy, examples)
+    assert now.dtype == torch.float32
+    assert (now - before).abs().max() < 1e-3
+    assert not np.array_equal(
+        examples[0].segment.latents[1],
+        examples[0].segment.latents[1].astype(np.float16).astype(np.float32),
+    )
+
+
 def test_without_noise_it_paints_the_librarys_own_picture(case: Case) -> None:
     job = case.job(1, sampler=SamplerSpec(kind=case.sampler, noise_level=0.0))
     (painted,) = paint(case.directory, [job], case.call)
