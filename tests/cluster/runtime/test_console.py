@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -35,11 +36,20 @@ def test_brackets_and_colons_of_users_are_theirs(text, capsys, soon):
     CONSOLE.print(table)
     with stage(text), bar(text, 2) as show:
         show(1)
-        time.sleep(0.2)
+        said = until(capsys, f"{text}: 1/2")
     assert list(tracked(text, [1], 1)) == [1]
-    said = capsys.readouterr().out
+    said += capsys.readouterr().out
     assert said.count(text) >= 7
-    assert f"{text}: 1/2" in said
+
+
+def until(capsys: pytest.CaptureFixture[str], words: str) -> str:
+    """Wait for a line that has the words, and return all that was said."""
+    said, end = "", time.monotonic() + 60
+    while words not in said:
+        assert time.monotonic() < end, said
+        time.sleep(0.02)
+        said += capsys.readouterr().out
+    return said
 
 
 def test_a_log_is_told_how_far_each_of_several_is(capsys, soon):
@@ -47,22 +57,21 @@ def test_a_log_is_told_how_far_each_of_several_is(capsys, soon):
         show_text, show_image = shown.add("text", 800), shown.add("image", 4)
         for done in range(1, 6):
             show_text(done * 100)
-            time.sleep(0.06)
+            until(capsys, f"text: {done * 100}/800")
         assert shown.under_way()["text"].startswith("500/800, ")
         assert shown.under_way()["image"] == "0/4"
+        assert "; image: 0/4" in until(capsys, " left; image")
         show_image(4)
         assert list(shown.under_way()) == ["text"]
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("text: ")]
-    assert len(lines) >= 3
-    assert lines[-1].startswith("text: 500/800, ")
-    assert " left; image: 0/4" in lines[-1]
+        assert "image" not in until(capsys, " left\n").splitlines()[-1]
 
 
 def test_a_stage_says_how_long_it_takes_so_far(capsys, soon):
     with stage("start the workers"):
-        time.sleep(0.2)
-    first, *_, last = capsys.readouterr().out.splitlines()
-    assert (first, last) == ("start the workers: 0 s so far", "start the workers: 0 s")
+        until(capsys, " so far")
+    assert re.fullmatch(
+        r"(start the workers: \d+ s so far\n)*start the workers: \d+ s\n", capsys.readouterr().out
+    )
 
 
 def test_a_line_comes_at_least_every_15_seconds():
