@@ -12,6 +12,8 @@ import pytest
 from rl.compat.torchvision import ensure_torchvision
 from tests.reference.pipelines import PIPELINES, SmallPipeline, build_pipeline
 
+pytestmark = pytest.mark.long
+
 PROMPTS = ("a cat on a red chair", "heavy noise")
 
 
