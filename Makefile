@@ -38,7 +38,7 @@ test: install lint
 test-hosts: export OMP_NUM_THREADS = 1
 test-hosts: install
 	$(BIN)/python -m pytest tests/hosts
-	$(BIN)/python -m pytest tests/e2e -m long
+	$(BIN)/python -m pytest -m long --ignore tests/hosts
 
 lint: install
 	$(BIN)/ruff check
