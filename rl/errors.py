@@ -73,3 +73,7 @@ class CallTimeoutError(VlcotError):
 
 class ImportOriginError(ConfigError):
     """A package of ours was imported from somewhere else on a node."""
+
+
+class RayStartError(VlcotError):
+    """The private Ray did not come up."""

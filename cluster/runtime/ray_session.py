@@ -28,7 +28,7 @@ from configs.errors import first_line
 from configs.planning.placement import place
 from configs.planning.plan import make_plan
 from configs.schema import Config
-from rl.errors import ConfigError
+from rl.errors import ConfigError, RayStartError
 
 LOGICAL_CPUS = 16
 """Least CPUs a private Ray counts: our processes take turns on the real ones (``configs.planning.placement.SHARE``)."""
@@ -104,18 +104,28 @@ def private_ray(runtime_env: Mapping[str, Any], store_bytes: int) -> Iterator[No
     Args:
         runtime_env: Of all workers.
         store_bytes: Size of its object store.
+
+    Raises:
+        RayStartError: If it does not come up.
     """
     with _environment(), temporary_folder() as temporary:
-        ray.init(
-            address="local",  # without it Ray joins any cluster that runs on this machine
-            num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
-            object_store_memory=store_bytes,
-            include_dashboard=False,
-            runtime_env=dict(runtime_env),
-            log_to_driver=False,
-            configure_logging=False,
-            _temp_dir=temporary,
-        )
+        try:
+            ray.init(
+                address="local",  # without it Ray joins any cluster that runs on this machine
+                num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
+                object_store_memory=store_bytes,
+                include_dashboard=False,
+                runtime_env=dict(runtime_env),
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=temporary,
+            )
+        except Exception as error:  # Ray raises the bare class where its node is not up in time
+            ray.shutdown()
+            raise RayStartError(
+                f"Ray did not start: {first_line(error)}; end what else keeps this machine busy, or free memory, and "
+                "try again"
+            ) from error
         folder = Path(ray._private.worker._global_node.get_session_dir_path())
         try:
             yield

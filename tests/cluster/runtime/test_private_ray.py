@@ -54,3 +54,19 @@ def test_it_listens_to_this_machine_and_leaves_nothing_after_ctrl_c(tmp_path):
     assert "authentication" not in err
     assert not Path(seen["folder"]).exists()
     assert not (tmp_path / ".ray").exists()
+
+
+def test_a_ray_that_does_not_start_costs_one_line() -> None:
+    program = "from cluster.runtime.ray_session import private_ray\nwith private_ray({}, 1): print('started')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("rl.errors.RayStartError: Ray did not start: "), done.stderr
+    assert last.endswith("and try again")
+    assert not done.stdout
