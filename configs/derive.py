@@ -49,8 +49,8 @@ def derived(config: Config) -> dict[str, str]:
     if images:
         if isinstance(config.data, Photographs):
             lines["degraded photo"] = f"{degraded_px(config)} px"
-        lines["pictures"] = ", ".join(f"{name} {block.size_px} px" for name, block in images.items())
-        lines["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
+            lines["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
+        lines["pictures"] = ", ".join(f"{name} {_size(block)} px" for name, block in images.items())
         trained = (
             denoising_policy(config.policies[block.policy]).rollout.trained_steps.num_trained(
                 block.num_steps - 1
@@ -70,6 +70,11 @@ def derived(config: Config) -> dict[str, str]:
     if taught_policies(config):
         lines["cold start"] = f"{coldstart_directory(config)} ({_coldstart_state(config)})"
     return lines
+
+
+def _size(block: BlockConfig) -> str:
+    """Say how large a block's picture is: its edge, or width x height."""
+    return f"{block.size_px} x {block.height_px}" if block.height_px else str(block.size_px)
 
 
 CANARY_TOLERANCE_NATS = {"float32": 1e-4, "bfloat16": 0.1}

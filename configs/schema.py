@@ -353,7 +353,7 @@ class PromptTable:
     prompts: FilePath = ""
     """Where the prompts are: a file (JSONL, JSON, CSV, TSV, Parquet, text), several by a pattern with ``*``, a folder
     that ``datasets`` wrote or reads, or a data set's hub name, ``owner/name`` or ``owner/name:configuration``;
-    ``@split`` may follow. ``builtin`` is the 6,400 sums that come with vlcot."""
+    ``@split`` may follow. With vlcot come ``builtin``, 6,400 sums, and ``builtin:layouts``, 360 pictures in words."""
     split: Text = "train"
     """Which of its splits is trained on, where ``prompts`` does not say."""
     format: Literal["auto", "verl", "easyr1", "trl", "plain"] = "auto"

@@ -11,6 +11,7 @@ SHIPPED: Mapping[str, str] = {
     "generation": "rewards.generation:GenerationReward",
     "consistency": "rewards.consistency:ConsistencyReward",
     "fidelity": "rewards.fidelity:FidelityReward",
+    "layout": "rewards.layout:LayoutReward",
     "http": "rewards.http:HttpReward",
     "vlm_judge": "rewards.vlm_judge:VlmJudgeReward",
 }

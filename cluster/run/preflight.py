@@ -12,7 +12,7 @@ from cluster.run.coldstart import check_made
 from cluster.runtime.console import CONSOLE, make_table, tracked
 from cluster.runtime.plugins import use_plugins
 from configs.checks.validate import validate
-from configs.derive import derived, eval_metrics, final_px
+from configs.derive import COLDSTART, derived, eval_metrics, final_px, taught_policies
 from configs.errors import prefixed
 from configs.schema import Config
 from rewards.experts.picture_metrics import PictureMetrics
@@ -58,6 +58,7 @@ def preflight(config: Config) -> PromptSource:
         family, source_dir = family_of(name, policy), Path(policy.source)
         if family.settings and source_dir.is_dir():
             family.load("settings")(name, config, source_dir, first.shown)
+    _check_start(config, source, first)
     reward_terms(config)
     check_methods(config)
     for name, reward in config.rewards.items():
@@ -75,6 +76,24 @@ def preflight(config: Config) -> PromptSource:
         load_picture(path)
     _try_prompts(source, config)
     return source
+
+
+def _check_start(config: Config, source: PromptSource, first: Prompt[Any]) -> None:
+    """Refuse a painter made from nothing whose prompts neither show photographs nor say which picture is right.
+
+    Raises:
+        ConfigError: If it would have to paint more than one picture a chain, or beside text.
+        DataError: If the source knows no right picture.
+    """
+    made = [name for name in taught_policies(config) if config.policies[name].kind == "denoising"]
+    if not made or first.shown:
+        return
+    if len(config.chain) > 1:
+        raise ConfigError(
+            f"policies.{made[0]}.source: from prompts without pictures {COLDSTART} makes a painter for a chain of one "
+            f"image block, and this one has {len(config.chain)} blocks; name a checkpoint"
+        )
+    source.answer(decoded(first), config.chain, config.seed)
 
 
 def _try_prompts(source: PromptSource, config: Config) -> None:

@@ -48,14 +48,15 @@ def _check_limits(key: str, block: BlockConfig) -> None:
             raise ConfigError(
                 f"{key}.max_tokens: want at least 8 (its two tags count), got {block.max_tokens}"
             )
-        foreign = {"size_px": block.size_px, "num_steps": block.num_steps}
+        foreign = {"size_px": block.size_px, "height_px": block.height_px, "num_steps": block.num_steps}
     else:
         if block.num_steps < 2:
             raise ConfigError(
                 f"{key}.num_steps: want at least 2 (the last step is not trained), got {block.num_steps}"
             )
-        if block.size_px < PIXEL_STEP or block.size_px % PIXEL_STEP:
-            raise ConfigError(f"{key}.size_px: want a multiple of {PIXEL_STEP}, got {block.size_px}")
+        for name, edge in {"size_px": block.size_px, "height_px": block.height_px or block.size_px}.items():
+            if edge < PIXEL_STEP or edge % PIXEL_STEP:
+                raise ConfigError(f"{key}.{name}: want a multiple of {PIXEL_STEP}, got {edge}")
         foreign = {"max_tokens": block.max_tokens}
     for name, value in foreign.items():
         if value:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from configs.derive import COLDSTART, degraded_px
-from configs.schema import Config
+from configs.schema import Config, PromptTable
 
 Fields = Mapping[str, Any]
 PIXEL_RANGE = (3136, 12845056)
@@ -44,6 +44,8 @@ def assumed_model(config: Config, policy: str) -> Model | None:
     """Return what is published of the model that a policy starts from, or None where we do not know it."""
     spec = config.policies[policy]
     model = ASSUMED[spec.kind].get(spec.source)
+    if spec.kind == "denoising" and spec.source == COLDSTART and isinstance(config.data, PromptTable):
+        return TEXT_TO_IMAGE
     # What the cold start makes scales every picture to the degraded photo's size.
     edge = degraded_px(config) if spec.source == COLDSTART else 0
     return replace(model, pixel_range=(edge**2, edge**2)) if model is not None and edge else model
@@ -173,3 +175,17 @@ ASSUMED: Mapping[str, Mapping[str, Model]] = {
     },
 }  # fmt: skip
 """By kind of policy and source. ``fields`` as far as sizes follow from them."""
+
+# ``actors.policies.text_to_image.small`` at 32 px, before it is made.
+TEXT_TO_IMAGE = Model(
+    name=COLDSTART,
+    fields={
+        "_class_name": "SD3Transformer2DModel", "num_layers": 3, "num_attention_heads": 4, "attention_head_dim": 16,
+        "in_channels": 3, "out_channels": 3, "patch_size": 2, "joint_attention_dim": 64,
+        "pooled_projection_dim": 64, "caption_projection_dim": 64,
+    },
+    num_trained=438_284,
+    num_frozen=84_097,
+    patch=8,
+    latents_a_pixel=3 / 16,
+)  # fmt: skip

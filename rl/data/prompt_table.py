@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from configs.schema import BlockConfig, Config, PromptTable
 from rl.data.once import say_once
+from rl.data.regions import REGIONS, paint_roughly, parse_regions
 from rl.data.rows import GROUND_TRUTH, RowReader
 from rl.data.source import Answer, PromptSource
 from rl.data.tables import open_table
@@ -97,18 +98,29 @@ class TableSource(PromptSource):
         return texts
 
     def answer(self, prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -> Answer:
-        """Return what the file says is right, for a chain of one text block.
+        """Return what the file says is right: a text, or a picture of its ``regions``, roughly painted.
 
         Raises:
-            DataError: If it does not say, or there are more blocks.
+            DataError: If it does not say, or the chain has more blocks than one.
         """
-        right = prompt.reference.get(GROUND_TRUTH)
-        if len(blocks) > 1 or right is None:
+        ((name, block), *others) = blocks.items()
+        column = REGIONS if block.kind == "image" else GROUND_TRUTH
+        right = prompt.reference.get(column)
+        if others or right is None:
             raise DataError(
-                f"{prompt.prompt_id}: a file's {GROUND_TRUTH} can be taught to a chain of one text block; "
+                f"{prompt.prompt_id}: a file's {column} can be taught to a chain of one {block.kind} block; "
                 + ("this row has none" if right is None else f"this one has {len(blocks)} blocks")
+                + "; or name a checkpoint in policies.<name>.source"
             )
-        return Answer(texts={name: str(right) for name in blocks}, pictures={})
+        if column == GROUND_TRUTH:
+            return Answer(texts={name: str(right)}, pictures={})
+        try:
+            regions = parse_regions(right)
+        except ValueError as error:
+            raise DataError(f"{prompt.prompt_id}: {error}") from error
+        rng = np.random.default_rng(derive_seed(seed, "rough picture", prompt.prompt_id))
+        picture = paint_roughly(regions, block.height_px or block.size_px, block.size_px, rng)
+        return Answer(texts={}, pictures={name: picture})
 
     def about(self) -> Mapping[str, str]:
         """Say whose columns they are, and how many rows are trained on and held out."""

@@ -25,6 +25,7 @@ from configs.errors import first_line
 from configs.suggest import suggest
 from rl.errors import DataError
 
+_SHIPPED = Path(__file__).parent / "builtin"
 READERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".jsonl": ("text", {}),
     ".json": ("text", {}),
@@ -34,10 +35,12 @@ READERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".parquet": ("parquet", {}),
 }
 """Reader of ``datasets`` and its options, by the end of a file's name."""
-BUILTIN = "builtin"
-"""Names the prompts that come with vlcot."""
-SUMS = Path(__file__).parent / "builtin" / "sums.jsonl"
-"""All 6,400 sums of two numbers below 80, shuffled."""
+BUILTIN: Mapping[str, Path] = {
+    "builtin": _SHIPPED / "sums.jsonl",
+    "builtin:layouts": _SHIPPED / "layouts.jsonl",
+}
+"""Tables that come with vlcot, shuffled: all 6,400 sums of two numbers below 80, and 360 pictures of two colours in
+words, with the regions they mean (``rl.data.regions``)."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TRAIN = "train"
 """The one split of a file."""
@@ -124,15 +127,14 @@ def open_table(source: str, *, split: str = TRAIN, key: str) -> Table:
 
     Args:
         source: A file, a pattern of files, a folder or a hub name, with ``:configuration`` where it has several;
-            ``@split`` may follow. ``builtin`` is a file of sums.
+            ``@split`` may follow; or a name of ``BUILTIN``.
         split: Which split, where the source does not say.
         key: Of the source in the configuration, for messages.
 
     Raises:
         DataError: If it is not there, cannot be read, has no such split, or no row.
     """
-    if source == BUILTIN:
-        source = str(SUMS)
+    source = str(BUILTIN.get(source, source))
     place, at, named = source.rpartition("@")
     if at and not Path(source).exists():
         source, split = place, named

@@ -64,6 +64,7 @@ def test_the_shipped_files_are_those_the_readme_speaks_of():
         "qwen2_5_vl_64gpu",
         "qwen2_5_vl_8gpu",
         "qwen3_vl_1gpu",
+        "text_to_image",
         "tiny",
     ]
 
@@ -378,6 +379,8 @@ FAULTS = {
     "chain.rough_image.max_tokens=4": "chain.rough_image.max_tokens: has no meaning in a image block",
     "chain.rough_image.num_steps=1": "chain.rough_image.num_steps: want at least 2",
     "chain.rough_image.size_px=20": "chain.rough_image.size_px: want a multiple of 16, got 20",
+    "chain.rough_image.height_px=20": "chain.rough_image.height_px: want a multiple of 16, got 20",
+    "chain.degradation.height_px=16": "chain.degradation.height_px: has no meaning in a text block; take it out",
     "chain.rough_image.size_px=32": "chain.middle_image.size_px: want more than chain.rough_image's 32, got 32",
     "chain.middle_image.size_px=48": "chain.middle_image.size_px: want a divisor of chain.final_image's 64",
     "chain.degradation.policy=txt": "chain.degradation.policy: no policy 'txt'; policies are text, image",

@@ -331,9 +331,10 @@ def load_pipeline(files: PipelineFiles, dtype: torch.dtype, *, with_encoders: bo
                 "policies.<name>.trust_code=true"
             )
         options |= {"custom_pipeline": str(files.directory), "trust_remote_code": True}
-    if not with_encoders:
-        options |= {name: None for name, part in files.components.items() if part[0] == "transformers"}
-    elif "safety_checker" in files.components:  # it would blacken pictures, and rewards would see that
+    # Those that it was saved without must be named too, or diffusers misses them.
+    left_out = (None, "transformers") if not with_encoders else (None,)
+    options |= {name: None for name, part in files.components.items() if part[0] in left_out}
+    if "safety_checker" in files.components:  # it would blacken pictures, and rewards would see that
         options |= {"safety_checker": None}
     pipe = pipeline_class.from_pretrained(files.directory, **options)
     pipe.set_progress_bar_config(disable=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from actors.policies.denoising.small_text import make_text_encoder, make_tokenizer
 from actors.policies.restoration.image_model import NUM_FLAG_CHANNELS
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
@@ -49,8 +49,8 @@ def build_image_policy(
     from actors.policies.restoration.pipeline import RestorationPipeline
 
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer(texts)
-    encoder = make_text_encoder(len(tokenizer))
+    tokenizer = make_tokenizer(texts, max_length=96)
+    encoder = make_text_encoder(len(tokenizer), width=32)
     pipeline = RestorationPipeline(
         unet=make_net(channels, patch=patch, text_width=encoder.config.d_model),
         scheduler=FlowMatchEulerDiscreteScheduler(),
@@ -81,42 +81,3 @@ def make_net(channels: Sequence[int], *, patch: int, text_width: int) -> nn.Modu
     nn.init.zeros_(net.get_parameter("conv_out.weight"))
     nn.init.zeros_(net.get_parameter("conv_out.bias"))
     return net
-
-
-def make_tokenizer(texts: Sequence[str]) -> Any:
-    """Make a lower-case word tokenizer that ends every text with ``</s>``."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["<pad>", "</s>", "<unk>"]
-    backend.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=4096, special_tokens=special))
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=special[0],
-        eos_token=special[1],
-        unk_token=special[2],
-        model_max_length=96,
-    )
-
-
-def make_text_encoder(vocab_size: int) -> Any:
-    """Make a one-layer encoder of width 32."""
-    from transformers import T5Config, T5EncoderModel
-
-    config = T5Config(
-        vocab_size=vocab_size,
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_layers=1,
-        num_heads=2,
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        is_encoder_decoder=False,
-    )
-    return T5EncoderModel(config)

@@ -19,9 +19,10 @@ from cluster.runtime.calls import fetch, gather
 from cluster.runtime.console import CONSOLE, tracked
 from cluster.runtime.files import write_atomically
 from configs.derive import degraded_px, denoising_policy
-from configs.schema import Config
+from configs.schema import Config, Photographs
 from rl.chain.painting import PaintCall, picture_text
 from rl.data.images import load_picture, name_pictures, resize, save_picture
+from rl.data.source import prompt_source
 from rl.denoising.step_selection import sampler_spec
 from rl.errors import ConfigError
 from rl.restoration.names import DEGRADED, restoration_prompt
@@ -48,9 +49,11 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
         The restored pictures' paths.
 
     Raises:
-        ConfigError: If two results would have one name, or a file that is no earlier result would be replaced.
+        ConfigError: If the run's prompts are no photographs, two results would have one name, or a file that is no
+            earlier result would be replaced.
         DataError: If a picture cannot be read, or a folder holds none; nothing has been written then.
     """
+    _check_subject(config)
     photos = find_photos(images, out)
     refuse_to_replace(photos, out)
     for path in photos.values():
@@ -69,6 +72,16 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
             save_picture(out / f"{name}.png", picture)
     CONSOLE.print(f"{len(photos)} restored in {out}")
     return [out / f"{name}.png" for name in photos]
+
+
+def _check_subject(config: Config) -> None:
+    """Refuse a run of prompts that show no photograph."""
+    if isinstance(config.data, Photographs) or DEGRADED in prompt_source(config).train(0).shown:
+        return
+    raise ConfigError(
+        f"{config.name} answers prompts (data.kind is {config.data.kind}) and restores no photographs; "
+        "give a run whose prompts are photographs"
+    )
 
 
 def find_photos(images: Sequence[Path], out: Path) -> dict[str, Path]:

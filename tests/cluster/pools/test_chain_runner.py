@@ -241,6 +241,17 @@ def test_what_the_learner_gets_fits_together(crew: dict[str, Worker]) -> None:
     assert [segment.policy for segment in broken.segments] == ["text"]
 
 
+def test_what_the_text_encoders_said_is_kept_once_a_group_of_chains_without_text(
+    crew: dict[str, Worker],
+) -> None:
+    config = replace(CONFIG, chain={"picture": CONFIG.chain["rough_image"]}, deterministic=False)
+    groups = [run(crew, config, group=f"photo-told-{index}") for index in range(2)]
+    kept = [{segment.handle.told for chain in group.chains for segment in chain.segments} for group in groups]
+    assert [len(group.chains) for group in groups] == [3, 3]
+    assert [len(refs) for refs in kept] == [1, 1]
+    assert not kept[0] & kept[1]
+
+
 def test_batches_are_fixed_only_where_numbers_must_repeat(crew: dict[str, Worker]) -> None:
     def asked(deterministic: bool) -> list[int]:
         (before,) = gather([crew["writer"].call("seen")], deadline_s=30)

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.run.preflight import preflight
 from configs.load import load_config
-from configs.schema import Config, OwnData, RewardConfig
-from rl.errors import ConfigError
+from configs.schema import Config, OwnData, PromptTable, RewardConfig
+from rl.errors import ConfigError, DataError
 
 HERE = "tests.reference"
 TINY = load_config("tiny")
@@ -56,3 +56,34 @@ def test_prompts_that_do_not_fit_cost_one_line(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"^{message}[^\n]*$"):
         preflight(text_only(tmp_path, source, **options))
+
+
+def painting(folder: Path, **changes: object) -> Config:
+    return replace(load_config("text_to_image"), output_dir=str(folder), **changes)
+
+
+def test_a_painter_is_made_from_prompts_that_say_which_picture_is_right(tmp_path: Path) -> None:
+    config = painting(tmp_path)
+    source = preflight(config)
+    assert len(source.held_out(config.eval.num_prompts)) > 60
+
+
+def test_a_painter_that_cannot_be_made_costs_one_line(tmp_path: Path) -> None:
+    config = painting(tmp_path)
+    file = tmp_path / "asked.jsonl"
+    file.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n')
+    silent = replace(config, data=PromptTable(prompts=str(file)))
+    with pytest.raises(
+        DataError, match=r"^asked/\d/0: a file's regions can be taught .*this row has none; or name a"
+    ):
+        preflight(silent)
+    block = config.chain["picture"]
+    two = {"sketch": replace(block, size_px=16), "picture": block}
+    with pytest.raises(
+        ConfigError, match=r"^policies\.image\.source: .* one image block, and this one has 2 blocks"
+    ):
+        preflight(replace(config, chain=two))
+    named = replace(config.policies["image"], source=str(tmp_path / "there"))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError, match=r"no model_index\.json in it"):
+        preflight(replace(config, policies={"image": named}))

@@ -71,3 +71,10 @@ def test_a_file_is_no_folder_for_results(photos, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(ConfigError, match="is not a folder"):
         refuse_to_replace(find_photos([photos], tmp_path / "out"), tmp_path / "out")
+
+
+def test_a_run_of_prompts_restores_nothing(photos, tmp_path):
+    said = r"^text_to_image answers prompts \(data\.kind is prompts\) and restores no photographs; give a run [^\n]*$"
+    with pytest.raises(ConfigError, match=said):
+        restore(load_config("text_to_image"), [photos], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

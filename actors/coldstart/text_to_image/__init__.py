@@ -1,0 +1,1 @@
+"""Cold start of the small text-to-image painter."""
