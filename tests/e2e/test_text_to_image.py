@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cluster.record.sinks import read_metrics
 from rl.compat.torchvision import ensure_torchvision
+from rl.data.images import load_picture
 from rl.data.regions import parse_regions, region_map
 from tests.reference.command import vlcot
 
@@ -61,7 +61,7 @@ def _check_report(run: Path) -> None:
     assert asked
     assert any(text in report for text in asked)
     assert "data:image/png;base64," in report
-    assert {Image.open(file).size for file in (run / "chains").rglob("*picture*.png")} == {(32, 16)}
+    assert {load_picture(file).shape for file in (run / "chains").rglob("picture.png")} == {(16, 32, 3)}
     for chain in chains:
         seen = region_map(parse_regions(chain["prompt"]["reference"]["regions"]), 16, 32)
         assert set(np.unique(seen)) == {0, 1}
