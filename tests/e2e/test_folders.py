@@ -105,7 +105,7 @@ def test_sigterm_saves_the_last_step_and_says_so(together: Path) -> None:
     ]
     with said.open("wb") as log:
         process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*COMMAND, *SETTINGS, *words],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
