@@ -459,7 +459,9 @@ class Config:
     """What becomes of text blocks that (nearly) ran out of tokens: nothing, a soft penalty over the last fifth
     of their room, or their actions are not trained (DAPO)."""
     max_staleness: Natural = 0
-    """Oldest weights a group may be written by, in published versions behind the newest; 0 is on-policy."""
+    """Steps that are sampled ahead while the learner works, hence how many versions old the weights may be that wrote
+    what is trained. 0 is on-policy; 1 hides the shorter of rollout and update; more evens out steps of unequal length,
+    for older data."""
     max_refills: Natural = 2
     """Extra prompts per step, in units of ``prompts_per_step``, to replace groups without spread."""
     max_invalid_frac: Share = 0.2

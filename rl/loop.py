@@ -44,7 +44,7 @@ def train(
         with span("step", step=step):
             with stopwatch(metrics, "time/step_s"):
                 with stopwatch(metrics, "time/collect_s"), span("collect"):
-                    groups, collected = ports.collector.next(config.prompts_per_step)
+                    groups, collected = ports.collector.next()
                 with span("build batches"):
                     advantages = assign_advantages(groups, terms, tuple(config.chain), config.advantage)
                     batches = build_train_batches(groups, advantages, config)

@@ -23,8 +23,8 @@ class Store(Protocol):
 class Collector(Protocol):
     """Yields scored groups; owns submission, validity and refill."""
 
-    def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
-        """Return up to ``num_prompts`` trainable groups in id order, and what was met on the way."""
+    def next(self) -> tuple[Sequence[ScoredGroup], Metrics]:
+        """Return the next step's trainable groups in id order, and what was met on the way."""
         ...
 
 

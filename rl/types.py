@@ -179,7 +179,7 @@ class TextReply:
     stopped: bool
     """False when it ran out of tokens."""
     version: int
-    """Weight version that wrote it."""
+    """Weight version that it was begun with: the lowest that wrote in it."""
     context: Ints | None = None
     """Ids that the engine saw before them, ``[S]``, pictures expanded; None where the request's were all."""
     num_cached: int = 0
@@ -366,7 +366,7 @@ class Chain:
     pictures: Mapping[str, object]
     """Opaque handle of each finished picture by block."""
     versions: Mapping[str, tuple[int, int]]
-    """Lowest and highest weight version by policy."""
+    """Lowest and highest weight version that a block was begun with, by policy."""
     block_text: Mapping[str, str] = field(default_factory=dict)
     """Body of every closed text block."""
 

@@ -103,6 +103,11 @@ class TextEngine:
         is_waiting = self._pairs is not None and self._pairs.is_waiting
         return not is_waiting and not self._engine.has_unfinished_requests()
 
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether caches may be dropped while requests are unfinished: a guided pair would not stay in step."""
+        return self._pairs is None
+
     def add(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> None:
         """Take a request in; it joins those that decode.
 
@@ -168,7 +173,7 @@ class TextEngine:
         self._engine.abort_request(list(keys) if self._pairs is None else self._pairs.forget(keys))
 
     def load_weights(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
-        """Load a publication; only while idle.
+        """Load a publication; drop the caches next.
 
         Raises:
             WeightSyncError: If a bucket is damaged; nothing has changed then.
@@ -188,17 +193,19 @@ class TextEngine:
         self._engine.wake_up()
 
     def drop_caches(self) -> None:
-        """Forget everything that was computed with the present weights; only while idle.
+        """Forget everything that was computed with the present weights.
+
+        What is being written keeps its tokens and their log-probs, and begins again with a prefill of all it has.
 
         Raises:
             WeightSyncError: If the engine kept its prefix cache.
         """
-        if not self._engine.reset_prefix_cache():
+        if not self._engine.reset_prefix_cache(reset_running_requests=self.can_begin_again):
             raise WeightSyncError("vLLM did not drop its prefix cache: a request still holds some of it")
         self.drop_picture_caches()
 
     def drop_picture_caches(self) -> None:
-        """Forget the pictures' features, here and in the scheduler's books; only while idle."""
+        """Forget the pictures' features, here and in the scheduler's books."""
         self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
 

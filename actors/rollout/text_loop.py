@@ -1,8 +1,9 @@
 """Loop of the text engine's thread: admits calls, decodes, runs tasks between them, answers.
 
-Requests join while others decode; tasks (new weights, the canary) wait until the engine is idle and hold back what
-came after them, so weights change between blocks only. With ``deterministic`` every call is served alone, from empty
-caches: what it returns depends on nothing but itself.
+Requests join while others decode. New weights are taken between two steps of the engine: what is being written goes
+on with them, after a prefill of all that it has, and each token keeps the log-prob that it was sampled with. With
+``deterministic`` every call is served alone, from empty caches: what it returns depends on nothing but itself; then,
+and with guidance, new weights wait until the engine is idle and hold back what came after them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import logging
 import queue
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,9 +65,11 @@ class TextCall:
 
 @dataclass(slots=True, kw_only=True)
 class EngineTask:
-    """Something that is done while the engine is idle."""
+    """Something that is done between two steps of the engine."""
 
     run: Callable[[TextLoop], Any]
+    is_idle: bool = True
+    """Whether it waits until the engine is idle, where writing could go on beside it."""
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -90,7 +93,8 @@ class TextLoop:
         self._canary, self._canary_pictures = _canary_request(spec)
         self.engine = TextEngine(spec)
         self._waiting: deque[TextCall | EngineTask | None] = deque()
-        self._writing: dict[str, tuple[TextCall, int]] = {}
+        self._writing: dict[str, tuple[TextCall, int, int]] = {}
+        """Call, place in it, and weight version at the beginning, by key."""
         self._keys = itertools.count()
         self.counts: Metrics = {"num_requests": 0.0, "num_tokens": 0.0, "num_cached_tokens": 0.0}
 
@@ -122,14 +126,19 @@ class TextLoop:
             if not self._waiting:
                 return True
             first = self._waiting[0]
-            is_alone = self._deterministic or not isinstance(first, TextCall)
-            if is_alone and self._writing:
+            if self._writing and self._is_alone(first):
                 return True
             self._waiting.popleft()
             if first is None:
                 return False
             if first.answer.set_running_or_notify_cancel():
                 self._start(first)
+
+    def _is_alone(self, what: TextCall | EngineTask | None) -> bool:
+        """Whether something waits until all that is being written is done."""
+        if self._deterministic or what is None:
+            return True
+        return isinstance(what, EngineTask) and (what.is_idle or not self.engine.can_begin_again)
 
     def _start(self, what: TextCall | EngineTask) -> None:
         try:
@@ -148,7 +157,7 @@ class TextLoop:
             for index, request in enumerate(call.requests):
                 key = str(next(self._keys))
                 self.engine.add(key, request, [call.pictures[i] for i in request.pictures])
-                self._writing[key] = (call, index)
+                self._writing[key] = (call, index, self._version)
                 added.append(key)
         except Exception:
             self.engine.abort_all(added)
@@ -164,15 +173,18 @@ class TextLoop:
             finished = self.engine.step()
         except Exception as error:
             logger.exception("text rollout worker: vLLM failed")
-            calls = {id(call): call for call, _ in self._writing.values()}
+            calls = {id(call): call for call, _, _ in self._writing.values()}
             self.engine.abort_all(list(self._writing))
             self._writing.clear()
             for call in calls.values():
                 call.answer.set_exception(_failure("vLLM failed", error))
             return
+        self._answer(finished)
+
+    def _answer(self, finished: Mapping[str, Any]) -> None:
         for key, output in finished.items():
-            call, index = self._writing.pop(key)
-            reply = make_reply(call.requests[index], output, self._version)
+            call, index, version = self._writing.pop(key)
+            reply = make_reply(call.requests[index], output, version)
             call.replies[index] = reply
             self.counts["num_requests"] += 1
             self.counts["num_tokens"] += len(reply.tokens)
@@ -180,11 +192,11 @@ class TextLoop:
             if len(call.replies) == len(call.requests):
                 call.answer.set_result([call.replies[i] for i in range(len(call.requests))])
 
-    # ------------------------------------------------------------------------ tasks, while the engine is idle
+    # ------------------------------------------------------------------------ tasks, between steps of the engine
 
     @span("load weights")
     def load(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
-        """Load a publication and drop every cache.
+        """Load a publication and drop every cache; what is being written goes on with the new weights.
 
         Raises:
             WeightSyncError: If a bucket is damaged (nothing has changed then), or a cache was not dropped.
@@ -196,17 +208,19 @@ class TextLoop:
 
     @span("canary")
     def canary(self) -> Example:
-        """Write on after the fixed prompt."""
+        """Write on after the fixed prompt, beside whatever else is being written."""
         request = self._canary
         self.engine.add(CANARY, request, self._canary_pictures)
-        outputs: dict[str, Any] = {}
+        output = None
         try:
-            while not self.engine.is_idle:
-                outputs |= self.engine.step()
+            while output is None:
+                finished = self.engine.step()
+                output = finished.pop(CANARY, None)
+                self._answer(finished)
         except Exception:
             self.engine.abort_all([CANARY])
             raise
-        reply = make_reply(request, outputs[CANARY], self._version)
+        reply = make_reply(request, output, self._version)
         self.counts["canary_cached_tokens"] = float(reply.num_cached)
         scored = ScoredContext()
         context = request.tokens if reply.context is None else reply.context

@@ -91,12 +91,14 @@ class TextRolloutWorker(RolloutWorker):
         return replies
 
     async def load_weights(self, manifest: Manifest, *buckets: Received) -> LoadTimes:
-        """Take a publication, after all that was asked for before it, and drop every cache.
+        """Take a publication between two steps of the engine, and drop every cache (``TextLoop``).
 
         Raises:
             WeightSyncError: If a bucket is damaged (nothing has changed then), or a cache was not dropped.
         """
-        times: LoadTimes = await self._ask(EngineTask(run=lambda loop: loop.load(manifest, buckets)))
+        times: LoadTimes = await self._ask(
+            EngineTask(run=lambda loop: loop.load(manifest, buckets), is_idle=False)
+        )
         return times
 
     async def sleep(self) -> int:
@@ -120,7 +122,7 @@ class TextRolloutWorker(RolloutWorker):
         The prompt fills more than a cache block and was cached before the last load, so a cache that still
         holds results of older weights shows.
         """
-        example: Example = await self._ask(EngineTask(run=lambda loop: loop.canary()))
+        example: Example = await self._ask(EngineTask(run=lambda loop: loop.canary(), is_idle=False))
         return example
 
     async def _ask(self, what: TextCall | EngineTask) -> Any:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cluster.pools.chain_runner import GroupRequest
+from cluster.pools.group_calls import GroupCalls
 from cluster.runtime.calls import Worker, gather
-from cluster.runtime.lost import losses_of
 from configs.schema import Config
 from rl.advantage.combine import RewardTerm
-from rl.advantage.filters import FilterCounts, FilterResult, filter_group, staleness_of
+from rl.advantage.filters import FilterCounts, FilteredGroup, FilterResult, filter_group, staleness_of
 from rl.advantage.overlong import with_overlong
-from rl.errors import RewardError, RolloutError, VlcotError
+from rl.ahead import DataPosition, Draw, SamplingAhead
+from rl.errors import RewardError, RolloutError
 from rl.measure.metrics import reward_metrics, rollout_metrics, staleness_metrics
 from rl.types import Metrics, Prompt, ScoredGroup
 
@@ -25,11 +27,9 @@ PATIENCE = 8
 
 STAGES = ("rollout", "reward")
 """Of a group, by which its seconds are told."""
-MOST_REPAIRS = 2
-"""Times that lost rollout workers are replaced in one round of sampling."""
 
 Observer = Callable[[int, Sequence[GroupRequest], Sequence[ScoredGroup]], None]
-"""Sees the steps done and every group as it was scored, before any filter."""
+"""Sees the steps done before and every group as it was scored, before any filter."""
 
 
 def run_groups(
@@ -44,9 +44,38 @@ def run_groups(
     return gather(calls, deadline_s=deadline_s, on_done=on_done)
 
 
+def sampling_ahead(config: Config, *, step: int, start: DataPosition) -> SamplingAhead:
+    """Return the book of a run's draws, from a step on."""
+    return SamplingAhead(
+        size=config.prompts_per_step,
+        max_refills=config.max_refills,
+        max_ahead=config.max_staleness,
+        is_ordered=config.deterministic,
+        step=step,
+        num_steps=config.num_steps,
+        start=start,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """A draw's group: as it was asked for, as it was scored, and what the filters made of it."""
+
+    request: GroupRequest
+    scored: ScoredGroup
+    judged: ScoredGroup
+    """With the penalties for length."""
+    filtered: FilteredGroup
+    seconds: Mapping[str, float]
+    """By stage, those of the dropped groups in whose place it is included."""
+
+
 @dataclass(slots=True)
 class GroupCollector:
     """The ``Collector`` port: groups in id order, those not worth an update replaced within a bound.
+
+    Groups of the next ``max_staleness`` steps are sampled meanwhile (``rl.ahead``). A group that is dropped is
+    replaced when it is dropped, also while the learners work.
 
     Source:
         Yu et al. 2025 (DAPO), section 3.2: dynamic sampling.
@@ -59,64 +88,94 @@ class GroupCollector:
     """The learners' present weight versions by policy."""
     make_prompt: Callable[[int], Prompt[Any]]
     """Training prompt by position; the same for the same position."""
-    runners: Sequence[Worker]
+    calls: GroupCalls
     observe: Observer
-    step: int = 0
-    """Steps done."""
-    position: int = 0
-    """Prompts drawn so far: the data position a checkpoint keeps."""
-    repair: Callable[[BaseException], None] | None = None
-    """Replaces lost rollout workers, or raises what it was given; None leaves every loss to others."""
+    ahead: SamplingAhead
+    """Read and changed under the calls' lock."""
     num_empty: int = field(default=0, init=False)
     """Steps in a row without any group to train on."""
+    _answered: dict[Draw, _Answered] = field(default_factory=dict, init=False)
 
-    def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
-        """Return ``num_prompts`` trainable groups, fewer only where the refills are used up.
+    @property
+    def data_position(self) -> DataPosition:
+        """Where a run goes on that has trained what was collected."""
+        with self.calls.lock:
+            return self.ahead.data_position
 
-        At most ``max_refills * num_prompts`` further prompts are drawn, never more at once than groups lack.
-        No group at all is a step without an update, so that one unlucky step does not end a long run.
+    def next(self) -> tuple[Sequence[ScoredGroup], Metrics]:
+        """Return a step's trainable groups, fewer than ``prompts_per_step`` only where the refills are used up.
+
+        Call it when the newest weights are with the rollout workers. At most ``max_refills * prompts_per_step``
+        further prompts are drawn, one for each group that is dropped. No group at all is a step without an update,
+        so that one unlucky step does not end a long run.
 
         Raises:
             RewardError: If more than ``max_invalid_frac`` of the chains lost a score.
             RolloutError: If no group could be trained on for ``PATIENCE`` steps in a row.
         """
-        counts, kept, seen = FilterCounts(), list[ScoredGroup](), list[ScoredGroup]()
-        seconds = dict.fromkeys(STAGES, 0.0)
-        allowed, versions = (1 + self.config.max_refills) * num_prompts, self.versions()
-        while num := min(num_prompts - len(kept), allowed - len(seen)):
-            groups = self._round(num)
-            seen += groups
-            for stage in STAGES:  # the groups of a round are made at once, the rounds one after another
-                seconds[stage] += max(group.seconds[stage] for group in groups)
-            kept += self._trainable(groups, versions, counts)
+        step = self.ahead.step
+        with self.calls.lock:
+            self._sample(self.ahead.open(), dict.fromkeys(STAGES, 0.0))
+        self.calls.wait_until(lambda: self.ahead.is_complete)
+        with self.calls.lock:
+            answered = [self._answered.pop(draw) for draw in self.ahead.take()]
+        self.observe(step, [one.request for one in answered], [one.scored for one in answered])
+        counts, versions = FilterCounts(), self.versions()
+        for one in answered:
+            counts.add(one.judged, one.filtered)
+        kept = [one.filtered.group for one in answered if one.filtered.result is FilterResult.KEPT]
+        self._check(kept, counts, versions, num_seen=len(answered))
+        slowest = max((one.seconds for one in answered), key=lambda seconds: sum(seconds.values()))
+        seen = [one.judged for one in answered]
+        metrics = reward_metrics(seen, self.config, self.terms) | rollout_metrics(seen)
+        metrics |= {f"time/{stage}_s": slowest[stage] for stage in STAGES}
+        return kept, counts.to_metrics() | metrics | staleness_metrics(seen, versions)
+
+    def settle(self) -> None:
+        """Wait until nothing is being sampled: weights that are published then write nothing that was begun before."""
+        self.calls.wait_until(lambda: self.calls.is_idle)
+
+    def _sample(self, draws: Sequence[Draw], before: Mapping[str, float]) -> None:
+        """Have groups sampled; ``before``: seconds by stage of the group that was dropped for them."""
+        for draw in draws:
+            request = GroupRequest(
+                prompt=self.make_prompt(draw.position),
+                draw=0,
+                num_chains=self.config.group_size,
+                grpo_step=draw.grpo_step,
+            )
+            self.calls.ask(request, partial(self._take_in, draw, request, before))
+
+    def _take_in(
+        self, draw: Draw, request: GroupRequest, before: Mapping[str, float], scored: ScoredGroup
+    ) -> None:
+        """Filter a group when it comes, and have another sampled where it is dropped."""
+        judged = with_overlong(scored, self.config)
+        filtered = filter_group(judged, self.config, self.terms)
+        seconds = {stage: before[stage] + scored.seconds[stage] for stage in STAGES}
+        self._answered[draw] = _Answered(
+            request=request, scored=scored, judged=judged, filtered=filtered, seconds=seconds
+        )
+        if filtered.result is FilterResult.KEPT:
+            self.ahead.keep(draw)
+        else:
+            self._sample(self.ahead.drop(draw), seconds)
+
+    def _check(
+        self, kept: Sequence[ScoredGroup], counts: FilterCounts, versions: Mapping[str, int], *, num_seen: int
+    ) -> None:
         if counts.invalid_frac > self.config.max_invalid_frac:
             raise RewardError(
                 f"{counts.invalid_frac:.0%} of the chains lost a score (max_invalid_frac="
                 f"{self.config.max_invalid_frac:g}); the reasons are in the run directory's chains/"
             )
-        self._count_empty(len(kept), len(seen))
-        self.step += 1
-        metrics = reward_metrics(seen, self.config, self.terms) | rollout_metrics(seen)
-        metrics |= {f"time/{stage}_s": seconds[stage] for stage in STAGES}
-        return kept, counts.to_metrics() | metrics | staleness_metrics(seen, versions)
-
-    def _trainable(
-        self, groups: Sequence[ScoredGroup], versions: Mapping[str, int], counts: FilterCounts
-    ) -> list[ScoredGroup]:
-        """Return the groups worth an update, and count the others."""
-        kept = []
-        for group in groups:
-            if staleness_of(group, versions) > self.config.max_staleness:
-                counts.count(FilterResult.STALE)
-                continue
-            filtered = filter_group(group, self.config, self.terms)
-            counts.add(group, filtered)
-            if filtered.result is FilterResult.KEPT:
-                kept.append(filtered.group)
-        return kept
-
-    def _count_empty(self, num_kept: int, num_seen: int) -> None:
-        self.num_empty = 0 if num_kept else self.num_empty + 1
+        for group in kept:
+            if (age := staleness_of(group, versions)) > self.config.max_staleness:
+                raise RolloutError(
+                    f"{group.group_id}: written by weights {age} versions old (max_staleness="
+                    f"{self.config.max_staleness}): a rollout worker did not take the weights it was sent"
+                )
+        self.num_empty = 0 if kept else self.num_empty + 1
         if self.num_empty == PATIENCE:
             raise RolloutError(
                 f"none of the groups of {PATIENCE} steps in a row could be trained on (group/dropped_* say why); "
@@ -124,24 +183,3 @@ class GroupCollector:
             )
         if self.num_empty:
             logger.warning("none of %d groups can be trained on: a step without an update", num_seen)
-
-    def _round(self, num: int) -> list[ScoredGroup]:
-        prompts = [self.make_prompt(self.position + i) for i in range(num)]
-        step = self.position // self.config.prompts_per_step  # refills count too; a resumed run gets the same
-        self.position += num
-        requests = [
-            GroupRequest(prompt=p, draw=0, num_chains=self.config.group_size, grpo_step=step) for p in prompts
-        ]
-        groups = self._sample(requests)
-        self.observe(self.step, requests, groups)
-        return [with_overlong(group, self.config) for group in groups]
-
-    def _sample(self, requests: Sequence[GroupRequest]) -> list[ScoredGroup]:
-        for _ in range(MOST_REPAIRS):
-            try:
-                return run_groups(self.runners, requests, deadline_s=self.config.deadline_s)
-            except (VlcotError, BaseExceptionGroup) as error:
-                if self.repair is None or not losses_of(error):
-                    raise
-                self.repair(error)
-        return run_groups(self.runners, requests, deadline_s=self.config.deadline_s)

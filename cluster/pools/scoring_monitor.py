@@ -53,6 +53,11 @@ class ScoringMonitor:
             return
         self._take(report)
 
+    def forget(self) -> None:
+        """Leave out of the metrics what was scored until now, for an evaluation."""
+        self.listen()
+        self.counts = {}
+
     def metrics(self) -> Metrics:
         """Return what was counted since the last call, under its metric names."""
         counts, self.counts = self.counts, {}
@@ -103,11 +108,9 @@ class MonitoredCollector:
     collector: Collector
     monitor: ScoringMonitor
 
-    def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
-        """Return the collector's groups, and its metrics with the pools'."""
-        self.monitor.listen()
-        self.monitor.metrics()  # of what was scored outside of the step
-        groups, metrics = self.collector.next(num_prompts)
+    def next(self) -> tuple[Sequence[ScoredGroup], Metrics]:
+        """Return the collector's groups, and its metrics with the pools' since the last call."""
+        groups, metrics = self.collector.next()
         self.monitor.listen()
         return groups, metrics | self.monitor.metrics()
 

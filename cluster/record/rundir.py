@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 from cluster.record.run_files import read_as
 from cluster.runtime.files import flush_tree, warn_once, write_atomically
+from rl.ahead import DataPosition
 from rl.errors import ConfigError, DamagedFileError
 
 CHECKPOINTS = "checkpoints"
@@ -24,6 +26,8 @@ class State(TypedDict):
 
     step: int
     position: int
+    again: NotRequired[list[int]]
+    """Not there in older ones, where every drawn prompt was trained."""
     versions: dict[str, int]
 
 
@@ -34,8 +38,7 @@ class Checkpoint:
     path: Path
     step: int
     """Steps done."""
-    position: int
-    """Prompts drawn from the training source so far."""
+    data: DataPosition
     versions: Mapping[str, int]
     """Weight version by policy."""
 
@@ -101,7 +104,7 @@ class RunDir:
         whole = []
         for state in sorted((self.path / CHECKPOINTS).glob(f"step_*/{STATE}")):
             try:
-                whole.append(Checkpoint(path=state.parent, **read_as(state, State)))
+                whole.append(_checkpoint(state.parent, read_as(state, State)))
             except DamagedFileError as error:
                 warn_once(f"{error}; this checkpoint is passed over")
         return whole
@@ -116,10 +119,17 @@ class RunDir:
         _remove_checkpoint(path)
         return path
 
-    def finish_checkpoint(self, step: int, position: int, versions: Mapping[str, int], *, keep: int) -> None:
+    def finish_checkpoint(
+        self, step: int, data: DataPosition, versions: Mapping[str, int], *, keep: int
+    ) -> None:
         """Declare the checkpoint of ``step`` whole, once it is on the disk, and remove the oldest beyond ``keep``."""
         flush_tree(self.checkpoint_path(step))
-        state = {"step": step, "position": position, "versions": dict(versions)}
+        state: State = {
+            "step": step,
+            "position": data.position,
+            "again": list(data.again),
+            "versions": dict(versions),
+        }
         write_atomically(self.checkpoint_path(step) / STATE, json.dumps(state))
         for old in self.checkpoints()[:-keep]:
             _remove_checkpoint(old.path)
@@ -129,6 +139,11 @@ class RunDir:
         for path in (self.path / CHECKPOINTS).glob("step_*"):
             if not (path / STATE).exists():
                 _remove_checkpoint(path)
+
+
+def _checkpoint(path: Path, state: State) -> Checkpoint:
+    data = DataPosition(position=state["position"], again=tuple(state.get("again", ())))
+    return Checkpoint(path=path, step=state["step"], data=data, versions=state["versions"])
 
 
 def _remove_checkpoint(path: Path) -> None:

@@ -18,7 +18,9 @@ from cluster.run.session import Session
 from cluster.runtime.console import CONSOLE
 from cluster.runtime.files import as_disk_full, size_of
 from cluster.runtime.interrupts import INTERRUPTS
-from rl.ports import Collector
+from rl.ahead import DataPosition
+from rl.errors import VlcotError
+from rl.ports import Collector, Publisher
 from rl.spans import span
 from rl.types import JsonDict, Metrics, ScoredGroup
 
@@ -32,10 +34,30 @@ class InterruptibleCollector:
 
     collector: Collector
 
-    def next(self, num_prompts: int) -> tuple[Sequence[ScoredGroup], Metrics]:
+    def next(self) -> tuple[Sequence[ScoredGroup], Metrics]:
         """Collect."""
         with INTERRUPTS.let_through():
-            return self.collector.next(num_prompts)
+            return self.collector.next()
+
+
+@dataclass(frozen=True, slots=True)
+class StepPublisher:
+    """Publishes after an update, while groups of later steps may be sampled."""
+
+    publisher: Publisher
+    collector: GroupCollector
+    is_ordered: bool
+    """Publish when nothing is being sampled: which weights write what then depends on the order of steps alone."""
+
+    def publish_and_prove(self) -> Metrics:
+        """Publish; rollout workers that were lost while the learners worked are replaced first."""
+        if self.is_ordered:
+            self.collector.settle()
+        try:
+            return self.publisher.publish_and_prove()
+        except (VlcotError, BaseExceptionGroup) as error:
+            self.collector.calls.mend(error)
+        return self.publisher.publish_and_prove()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,8 +75,8 @@ class Attempt:
     """Told of every evaluation before the last."""
     step: int
     """Steps done."""
-    position: int
-    """Prompts drawn in them."""
+    data: DataPosition
+    """Where the data are after them."""
 
     def after_step(self, step: int) -> None:
         """Checkpoint and evaluate when due, and stop where an alarm says so.
@@ -63,13 +85,16 @@ class Attempt:
             step: Steps done.
         """
         config = self.session.config
-        self.step, self.position = step, self.collector.position
+        self.step, self.data = step, self.collector.data_position
         is_saved = step % config.save_every == 0 or step == config.num_steps
         if is_saved:
             self.save()
         if config.eval.every and step % config.eval.every == 0 and step < config.num_steps:
             with INTERRUPTS.let_through():
+                self.collector.settle()
                 summary = self.measure(step)
+            if self.session.monitor is not None:
+                self.session.monitor.forget()
             self.session.publisher.publish_and_prove()
             if self.on_evaluated is not None:
                 self.on_evaluated(step, summary)
@@ -95,7 +120,7 @@ class Attempt:
             for name, group in learners.items():
                 group.save(path / name)
             keep = session.config.keep_checkpoints
-            run.finish_checkpoint(self.step, self.position, versions, keep=keep)
+            run.finish_checkpoint(self.step, self.data, versions, keep=keep)
         except Exception as error:
             before = run.newest_checkpoint()
             num_bytes = size_of(before.path if before else path)

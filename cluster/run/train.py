@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.pools.collector import GroupCollector
+from cluster.pools.collector import GroupCollector, sampling_ahead
+from cluster.pools.group_calls import GroupCalls
 from cluster.pools.learner_group import MODEL
 from cluster.pools.learners import LearnerGroups
 from cluster.pools.scoring_monitor import MonitoredCollector
@@ -17,7 +18,14 @@ from cluster.record.trackers.base import Trackers, tracking
 from cluster.report.model_card import write_model_cards
 from cluster.report.page import report_line
 from cluster.run.alarms import AlarmWatch, alarm_watch
-from cluster.run.attempt import Attempt, InterruptibleCollector, OnEvaluated, StepRecorder, load_learners
+from cluster.run.attempt import (
+    Attempt,
+    InterruptibleCollector,
+    OnEvaluated,
+    StepPublisher,
+    StepRecorder,
+    load_learners,
+)
 from cluster.run.coldstart import ensure_start, keep_start
 from cluster.run.preflight import preflight
 from cluster.run.remote_copy import RemoteCopy, open_storage
@@ -35,6 +43,7 @@ from cluster.runtime.ray_session import ray_session
 from configs.load import to_yaml
 from configs.schema import Config
 from rewards.load import reward_terms
+from rl.ahead import DataPosition
 from rl.errors import AlarmError, DiskFullError
 from rl.loop import train as train_loop
 from rl.ports import Collector, Ports, Sink
@@ -72,7 +81,10 @@ class Training:
                 session.evaluator.baselines()
                 session.evaluator.policies("start", step=0)
                 session.evaluator.write(run)
-            collector = self._collector(session, first, checkpoint.position if checkpoint else 0)
+            if session.monitor is not None:
+                session.monitor.forget()
+            data = checkpoint.data if checkpoint else DataPosition()
+            collector = self._collector(session, first, data)
             watch = self._watch(session, metrics_file)
             steps = Attempt(
                 session=session,
@@ -80,7 +92,7 @@ class Training:
                 watch=watch,
                 remote_copy=self.remote_copy,
                 step=first,
-                position=collector.position,
+                data=data,
                 on_evaluated=self.on_evaluated,
             )
             try:
@@ -100,20 +112,24 @@ class Training:
                 CONSOLE.print(report_line(run.path))
                 self.remote_copy.push()
                 raise
+            finally:
+                collector.calls.close()
             return steps.measure(max(first, config.num_steps))
 
-    def _collector(self, session: Session, step: int, position: int) -> GroupCollector:
+    def _collector(self, session: Session, step: int, data: DataPosition) -> GroupCollector:
         config, learners = self.config, session.workers.learners
         return GroupCollector(
             config=config,
             terms=reward_terms(config),
             versions=lambda: {name: group.version for name, group in learners.items()},
             make_prompt=session.prompts.train,
-            runners=session.runners,
+            calls=GroupCalls(
+                session.runners,
+                deadline_s=config.deadline_s,
+                repair=RolloutRepair(session) if config.on_lost_worker == "replace" else None,
+            ),
             observe=StepRecorder(session=session, trackers=self.trackers),
-            repair=RolloutRepair(session) if config.on_lost_worker == "replace" else None,
-            step=step,
-            position=position,
+            ahead=sampling_ahead(config, step=step, start=data),
         )
 
     def _watch(self, session: Session, metrics_file: JsonlSink) -> AlarmWatch:
@@ -129,15 +145,19 @@ class Training:
         )
 
 
-def _ports(session: Session, collector: Collector, sink: Sink) -> Ports:
+def _ports(session: Session, groups: GroupCollector, sink: Sink) -> Ports:
     """Return what the loop talks to."""
+    collector: Collector = groups
     learners = LearnerGroups(
         groups=session.workers.learners, deadline_s=session.config.deadline_s, gpu_sharing=session.gpu_sharing
     )
     if session.monitor is not None:
         collector = MonitoredCollector(collector, session.monitor)
     return Ports(
-        collector=InterruptibleCollector(collector), learners=learners, publisher=session.publisher, sink=sink
+        collector=InterruptibleCollector(collector),
+        learners=learners,
+        publisher=StepPublisher(session.publisher, groups, is_ordered=session.config.deterministic),
+        sink=sink,
     )
 
 

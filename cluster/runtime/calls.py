@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -131,6 +132,16 @@ def _gather(
             logger.info("still waiting for %s", ", ".join(str(by_ref[ref]) for ref in pending))
     raise_failures(failures)
     return [answers[call.ref] for call in calls]
+
+
+def on_answer(call: Call, then: Callable[[Any], None]) -> None:
+    """Have ``then`` called once, in a thread of Ray's, with a call's result or the error that :func:`gather` raises."""
+
+    def answered(future: Future[Any]) -> None:
+        error = future.exception()
+        then(future.result() if error is None else translate(call, error))
+
+    call.ref.future().add_done_callback(answered)
 
 
 def gather_by_name(calls: Sequence[Call], *, deadline_s: float) -> dict[str, Any]:

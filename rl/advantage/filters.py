@@ -30,8 +30,6 @@ class FilterResult(StrEnum):
     """Too few scored chains."""
     ZERO_SPREAD = "zero_spread"
     """All chains are worth the same."""
-    STALE = "stale"
-    """Written by weights that are too old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,20 +137,15 @@ class FilterCounts:
     kept: int = 0
     invalid: int = 0
     zero_spread: int = 0
-    stale: int = 0
     num_chains: int = 0
     """Chains seen."""
     num_invalid_chains: int = 0
 
     def add(self, group: ScoredGroup, filtered: FilteredGroup) -> None:
         """Count one group as it came and as it left."""
-        self.count(filtered.result)
+        setattr(self, filtered.result.value, getattr(self, filtered.result.value) + 1)
         self.num_chains += len(group.chains)
         self.num_invalid_chains += filtered.num_invalid
-
-    def count(self, result: FilterResult) -> None:
-        """Count one group that was not looked into, e.g. a stale one."""
-        setattr(self, result.value, getattr(self, result.value) + 1)
 
     @property
     def invalid_frac(self) -> float:
@@ -161,11 +154,10 @@ class FilterCounts:
 
     def to_metrics(self) -> Metrics:
         """Return the counts under their metric names."""
-        num_groups = self.kept + self.invalid + self.zero_spread + self.stale
+        num_groups = self.kept + self.invalid + self.zero_spread
         return {
             "group/kept_frac": self.kept / max(num_groups, 1),
             "group/dropped_invalid": float(self.invalid),
             "group/dropped_zero_spread": float(self.zero_spread),
-            "group/dropped_stale": float(self.stale),
             "rollout/failed_frac": self.invalid_frac,
         }

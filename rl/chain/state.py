@@ -19,8 +19,8 @@ Who writes which token:
 Whitespace is legal between blocks (not before the first), as in the paper's expression. The first token out
 of grammar ends the chain; it stays in the stream as an action, so that the policy learns from it.
 
-A sampled token belongs to the text block whose request wrote it, so a block has one version, and a reward that
-judges text blocks reaches every decision of the text policy, an image's opening tag included.
+A sampled token belongs to the text block whose request wrote it, so a reward that judges text blocks reaches every
+decision of the text policy, an image's opening tag included.
 
 Two contexts are kept: that of the next request, with one placeholder a picture, and that which the engine saw, with
 every picture expanded (``rl.chain.scored``). The second comes back from the engine: nothing here expands.

@@ -107,6 +107,7 @@ def policy_loss(
     sums["clip_frac_low"] = terms.is_clipped_low.sum()
     sums["clip_frac_high"] = terms.is_clipped_high.sum()
     if is_corrected:
+        sums["mismatch_weight/mean"] = correction.factors.sum()
         sums["mismatch_truncated_frac"] = correction.is_truncated.sum()
         sums["mismatch_masked_frac"] = correction.is_left_out.sum()
     if reference is not None:

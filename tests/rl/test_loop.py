@@ -46,10 +46,10 @@ class FakeWorld:
         self.logged = {}
         self.has_groups = True
 
-    def next(self, num_prompts):
+    def next(self):
         self.calls.append("collect")
         groups = []
-        for i in range(num_prompts if self.has_groups else 0):
+        for i in range(CONFIG.prompts_per_step if self.has_groups else 0):
             scores = Scores(
                 name="length",
                 values=np.array([0.0, 1.0], np.float32),

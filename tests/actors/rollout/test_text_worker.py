@@ -23,7 +23,7 @@ from actors.weights.buckets import Bytes, stream_buckets
 from configs.schema import PolicyConfig
 from rl.errors import RolloutError, WeightSyncError
 from rl.restoration.names import REQUEST
-from rl.types import Example, Ints, Manifest, TextRequest, TextSampling, TokenStream
+from rl.types import Example, Ints, Manifest, TextReply, TextRequest, TextSampling, TokenStream
 from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 from tests.reference.tiny_text import BLOCKS, as_example, build, make_request, photo
@@ -159,6 +159,46 @@ def test_new_weights_arrive_and_the_canary_proves_them(
         assert worst_gap(policy, [asyncio.run(worker.canary())]) < TOLERANCE_NATS
         assert worst_gap(policy, sample(worker, vocabulary, [0, 1])) < TOLERANCE_NATS
         assert worst_gap(learner(), sample(worker, vocabulary, [0, 1])) > 0.1
+
+
+def test_new_weights_take_over_in_the_middle_of_a_block(
+    worker: TextRolloutWorker, vocabulary: TextVocabulary, learner: Learner
+) -> None:
+    """Each token keeps the log-prob it was sampled with; the block counts as one of the older weights."""
+    before, after = learner(seed=11), learner(seed=12)
+    asyncio.run(worker.load_weights(*flat(publication(before, 8))))
+    request = replace(request_to(worker, vocabulary, "long", seed=3, max_tokens=300), stop_ids=())
+
+    async def load_while_it_writes() -> tuple[TextReply, Example, bool]:
+        writing = asyncio.create_task(worker.generate([request], photo(0)))
+        await asyncio.sleep(0.5)
+        await worker.load_weights(*flat(publication(after, 9)))
+        canary = await worker.canary()
+        is_writing = not writing.done()
+        (reply,) = await writing
+        return reply, canary, is_writing
+
+    reply, canary, is_writing = asyncio.run(load_while_it_writes())
+    assert worst_gap(after, [canary]) < TOLERANCE_NATS
+    assert (len(reply.tokens), reply.version) == (300, 8)
+    example = as_example(request, reply, photo(0))
+    is_of_old, is_of_new = (gaps(policy, example) < TOLERANCE_NATS for policy in (before, after))
+    if (
+        worker.spec.config.rollout.guidance_scale != 1
+    ):  # both rows of a pair must stay in step, so it is finished first
+        assert is_of_old.all()
+        return
+    assert is_writing
+    num_old = int(np.argmin(is_of_old))
+    assert 0 < num_old < 300
+    assert is_of_new[num_old:].all()
+
+
+def gaps(policy: TokenPolicy, example: Example) -> np.ndarray:
+    batch = policy.collate([example])
+    with torch.no_grad():
+        scored = policy(batch.inputs).logprobs
+    return (scored - batch.behaviour_logprobs)[batch.action_mask].abs().numpy()
 
 
 def test_the_canary_sees_a_cache_that_was_kept(

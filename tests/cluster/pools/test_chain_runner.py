@@ -18,7 +18,8 @@ import ray
 from PIL import Image
 
 from cluster.pools.chain_runner import ChainRunner, GroupRequest, Pools, TextContext
-from cluster.pools.collector import GroupCollector
+from cluster.pools.collector import GroupCollector, sampling_ahead
+from cluster.pools.group_calls import GroupCalls
 from cluster.pools.scoring import Scoring
 from cluster.record.recorder import ChainRecorder
 from cluster.record.run_data import load_run
@@ -31,6 +32,7 @@ from configs.load import load_config
 from configs.methods import SlidingWindow
 from configs.schema import BlockConfig, Config, PromptTable, RewardConfig
 from rl.advantage.combine import RewardTerm
+from rl.ahead import DataPosition
 from rl.chain.grammar import ChainGrammar
 from rl.data.pictures import decoded
 from rl.data.source import prompt_source
@@ -281,19 +283,21 @@ def test_a_groups_pictures_share_what_they_should_and_windows_move_with_the_data
         rewards={"bright": RewardConfig(target="none:Thing")},
     )
     runner = spawned_runner(crew, config)
+    calls = GroupCalls([runner], deadline_s=config.deadline_s)
     collector = GroupCollector(
         config=config,
         terms={"bright": RewardTerm(weight=1.0, blocks=tuple(long))},
         versions=lambda: dict.fromkeys(config.policies, 0),
         make_prompt=lambda position: photo(f"window-{position}"),
-        runners=[runner],
+        calls=calls,
         observe=lambda *_: None,
-        position=2,
+        ahead=sampling_ahead(config, step=0, start=DataPosition(position=2)),
     )
     try:
-        collector.next(2)
-        collector.next(2)
+        collector.next()
+        collector.next()
     finally:
+        calls.close()
         ray.kill(runner.actor)
     (requests,) = gather([crew["painter"].call("asked")], deadline_s=30)
     by_block: dict[tuple[str, str], list[ImageRequest]] = {}
@@ -421,19 +425,22 @@ def test_prompts_of_a_file_go_by_runner_and_rewards_to_record_evaluation_and_rep
 
     with scoring_actor(config) as scoring:
         runner = spawned_runner({**crew, "real": scoring}, config, "real")
+        calls = GroupCalls([runner], deadline_s=config.deadline_s)
         collector = GroupCollector(
             config=config,
             terms={name: RewardTerm(weight=1.0, blocks=tuple(config.chain)) for name in config.rewards},
             versions=lambda: dict.fromkeys(config.policies, 0),
             make_prompt=source.train,
-            runners=[runner],
+            calls=calls,
             observe=record,
+            ahead=sampling_ahead(config, step=0, start=DataPosition()),
         )
         try:
-            _, metrics = collector.next(1)
+            _, metrics = collector.next()
             replace(evaluator, runners=[runner]).policies("now", step=0)
             summary = evaluator.write(run_dir)
         finally:
+            calls.close()
             ray.kill(runner.actor)
     assert (metrics["reward/right/mean"], metrics["reward/seen/mean"]) == (1.0, 200.0 + 3)
     assert summary["rows"]["now"]["seen"]["mean"] == 203.0

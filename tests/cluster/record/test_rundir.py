@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from cluster.record.rundir import STATE, RunDir
+from rl.ahead import DataPosition
 
 DAMAGED = ["", "{", '{"step": 20}', "[]", '{"step": "x", "position": 1, "versions": {}}',
            '{"step": 20, "position": 1, "versions": [1]}', "\0" * 40]  # fmt: skip
@@ -16,7 +17,9 @@ def run(tmp_path):
     run = RunDir(tmp_path / "run")
     for step in (10, 20):
         (run.begin_checkpoint(step) / "text").mkdir(parents=True)
-        run.finish_checkpoint(step, position=4 * step, versions={"text": step}, keep=2)
+        run.finish_checkpoint(
+            step, data=DataPosition(position=4 * step, again=(step,)), versions={"text": step}, keep=2
+        )
     return run
 
 
@@ -26,7 +29,11 @@ def test_a_damaged_state_hides_no_older_checkpoint(run, content, caplog):
     caplog.set_level(logging.WARNING)
     newest = run.newest_checkpoint()
     assert newest is not None
-    assert (newest.step, newest.position, newest.versions) == (10, 40, {"text": 10})
+    assert (newest.step, newest.data, newest.versions) == (
+        10,
+        DataPosition(position=40, again=(10,)),
+        {"text": 10},
+    )
     assert run.newest_checkpoint() == newest
     (line,) = {record.getMessage() for record in caplog.records}
     assert str(run.checkpoint_path(20) / STATE) in line
@@ -38,7 +45,7 @@ def test_a_damaged_checkpoint_is_made_again_and_counts(run):
     path = run.begin_checkpoint(20)
     assert not path.exists()
     path.mkdir()
-    run.finish_checkpoint(20, position=80, versions={"text": 20}, keep=1)
+    run.finish_checkpoint(20, data=DataPosition(position=80), versions={"text": 20}, keep=1)
     assert [one.step for one in run.checkpoints()] == [20]
     assert not run.checkpoint_path(10).exists()
 

@@ -11,11 +11,13 @@ import pytest
 
 from cluster.pools.gpu_sharing import GpuSharing
 from cluster.record.rundir import RunDir
-from cluster.run.attempt import Attempt
+from cluster.run.attempt import Attempt, StepPublisher
 from cluster.run.remote_copy import RemoteCopy
 from cluster.runtime.interrupts import INTERRUPTS, Terminated
 from configs.load import load_config
-from rl.errors import DiskFullError
+from rl.ahead import DataPosition
+from rl.errors import DiskFullError, WorkerLostError
+from rl.types import Metrics
 
 
 @dataclass
@@ -39,11 +41,11 @@ def attempt_in(folder: Path, num_bytes: int = 1000) -> Attempt:
     session = SimpleNamespace(config=config, run=run, workers=workers, gpu_sharing=GpuSharing())
     return Attempt(
         session=cast(Any, session),
-        collector=cast(Any, SimpleNamespace(position=99)),
+        collector=cast(Any, SimpleNamespace(data_position=DataPosition(position=99))),
         watch=cast(Any, SimpleNamespace(must_stop=False)),
         remote_copy=RemoteCopy(config, run, None),
         step=3,
-        position=12,
+        data=DataPosition(position=12, again=(9,)),
     )
 
 
@@ -53,10 +55,40 @@ def test_a_signal_saves_the_last_finished_step_once(tmp_path, monkeypatch, capsy
     for _ in range(2):
         attempt.save_before_the_end()
     (saved,) = attempt.session.run.checkpoints()
-    assert (saved.step, saved.position, saved.versions) == (3, 12, {"text": 7, "image": 7})
+    assert (saved.step, saved.data) == (3, DataPosition(position=12, again=(9,)))
+    assert saved.versions == {"text": 7, "image": 7}
     assert capsys.readouterr().out.startswith(
         "SIGTERM: the checkpoint of step 3 is saved; resume=true goes on"
     )
+
+
+class Calls:
+    """Of a collector, and its publisher: the first publication meets a worker that is gone."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.calls = self
+
+    def settle(self) -> None:
+        self.done.append("settle")
+
+    def mend(self, error: BaseException) -> None:
+        self.done.append(f"mend {error}")
+
+    def publish_and_prove(self) -> Metrics:
+        self.done.append("publish")
+        if self.done.count("publish") == 1:
+            raise WorkerLostError("gone")
+        return {}
+
+
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_a_worker_that_was_lost_during_the_update_is_replaced_before_weights_are_published(
+    is_ordered: bool,
+) -> None:
+    world = Calls()
+    StepPublisher(world, cast(Any, world), is_ordered=is_ordered).publish_and_prove()
+    assert world.done == ["settle"] * is_ordered + ["publish", "mend gone", "publish"]
 
 
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path, monkeypatch, capsys):

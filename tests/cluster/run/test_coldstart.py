@@ -21,6 +21,7 @@ from configs.derive import (
 )
 from configs.load import DIGEST_FORMAT, digest, load_config, to_yaml
 from configs.schema import Config
+from rl.ahead import DataPosition
 from rl.errors import ConfigError, DamagedFileError
 
 ASKED = {"as it was": [], "photographs": ["data.images=/elsewhere"], "seed": ["seed=7"],
@@ -40,7 +41,7 @@ def make_shared(config: Config) -> Path:
 def save(config: Config) -> None:
     run = RunDir(run_directory(config))
     run.begin_checkpoint(4).mkdir(parents=True)
-    run.finish_checkpoint(4, 8, {"text": 4, "image": 4}, keep=1)
+    run.finish_checkpoint(4, DataPosition(position=8), {"text": 4, "image": 4}, keep=1)
 
 
 @pytest.fixture

@@ -12,18 +12,22 @@ import pytest
 from cluster.run.alarms import AlarmWatch
 from cluster.run.attempt import Attempt
 from configs.load import load_config
+from rl.ahead import DataPosition
 
 
 class World:
     """Publisher, collector, evaluator and run directory in one; writes down what was asked of it."""
 
     def __init__(self) -> None:
-        self.position = 0
+        self.data_position = DataPosition()
         self.calls: list[str] = []
 
     def publish_and_prove(self, *, averaged: bool = False) -> dict[str, float]:
         self.calls.append("publish averages" if averaged else "publish")
         return {}
+
+    def settle(self) -> None:
+        self.calls.append("settle")
 
     def policies(self, model: str, *, step: int) -> None:
         self.calls.append(f"evaluate {model} {step}")
@@ -38,7 +42,7 @@ class World:
 def attempt_in(world: World, *, every: int) -> Attempt:
     config = load_config("tiny", ["num_steps=4", "save_every=100"])
     config = replace(config, eval=replace(config.eval, every=every))
-    session = SimpleNamespace(config=config, publisher=world, evaluator=world, run=world)
+    session = SimpleNamespace(config=config, publisher=world, evaluator=world, run=world, monitor=None)
     anything = cast(Any, world)
     return Attempt(
         session=cast(Any, session),
@@ -46,7 +50,7 @@ def attempt_in(world: World, *, every: int) -> Attempt:
         watch=AlarmWatch(config=config, watched=(), steps=world, evaluations=world),
         remote_copy=anything,
         step=0,
-        position=0,
+        data=DataPosition(),
     )
 
 
@@ -54,7 +58,7 @@ def attempt_in(world: World, *, every: int) -> Attempt:
 def test_evaluation_in_training_borrows_the_rollout_workers(step: int, is_due: bool) -> None:
     world = World()
     attempt_in(world, every=2).after_step(step)
-    assert world.calls == ["publish averages", f"evaluate now {step}", "publish"] * is_due
+    assert world.calls == ["settle", "publish averages", f"evaluate now {step}", "publish"] * is_due
 
 
 def test_the_last_evaluation_leaves_what_it_measured() -> None:

@@ -14,6 +14,7 @@ from cluster.record.rundir import RunDir
 from cluster.run.remote_copy import ATTEMPTS, RemoteCopy, Storage, open_storage
 from configs.derive import coldstart_directory
 from configs.load import load_config, to_yaml
+from rl.ahead import DataPosition
 from rl.errors import ConfigError, StorageError, UntrustedFileError
 
 
@@ -30,7 +31,7 @@ def make_run(path: Path, steps: tuple[int, ...] = (2, 4), resolved: str = "name:
         folder = run.checkpoint_path(step) / "text"
         folder.mkdir(parents=True)
         (folder / "weights.bin").write_bytes(bytes([step]) * 1000)
-        run.finish_checkpoint(step, 3 * step, {"text": step}, keep=2)
+        run.finish_checkpoint(step, DataPosition(position=3 * step), {"text": step}, keep=2)
     return run
 
 
@@ -47,7 +48,7 @@ def test_a_run_comes_back_with_its_newest_checkpoint(tmp_path):
     assert storage.pull("mine", back.path)
     newest = back.newest_checkpoint()
     assert [c.step for c in back.checkpoints()] == [4]
-    assert (newest.step, newest.position, newest.versions) == (4, 12, {"text": 4})
+    assert (newest.step, newest.data.position, newest.versions) == (4, 12, {"text": 4})
     assert (newest.path / "text" / "weights.bin").read_bytes() == b"\x04" * 1000
     assert back.resolved.read_text() == "name: mine\n"
 
@@ -72,7 +73,7 @@ def test_old_checkpoints_go_there_too(tmp_path):
     storage, run = memory(), make_run(tmp_path / "here")
     storage.push(run.path, "mine")
     (run.checkpoint_path(6) / "text").mkdir(parents=True)
-    run.finish_checkpoint(6, 18, {"text": 6}, keep=2)
+    run.finish_checkpoint(6, DataPosition(position=18), {"text": 6}, keep=2)
     storage.push(run.path, "mine")
     assert {name.split("/")[2] for name in names(storage) if "/checkpoints/" in name} == {
         "step_000004",

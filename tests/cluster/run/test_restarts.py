@@ -11,6 +11,7 @@ from cluster.run import restarts as survival
 from cluster.run.restarts import MOST_LOSSES, describe_loss, losses_named, surviving
 from cluster.runtime.lost import as_loss, losses_of
 from configs.load import load_config
+from rl.ahead import DataPosition
 from rl.errors import CallTimeoutError, DivergedError, LostDataError, RewardError, WorkerLostError
 
 LOST = WorkerLostError("rollout-text-0.generate: the worker process ended")
@@ -24,7 +25,7 @@ def run(tmp_path):
 
 def save(run: RunDir, step: int) -> None:
     run.checkpoint_path(step).mkdir(parents=True)
-    run.finish_checkpoint(step, position=step, versions={"text": step}, keep=9)
+    run.finish_checkpoint(step, DataPosition(position=step), versions={"text": step}, keep=9)
 
 
 def attempts(*outcomes: object) -> Callable[[], object]:

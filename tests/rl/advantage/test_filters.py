@@ -209,12 +209,10 @@ def test_counts():
     counts, rewards = FilterCounts(), {"a": RewardConfig(), "b": RewardConfig()}
     group = failing_group()
     counts.add(group, filtered_by(group, rewards))
-    counts.count(FilterResult.STALE)
     assert counts.to_metrics() == {
-        "group/kept_frac": 0.5,
+        "group/kept_frac": 1.0,
         "group/dropped_invalid": 0.0,
         "group/dropped_zero_spread": 0.0,
-        "group/dropped_stale": 1.0,
         "rollout/failed_frac": pytest.approx(1 / 3),
     }
     assert counts.invalid_frac == pytest.approx(1 / 3)
