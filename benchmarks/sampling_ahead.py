@@ -143,14 +143,14 @@ class Stage:
         self.records.append(metrics)
 
 
-def config_of(max_staleness: int, num_steps: int) -> Config:
+def config_of(max_staleness: int, num_steps: int, *, num_groups: int = NUM_GROUPS) -> Config:
     """Return a run of one text block."""
     tiny = load_config("tiny")
     return replace(
         tiny,
         deterministic=False,
         num_steps=num_steps,
-        prompts_per_step=NUM_GROUPS,
+        prompts_per_step=num_groups,
         group_size=GROUP_SIZE,
         max_staleness=max_staleness,
         max_refills=0,
@@ -161,26 +161,30 @@ def config_of(max_staleness: int, num_steps: int) -> Config:
     )
 
 
-def steps(scoring: Worker, *, ahead: int, update_s: float, lengths: str, way: str, num: int) -> list[Metrics]:
-    """Make steps and return their metrics."""
-    config = config_of(ahead, num)
+def writers(num: int, *, lengths: str, way: str = "between") -> list[Worker]:
+    """Start rollout workers."""
     kwargs = {"lengths": lengths, "is_drained": way != "between"}
-    workers = [
-        spawn(Writer, f"rollout-text-{i}", num_cpus=0.05, max_concurrency=1024, kwargs=kwargs)
-        for i in range(NUM_WORKERS)
+    return [
+        spawn(Writer, f"rollout-text-{i}", num_cpus=0.05, max_concurrency=4096, kwargs=kwargs)
+        for i in range(num)
     ]
+
+
+def runner_of(config: Config, workers: Sequence[Worker], scoring: Worker) -> Worker:
+    """Start a chain runner."""
     context = TextContext(
         grammar=ChainGrammar(config.chain, TAGS),
         encode=lambda _: (WORDS[0],),
         forbidden_ids=(),
         decode=lambda ids: decode(list(ids), ["answer"]),
     )
-    pools = Pools(rollouts={"text": workers}, scoring=scoring)
-    runner = spawn(
-        ChainRunner, "runner-0", num_cpus=0.05, max_concurrency=1024,
-        kwargs={"config": config, "context": context, "pools": pools},
-    )  # fmt: skip
-    stage = Stage(workers, update_s, way, [])
+    pools = Pools(rollouts={"text": list(workers)}, scoring=scoring)
+    kwargs = {"config": config, "context": context, "pools": pools}
+    return spawn(ChainRunner, "runner-0", num_cpus=0.05, max_concurrency=4096, kwargs=kwargs)
+
+
+def run(config: Config, runner: Worker, stage: Stage) -> list[Metrics]:
+    """Make a run's steps and return their metrics."""
     calls = GroupCalls([runner], deadline_s=DEADLINE_S)
     question = Message(role="user", parts=(TextPart("how much?"),))
     collector = GroupCollector(
@@ -197,9 +201,32 @@ def steps(scoring: Worker, *, ahead: int, update_s: float, lengths: str, way: st
         train(config, start=0, ports=ports, terms=collector.terms, after_step=lambda _: None)
     finally:
         calls.close()
+    return stage.records
+
+
+def steps(scoring: Worker, *, ahead: int, update_s: float, lengths: str, way: str, num: int) -> list[Metrics]:
+    """Start workers, make steps and return their metrics."""
+    config = config_of(ahead, num)
+    workers = writers(NUM_WORKERS, lengths=lengths, way=way)
+    runner = runner_of(config, workers, scoring)
+    try:
+        return run(config, runner, Stage(workers, update_s, way, []))
+    finally:
         for worker in (runner, *workers):
             kill(worker)
-    return stage.records
+
+
+def start_scoring() -> Worker:
+    """Start a Ray of our own and the scoring actor."""
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    ray.init(
+        address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, configure_logging=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
+    )  # fmt: skip
+    kwargs = {"config": config_of(0, 1), "envs": {}}
+    scoring = spawn(Scoring, "scoring-0", num_cpus=0.05, max_concurrency=4096, kwargs=kwargs)
+    gather([scoring.call("setup")], deadline_s=DEADLINE_S)
+    return scoring
 
 
 def mean_s(records: Sequence[Metrics], name: str = "time/step_s") -> float:
@@ -212,38 +239,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=23)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--steps", type=int, default=13)
     arguments = parser.parse_args()
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    ray.init(
-        address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, configure_logging=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
-    )  # fmt: skip
-    scoring = spawn(
-        Scoring, "scoring-0", num_cpus=0.05, max_concurrency=1024,
-        kwargs={"config": config_of(0, 1), "envs": {}},
-    )  # fmt: skip
-    gather([scoring.call("setup")], deadline_s=DEADLINE_S)
+    scoring = start_scoring()
     print(
-        "| answers | rollouts alone, s | update alone, s | weights | k | step, s | of the bound | staleness |"
+        "| answers | rollouts alone, s | update alone, s | k | weights | step, s | of the bound | staleness |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for lengths in ("equal", "lognormal"):
         alone = steps(scoring, ahead=0, update_s=0.0, lengths=lengths, way="between", num=arguments.steps)
         rollouts_s = mean_s(alone)
-        for share in (1.0, 0.5, 1.5):
+        cases = [
+            (1.0, 0, "between"),
+            *((1.0, 1, way) for way in WAYS),
+            (0.5, 1, "between"),
+            (1.5, 1, "between"),
+        ]
+        for share, ahead, way in cases:
             update_s = share * rollouts_s
-            for ahead, way in [(0, "between"), *((1, way) for way in arguments.ways)]:
-                records = steps(
-                    scoring, ahead=ahead, update_s=update_s, lengths=lengths, way=way, num=arguments.steps
-                )
-                took, oldest = mean_s(records), max(r["weights/text/staleness/max"] for r in records)
-                print(
-                    f"| {lengths} | {rollouts_s:.2f} | {update_s:.2f} | {way} | {ahead} | {took:.2f} | "
-                    f"{max(rollouts_s, update_s) / took:.0%} | {oldest:.0f} |",
-                    flush=True,
-                )
+            records = steps(
+                scoring, ahead=ahead, update_s=update_s, lengths=lengths, way=way, num=arguments.steps
+            )
+            took, oldest = mean_s(records), max(r["weights/text/staleness/max"] for r in records)
+            print(
+                f"| {lengths} | {rollouts_s:.2f} | {update_s:.2f} | {ahead} | {way} | {took:.2f} | "
+                f"{max(rollouts_s, update_s) / took:.0%} | {oldest:.0f} |",
+                flush=True,
+            )
     ray.shutdown()
 
 

@@ -8,6 +8,7 @@ repair or raise: only between steps are learners free to give a new worker its w
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from cluster.runtime.outstanding import OUTSTANDING
 from rl.errors import CallTimeoutError
 from rl.types import ScoredGroup
 
+TICK_S = 0.5
+"""A wait this long lets interrupts from other threads through, which wake nobody (``cluster.runtime.interrupts``)."""
 MOST_REPAIRS = 2
 """Times that lost rollout workers are replaced in one wait."""
 
@@ -114,11 +117,14 @@ class GroupCalls:
 
     def _wait(self, is_done: Callable[[], bool]) -> list[tuple[_Asked, BaseException]] | None:
         """Return what has failed, or None where it is done."""
+        end = time.monotonic() + self.deadline_s
         with self.lock:
             while not self._failed:
                 if is_done():
                     return None
-                if not self.lock.wait(self.deadline_s):
+                if self.lock.wait(TICK_S):
+                    end = time.monotonic() + self.deadline_s
+                elif time.monotonic() >= end:
                     names = ", ".join(sorted({str(asked.call) for asked in self._asked}))
                     raise CallTimeoutError(
                         f"no answer from {names} within {self.deadline_s:g} s (deadline_s)"

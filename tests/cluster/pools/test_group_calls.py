@@ -1,5 +1,7 @@
 """Group calls: taken in beside the main thread, asked for again after a loss, failures raised where one may repair."""
 
+import _thread
+import threading
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -120,4 +122,12 @@ def test_a_wait_without_an_answer_ends_and_names_who_is_silent():
     calls = calls_to(Runner([None]), deadline_s=0.05)
     calls.ask("a", print)
     with pytest.raises(CallTimeoutError, match=r"no answer from runner-0\.run_group within 0\.05 s"):
+        calls.wait_until(lambda: calls.is_idle)
+
+
+def test_an_interrupt_from_another_thread_gets_through_a_wait():
+    calls = calls_to(Runner([None]), deadline_s=60.0)
+    calls.ask("a", print)
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
         calls.wait_until(lambda: calls.is_idle)
