@@ -67,10 +67,10 @@ class Spread(Reward):
 class Writer:
     """Writes so many answers at once, each in its own time; takes weights in one of two ways."""
 
-    def __init__(self, *, lengths: str, is_drained: bool) -> None:
+    def __init__(self, *, lengths: str, is_drained: bool, rows: int = ROWS) -> None:
         self._lengths, self._is_drained = lengths, is_drained
         self._version = self._num_writing = 0
-        self._rows = asyncio.Semaphore(ROWS)
+        self._rows = asyncio.Semaphore(rows)
         self._is_open, self._is_idle = asyncio.Event(), asyncio.Event()
         self._is_open.set()
         self._is_idle.set()
