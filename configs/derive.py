@@ -226,9 +226,9 @@ def eval_metrics(config: Config) -> tuple[str, ...]:
 
 
 def num_gpus(config: Config) -> float:
-    """GPUs that all processes reserve together."""
-    policies = sum(
-        policy.num_gpus * (policy.learner.num_ranks + worker_processes(policy) * policy.rollout.num_workers)
-        for policy in config.policies.values()
-    )
+    """GPUs that all processes reserve together; with ``colocate`` a policy's rank and worker share theirs."""
+    policies = 0.0
+    for policy in config.policies.values():
+        ranks, workers = policy.learner.num_ranks, worker_processes(policy) * policy.rollout.num_workers
+        policies += policy.num_gpus * (max(ranks, workers) if config.colocate else ranks + workers)
     return policies + sum(reward.num_gpus * reward.num_workers for reward in config.rewards.values())

@@ -70,3 +70,19 @@ def test_it_makes_its_cold_start_and_one_step(name: str, tmp_path: Path) -> None
     model = tmp_path / name / "checkpoints" / "step_000001" / "text" / "model"
     chain = load_config(name).chain
     assert load_vocabulary(model, tuple(chain)).tags.opening.keys() == set(chain)
+
+
+def test_the_text_to_picture_configuration_makes_one_step(tmp_path: Path) -> None:
+    build_pipeline("stable_diffusion_3", tmp_path / "painter")
+    settings = (
+        *(f"policies.image.{setting}" for setting in POLICY),
+        *("colocate=false", "num_steps=1", "prompts_per_step=2", "group_size=2", "bucket_mib=1"),
+        *("chain.picture.size_px=32", "chain.picture.num_steps=3", "eval.num_prompts=2", "eval.every=0"),
+        "policies.image.call.max_sequence_length=64",
+        f"policies.image.source={tmp_path / 'painter'}",
+    )
+    vlcot("train", "sd3_5_medium_1gpu", f"output_dir={tmp_path}", *settings)
+    (record,) = read_metrics(tmp_path / "sd3_5_medium_1gpu" / "metrics.jsonl")
+    assert record["weights/image/canary_nats/max"] < record["weights/image/canary_nats/tolerance"]
+    assert record["learner/image/grad_norm"] > 0
+    assert record["policy/image/ratio_before_update/max_dev"] < 1e-3, "bfloat16"
