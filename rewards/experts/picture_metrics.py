@@ -7,7 +7,6 @@ from typing import Any
 
 from configs.errors import prefixed
 from rewards.experts.expert import Expert
-from rewards.experts.real_esrgan import enlarge, find_weights, read_net
 from rl.spans import span
 from rl.types import Floats, Pixels
 
@@ -67,6 +66,8 @@ class PictureMetrics:
     @span("restore")
     def restored(self, pictures: Sequence[Pixels], scale: int) -> list[Pixels]:
         """Enlarge pictures by Real-ESRGAN; none where the extra ``restorer`` is not installed."""
+        from rewards.experts.real_esrgan import enlarge, find_weights, read_net  # torch
+
         weights = find_weights(scale)
         if weights is None:
             return []
