@@ -13,7 +13,7 @@ from rl.data.images import load_picture
 from tests.reference.command import vlcot
 from tests.reference.pipelines import build_pipeline
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
 
 CALL = "{image: {from: [previous, degraded], share: 0.25}, guidance_scale: 3.0, noise_level: 20}"
 """The degraded photo for the first picture, the picture before for the others, at a quarter of the painted size."""
