@@ -12,7 +12,7 @@ from tests.reference.picture_jobs import PLANS, SURROGATES, picture_batch, pictu
 from tests.reference.pipelines import build_pipeline
 from tests.reference.ranks import run_ranks
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 NAMES = ("stable_diffusion_3", "stable_diffusion_v")
 LIVES = [(name, surrogate, stage) for name in NAMES for surrogate in SURROGATES for stage in (1, 2, 3)]

@@ -85,7 +85,15 @@ class Case:
         return made
 
 
-@pytest.fixture(scope="module", params=PIPELINES)
+QUICK = ("stable_diffusion_3", "stable_diffusion_upscale", "flux_kontext", "own_pipeline")
+"""A flow, a v model that is shown a picture, packed latents, code of a user's own; the others are left to
+``make test-hosts``."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in PIPELINES],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     directory = tmp_path_factory.mktemp(request.param)
     build_pipeline(request.param, directory)

@@ -21,7 +21,7 @@ from tests.reference.language_models import make
 from tests.reference.policy_configs import policy_config
 from tests.reference.rollout import make_worker
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 BLOCKS = ("answer",)
 TEMPERATURE = 0.9
