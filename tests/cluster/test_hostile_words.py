@@ -166,6 +166,8 @@ def test_a_place(command, word, place, capsys, monkeypatch):
 def test_what_the_machine_does_not_have_is_refused_before_a_run_directory(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("RAY_TMPDIR", str(place))
+    # Other files' tests may have left a Ray in this process, in which a command would start at once.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     cores = len(os.sched_getaffinity(0))
     for override, message in {
         f"policies.text.num_threads={cores + 1}": f"this machine has {cores} cores",
