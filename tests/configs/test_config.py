@@ -64,6 +64,7 @@ def test_the_shipped_files_are_those_the_readme_speaks_of():
         "qwen2_5_vl_64gpu",
         "qwen2_5_vl_8gpu",
         "qwen3_vl_1gpu",
+        "sd3_5_medium_1gpu",
         "text_to_image",
         "tiny",
     ]

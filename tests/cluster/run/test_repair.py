@@ -35,7 +35,10 @@ class World:
             scoring=self.worker("scoring-0"),
         )
         self.workers = RunWorkers(
-            pools=self.pools, picture_metrics=self.worker("metrics-0"), learners={}, reserved=cast(Any, None)
+            pools=self.pools,
+            picture_metrics=self.worker("metrics-0"),
+            learners={},
+            reserved=cast(Any, SimpleNamespace(num_gpus=lambda _: 0.0)),
         )
         self.hosts = {"rollout-text-1": "10.0.0.3"}
         session = SimpleNamespace(
