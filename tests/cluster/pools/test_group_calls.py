@@ -1,6 +1,7 @@
 """Group calls: taken in beside the main thread, asked for again after a loss, failures raised where one may repair."""
 
 import _thread
+import signal
 import threading
 from concurrent.futures import Future
 from typing import Any, cast
@@ -128,6 +129,10 @@ def test_a_wait_without_an_answer_ends_and_names_who_is_silent():
 def test_an_interrupt_from_another_thread_gets_through_a_wait():
     calls = calls_to(Runner([None]), deadline_s=60.0)
     calls.ask("a", print)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threading.Timer(0.2, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        calls.wait_until(lambda: calls.is_idle)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            calls.wait_until(lambda: calls.is_idle)
+    finally:
+        signal.signal(signal.SIGINT, before)
