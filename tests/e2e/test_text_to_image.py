@@ -22,6 +22,7 @@ SETTINGS = (
     "save_every=1",
     "chain.picture.height_px=16",
     "chain.picture.num_steps=3",
+    "policies.image.rollout.trained_steps.count=2",
     "coldstart.num_examples=64",
     "coldstart.image_steps=20",
     "eval.num_prompts=4",
