@@ -8,6 +8,7 @@ Letters: B pictures of one call, K steps; a latent has any rank, rows first.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -330,6 +331,9 @@ def load_pipeline(files: PipelineFiles, dtype: torch.dtype, *, with_encoders: bo
                 f"{files.directory} brings code of its own ({OWN_CODE}); look at it, and if it may run, set "
                 "policies.<name>.trust_code=true"
             )
+        # diffusers calls every folder's code by one module name, and keeps in it what an earlier folder's defined.
+        for module_name in [name for name in sys.modules if name.startswith("diffusers_modules.local")]:
+            del sys.modules[module_name]
         options |= {"custom_pipeline": str(files.directory), "trust_remote_code": True}
     # Those that it was saved without must be named too, or diffusers misses them.
     left_out = (None, "transformers") if not with_encoders else (None,)
