@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.policies.denoising.stepping import Process, process_of
-from configs.errors import first_line
+from actors.policies.hub import local_copy
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
 
@@ -48,44 +48,26 @@ class PipelineFiles:
 
 
 def local_pipeline(source: Path) -> Path:
-    """Return the folder of a pipeline; of a hub name what diffusers needs of it is fetched, or found in the cache.
+    """Return the folder of a pipeline, of a hub name what diffusers needs of it; errors as of ``local_copy``."""
 
-    Raises:
-        ConfigError: If there is no such folder, and no such pipeline on the hub or no way to it.
-    """
-    if source.is_dir():
-        return source
-    ensure_torchvision()
-    from diffusers import DiffusionPipeline
+    def fetch(name: str) -> str:
+        ensure_torchvision()
+        from diffusers import DiffusionPipeline
 
-    try:
-        return Path(DiffusionPipeline.download(str(source)))
-    except Exception as error:
-        raise ConfigError(
-            f"{source}: no such folder, and it cannot be had from the hub: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        return str(DiffusionPipeline.download(name))
 
-
-def check_pipeline(directory: Path) -> None:
-    """Refuse a checkpoint that is no pipeline, or none whose steps can be scored.
-
-    Raises:
-        ConfigError: Names the folder and what is wrong.
-    """
-    read_pipeline(directory)
+    return local_copy(source, fetch)
 
 
 def read_pipeline(directory: Path) -> PipelineFiles:
     """Read what a checkpoint is; nothing is imported or loaded.
 
     Raises:
-        ConfigError: As in ``check_pipeline``.
+        ConfigError: If it is no pipeline, or none whose steps can be scored; names the folder and what is wrong.
     """
     index = _json(directory, "model_index.json")
-    stored = index.get("_class_name")
-    class_name = (
-        stored[-1] if isinstance(stored, list) and stored else stored
-    )  # own code is named with its module
+    stored = index.get("_class_name")  # own code is named with its module
+    class_name = stored[-1] if isinstance(stored, list) and stored else stored
     if not isinstance(class_name, str):
         raise ConfigError(f"{directory / 'model_index.json'} is damaged or names no _class_name")
     components = {
@@ -139,19 +121,17 @@ def call_parameters(directory: Path, class_name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If neither diffusers nor the folder has such a class.
     """
-    own = directory / OWN_CODE
-    for path in (
-        (_module_file(SHIPPED[class_name]),) if class_name in SHIPPED else (own, *_diffusers_pipelines())
-    ):
-        if (
-            path.is_file()
-            and f"class {class_name}(" in path.read_text()
-            and (found := _call_in(path, class_name))
-        ):
-            return found
-    raise ConfigError(
-        f"{directory}: the installed diffusers has no {class_name}, and there is no {OWN_CODE} that brings it"
-    )
+    if class_name in SHIPPED:
+        found = _call_in(_module_file(SHIPPED[class_name]), class_name)
+    else:
+        own = directory / OWN_CODE
+        found = _call_in(own, class_name) if own.is_file() else None
+        found = found or _call_in_diffusers(class_name)
+    if not found:
+        raise ConfigError(
+            f"{directory}: the installed diffusers has no {class_name}, and there is no {OWN_CODE} that brings it"
+        )
+    return found
 
 
 def _module_file(module: str) -> Path:
@@ -162,14 +142,21 @@ def _module_file(module: str) -> Path:
 
 
 @cache
-def _diffusers_pipelines() -> tuple[Path, ...]:
-    return tuple(sorted(_module_file("diffusers").with_name("pipelines").rglob("*.py")))
+def _call_in_diffusers(class_name: str) -> tuple[str, ...] | None:
+    """Look through the installed library once a class: it has hundreds of files."""
+    for path in sorted(_module_file("diffusers").with_name("pipelines").rglob("*.py")):
+        if found := _call_in(path, class_name):
+            return found
+    return None
 
 
 def _call_in(path: Path, class_name: str) -> tuple[str, ...] | None:
     """Return the parameters of ``class_name.__call__``, without ``self``; None where the file has none."""
+    source = path.read_text()
+    if f"class {class_name}(" not in source:
+        return None
     try:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as Python: {error}") from error
     for node in tree.body:

@@ -7,7 +7,7 @@ from actors.policies.family import PolicyFamily
 DIFFUSERS = PolicyFamily(
     name="diffusers",
     kind="denoising",
-    checkpoint="actors.policies.denoising.checkpoint:check_pipeline",
+    checkpoint="actors.policies.denoising.checkpoint:read_pipeline",
     learner="actors.policies.denoising.policy:DenoisingPolicy",
     rollout="actors.rollout.image_worker:ImageRolloutWorker",
     coldstart="actors.coldstart.painter:train_painter",

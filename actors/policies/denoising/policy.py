@@ -84,7 +84,10 @@ class DenoisingPolicy(TrainablePolicy):
                 differ.
             TypeError: If there is another kind of segment among them.
         """
-        rows = [self._row(example) for example in examples]
+        # A group's pictures, and a picture's steps, share what they were told: it is unpacked once.
+        told = {id(example.told): example.told for example in examples if example.told is not None}
+        answers = {key: unpack(packed) for key, packed in told.items()}
+        rows = [self._row(example, answers.get(id(example.told), ())) for example in examples]
         segments = [row.segment for row in rows]
         if len(shapes := {segment.latents.shape for segment in segments}) != 1:
             raise ValueError(f"a batch needs segments of one shape, got {sorted(shapes)}")
@@ -102,7 +105,7 @@ class DenoisingPolicy(TrainablePolicy):
             behaviour_step_mean=self._behaviour_step_mean(segments),
         )
 
-    def _row(self, example: Example) -> ScoredPicture:
+    def _row(self, example: Example, answers: Answers) -> ScoredPicture:
         segment = example.segment
         if not isinstance(segment, DenoisingSegment):
             raise TypeError(f"want a DenoisingSegment, got {type(segment).__name__}")
@@ -115,7 +118,6 @@ class DenoisingPolicy(TrainablePolicy):
             size=(segment.height_px, segment.size_px),
             seed=segment.seed,
         )
-        answers = () if example.told is None else unpack(example.told)
         return ScoredPicture(segment=segment, painting=painting, answers=answers)
 
     def _action_weights(self, segments: Sequence[DenoisingSegment], trained: Tensor) -> Tensor | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from actors.policies.hub import local_copy
 from configs.errors import first_line
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
@@ -24,21 +25,14 @@ SERVED = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPOR
 
 
 def local_directory(source: Path) -> Path:
-    """Return the folder of a checkpoint; a hub name is fetched, or found in the hub's cache.
+    """Return the folder of a checkpoint; errors as of ``local_copy``."""
 
-    Raises:
-        ConfigError: If there is no such folder, and no such model on the hub or no way to it.
-    """
-    if source.is_dir():
-        return source
-    from huggingface_hub import snapshot_download
+    def fetch(name: str) -> str:
+        from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(str(source)))
-    except Exception as error:
-        raise ConfigError(
-            f"{source}: no such folder, and it cannot be had from the hub: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        return snapshot_download(name)
+
+    return local_copy(source, fetch)
 
 
 def load_config(directory: Path) -> Any:
