@@ -71,6 +71,16 @@ def _one_torch_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_process_group() -> Iterator[None]:
+    """End the process group that a file's tests leave in this process: the next file's would be in it."""
+    yield
+    if "deepspeed" in sys.modules:
+        from actors.shared.deepspeed_engine import stop_process_group
+
+        stop_process_group()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Run one private Ray for all tests; they name their actors apart and end them themselves."""

@@ -83,9 +83,14 @@ def join_process_group(device: torch.device) -> None:
 
 
 def stop_process_group() -> None:
-    """Leave the process group, if there is one."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    """Leave the process group, if there is one.
+
+    Through DeepSpeed: it remembers groups of its own, and an engine of the next process group would be given them.
+    """
+    import deepspeed
+
+    if deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
 
 
 def make_engine(

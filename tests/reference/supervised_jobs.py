@@ -81,6 +81,16 @@ def finalizer_imports(*_: int) -> dict[str, Any]:
     return {"collected": seen() is None, "imported": sorted(set(sys.modules) - before)}
 
 
+def two_process_groups(*_: int) -> list[list[float]]:
+    """The losses of two runs in one process, the second in a process group of its own."""
+    spec = SupervisedSpec(num_steps=NUM_STEPS, learning_rate=1e-2)
+    found = []
+    for _ in range(2):
+        found.append(_life(spec, 0, 1)[0])
+        ds.stop_process_group()
+    return found
+
+
 def _life(spec: SupervisedSpec, rank: int, world_size: int) -> tuple[list[float], dict[str, Tensor]]:
     torch.manual_seed(0)
     module = TinyClassifier()

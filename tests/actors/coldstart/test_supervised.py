@@ -8,7 +8,13 @@ import torch
 
 from actors.coldstart.supervised import SupervisedSpec
 from tests.reference.ranks import run_ranks
-from tests.reference.supervised_jobs import NUM_STEPS, finalizer_imports, lives, supervised_batches
+from tests.reference.supervised_jobs import (
+    NUM_STEPS,
+    finalizer_imports,
+    lives,
+    supervised_batches,
+    two_process_groups,
+)
 from tests.reference.tiny_policy import TinyClassifier
 
 
@@ -77,3 +83,9 @@ def test_every_rank_diverges(found, world):
 def test_an_engine_that_is_dropped_imports_nothing():
     """Where the garbage collector drops it during an import, Python 3.11 would break that import off."""
     assert run_ranks(finalizer_imports, 1) == [{"collected": True, "imported": []}]
+
+
+@pytest.mark.engine
+def test_a_process_may_leave_a_process_group_and_join_another():
+    ((first, second),) = run_ranks(two_process_groups, 1)
+    assert first == second

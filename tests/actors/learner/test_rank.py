@@ -14,7 +14,7 @@ from actors.learner.micro_batches import expand_advantages, inputs_on, make_acti
 from actors.learner.model import load_policy
 from actors.learner.spec import LearnerSpec
 from actors.policies.base import PolicyBatch
-from actors.shared.deepspeed_engine import start_process_group, stop_process_group
+from actors.shared.deepspeed_engine import start_process_group
 from rl.errors import LearnerError
 from rl.types import MicroBatch, TrainItem
 from tests.reference.policy_configs import policy_config
@@ -103,7 +103,6 @@ def test_a_policy_that_zero_3_cannot_shard_is_refused(tmp_path):
 
 
 def test_a_port_in_use_is_named(monkeypatch):
-    stop_process_group()  # another file's test may have left one in this process
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
     with socket.socket() as other:

@@ -20,7 +20,6 @@ from actors.coldstart.restoration.expert_trainer import (
     save_expert,
 )
 from actors.coldstart.supervised import SupervisedSpec
-from actors.shared.deepspeed_engine import stop_process_group
 from configs.schema import RewardConfig
 from rewards.base import evaluate
 from rewards.contract import check_reward
@@ -50,8 +49,7 @@ def fitted(dataset, tmp_path_factory):
         batch_size=2,
         report=lambda _, seen: losses.append(seen["loss"]),
     )
-    yield directory, record, losses
-    stop_process_group()
+    return directory, record, losses
 
 
 class SaysMean(torch.nn.Module):
@@ -127,7 +125,6 @@ def test_a_fit_is_the_same_for_one_seed(dataset, tmp_path):
         fit_expert(dataset, spec, directory=tmp_path / d, seed=3, batch_size=1, report=lambda *_: None)
         for d in "ab"
     )
-    stop_process_group()
     assert one == same
     first, second = (torch.load(tmp_path / d / "expert.pth")["params"] for d in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
