@@ -270,7 +270,7 @@ def algorithm_layer(content: Layer) -> dict[str, Any]:
         algorithm = _find(name)
         kinds = {name: keys.get("kind", "token") for name, keys in entries(content, "policies").items()}
         policies = {
-            name: {"kind": kind, **(algorithm.token if kind == "token" else algorithm.denoising)}
+            name: {"kind": kind, **(algorithm.denoising if kind == "denoising" else algorithm.token)}
             for name, kind in kinds.items()
         }
         rewards = {

@@ -14,7 +14,8 @@ from configs.schema import (
     LossConfig,
     Photographs,
     PolicyConfig,
-    TokenPolicyConfig,
+    UnifiedPolicyConfig,
+    WriterConfig,
 )
 
 COLDSTART = "coldstart"
@@ -51,13 +52,21 @@ def derived(config: Config) -> dict[str, str]:
             lines["degraded photo"] = f"{degraded_px(config)} px"
             lines["output"] = f"{final_px(config.chain)} px ({config.scale} x)"
         lines["pictures"] = ", ".join(f"{name} {_size(block)} px" for name, block in images.items())
-        trained = (
-            denoising_policy(config.policies[block.policy]).rollout.trained_steps.num_trained(
-                block.num_steps - 1
-            )
-            for block in images.values()
-        )
-        lines["trained denoising steps a chain"] = str(sum(trained))
+        policies = {name: config.policies[block.policy] for name, block in images.items()}
+        trained = [
+            policy.rollout.trained_steps.num_trained(images[name].num_steps - 1)
+            for name, policy in policies.items()
+            if isinstance(policy, DenoisingPolicyConfig)
+        ]
+        if trained:
+            lines["trained denoising steps a chain"] = str(sum(trained))
+        codes = [
+            num_codes(images[name], policy.stride_px)
+            for name, policy in policies.items()
+            if isinstance(policy, UnifiedPolicyConfig)
+        ]
+        if codes:
+            lines["picture codes a chain"] = str(sum(codes))
     for name, policy in config.policies.items():
         ranks, workers = policy.learner.num_ranks, policy.rollout.num_workers
         rows = -(-chains // (config.updates_per_batch * ranks))
@@ -88,7 +97,7 @@ def canary_tolerance(policy: PolicyConfig) -> float:
 
 def worker_processes(policy: PolicyConfig) -> int:
     """Return the processes of one rollout worker."""
-    return policy.rollout.tensor_parallel if policy.kind == "token" else 1
+    return policy.rollout.tensor_parallel if isinstance(policy, WriterConfig) else 1
 
 
 def taught_policies(config: Config) -> list[str]:
@@ -96,7 +105,7 @@ def taught_policies(config: Config) -> list[str]:
     return [
         name
         for name, policy in config.policies.items()
-        if policy.source == COLDSTART or (policy.kind == "token" and policy.coldstart)
+        if policy.source == COLDSTART or (isinstance(policy, WriterConfig) and policy.coldstart)
     ]
 
 
@@ -157,13 +166,13 @@ def _is_old(mark: Path) -> bool:
     return f'"format": {DIGEST_FORMAT}' not in mark.read_text(errors="replace")
 
 
-def token_policy(policy: PolicyConfig) -> TokenPolicyConfig:
-    """Return a policy that must be one of tokens.
+def token_policy(policy: PolicyConfig) -> WriterConfig:
+    """Return a policy that must write tokens, of text alone or of pictures too.
 
     Raises:
         TypeError: If it is not.
     """
-    if not isinstance(policy, TokenPolicyConfig):
+    if not isinstance(policy, WriterConfig):
         raise TypeError(f"want a token policy, got a {policy.kind} policy")
     return policy
 
@@ -190,6 +199,11 @@ def is_stepwise(loss: LossConfig) -> bool:
         and loss.aggregation == "action_mean"
         and not isinstance(loss.correction, SequenceMask)
     )
+
+
+def num_codes(block: BlockConfig, stride_px: int) -> int:
+    """Return how many codes an image block of a unified policy has."""
+    return (block.height_px or block.size_px) // stride_px * (block.size_px // stride_px)
 
 
 def degraded_px(config: Config) -> int:

@@ -32,7 +32,7 @@ from configs.schema import (
     DenoisingPolicyConfig,
     Photographs,
     PolicyConfig,
-    TokenPolicyConfig,
+    WriterConfig,
 )
 from configs.suggest import suggest
 
@@ -176,15 +176,15 @@ def digest(config: Config) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
+_NOT_OF_THE_START = ("num_threads", "num_gpus", "dtype", "learner", "rollout", "loss")
+"""Keys of a policy that writes tokens on which its cold start does not depend."""
+
+
 def _start_of(policy: PolicyConfig) -> PolicyConfig:
     """Return a policy of which only what its cold start depends on is set."""
-    if policy.kind == "token":
-        return TokenPolicyConfig(
-            family=policy.family,
-            source=policy.source,
-            coldstart=policy.coldstart,
-            chat_options=policy.chat_options,
-        )
+    if isinstance(policy, WriterConfig):
+        plain = type(policy)()
+        return replace(policy, **{name: getattr(plain, name) for name in _NOT_OF_THE_START})
     return DenoisingPolicyConfig(family=policy.family, source=policy.source)
 
 

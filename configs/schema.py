@@ -58,7 +58,7 @@ class BlockConfig:
     height_px: Whole = 0
     """Image blocks: its height, pixels; 0 is a square."""
     num_steps: Whole = 0
-    """Image blocks: denoising steps K. More is slower and finer."""
+    """Image blocks of a denoising policy: denoising steps K. More is slower and finer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,8 @@ class TokenRollout(RolloutConfig):
     temperature: Annotated[Positive, Field(le=10)] = 1.0
     """Sampling temperature, applied in scoring too. Larger explores more."""
     guidance_scale: Annotated[NotNegative, Field(le=100)] = 1.0
-    """Classifier-free guidance, in sampling and scoring alike; 1 is none. Of pictures it is an argument of ``call``."""
+    """Classifier-free guidance, in sampling and scoring alike; 1 is none. A unified policy's is of its pictures alone;
+    a denoising policy's is an argument of ``call``."""
     max_context: Natural = 0
     """Longest context, tokens: prompt, pictures and answer; 0 is what the model allows, for which the engine's cache
     must have room."""
@@ -211,11 +212,9 @@ class _Policy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenPolicyConfig(_Policy):
-    """A policy that writes tokens (vLLM)."""
+class _Writer(_Policy):
+    """What policies that write tokens share (vLLM)."""
 
-    kind: Literal["token"] = "token"
-    """Name."""
     coldstart: Flag = False
     """Train ``source`` on supervised chains before GRPO, as the paper does, its tags added where it has none; a source
     of ``coldstart`` is made from nothing in any case."""
@@ -227,6 +226,24 @@ class TokenPolicyConfig(_Policy):
     """How it samples."""
     loss: TokenLoss = field(default_factory=TokenLoss)
     """What is minimised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPolicyConfig(_Writer):
+    """A policy that writes text."""
+
+    kind: Literal["token"] = "token"
+    """Name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedPolicyConfig(_Writer):
+    """A policy that writes whole chains, text and pictures, as tokens of one vocabulary."""
+
+    kind: Literal["unified"] = "unified"
+    """Name."""
+    stride_px: Annotated[Count, Field(le=64)] = 4
+    """Edge of what one code of a picture stands for, pixels: of a checkpoint its own, from nothing as said here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +263,11 @@ class DenoisingPolicyConfig(_Policy):
     """What is minimised."""
 
 
-PolicyConfig = Annotated[TokenPolicyConfig | DenoisingPolicyConfig, Field(discriminator="kind")]
+WriterConfig = TokenPolicyConfig | UnifiedPolicyConfig
+"""A policy that writes tokens, of text alone or of pictures too."""
+PolicyConfig = Annotated[
+    TokenPolicyConfig | DenoisingPolicyConfig | UnifiedPolicyConfig, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,6 +424,8 @@ class ColdstartConfig:
     """Pictures an image step, over all workers."""
     image_learning_rate: Rate = 1.5e-3
     """AdamW peak learning rate of the image policy."""
+    codec_steps: Natural = 600
+    """Optimizer steps of the picture tokenizer that a unified policy is made with from nothing."""
     expert_steps: Natural = 300
     """Optimizer steps of the learned visual expert; 0 trains none."""
 

@@ -33,7 +33,7 @@ from actors.policies.token.vocabulary import load_vocabulary
 from actors.shared import deepspeed_engine as ds
 from actors.shared.engine_checkpoint import LATEST
 from configs.derive import COLDSTART, token_policy
-from configs.schema import Config, Photographs, TokenLearner, TokenLoss, TokenPolicyConfig
+from configs.schema import Config, Photographs, TokenLearner, TokenLoss, WriterConfig
 from rl.advantage.batching import chunks_of, fill_runs
 from rl.chain.grammar import ChainGrammar
 from rl.data.source import PromptSource, prompt_source
@@ -73,7 +73,7 @@ def train_language_model(task: ColdstartTask) -> None:
     model.export(task.directory)
 
 
-def _write_first(config: Config, policy: TokenPolicyConfig, source: PromptSource, directory: Path) -> None:
+def _write_first(config: Config, policy: WriterConfig, source: PromptSource, directory: Path) -> None:
     """Write the checkpoint that is trained: a small model, or the named one with the chain's tags."""
     partial, blocks = directory.with_name(directory.name + ".partial"), tuple(config.chain)
     shutil.rmtree(partial, ignore_errors=True)
@@ -87,7 +87,7 @@ def _write_first(config: Config, policy: TokenPolicyConfig, source: PromptSource
     partial.rename(directory)
 
 
-def _spec(task: ColdstartTask, policy: TokenPolicyConfig, directory: Path) -> LearnerSpec:
+def _spec(task: ColdstartTask, policy: WriterConfig, directory: Path) -> LearnerSpec:
     """Return the learner's settings without what belongs to GRPO alone."""
     plain = replace(
         policy,

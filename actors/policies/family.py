@@ -24,7 +24,7 @@ FAMILIES: Mapping[str, str] = {
 """``package.module:RECORD`` of the families that come with vlcot."""
 Part = Literal["learner", "rollout", "coldstart", "settings", "vocabulary"]
 PARTS: tuple[Part, ...] = get_args(Part)
-OF_KIND: Mapping[str, str] = {"token": "language_model", "denoising": "diffusers"}
+OF_KIND: Mapping[str, str] = {"token": "language_model", "unified": "unified", "denoising": "diffusers"}
 """The family of a policy that names none, by its kind."""
 
 
@@ -46,7 +46,7 @@ class PolicyFamily:
 
     name: str
     """What messages call it."""
-    kind: Literal["token", "denoising"]
+    kind: Literal["token", "unified", "denoising"]
     """Of the policies it can be: what they write."""
     checkpoint: CheckpointMark | str
     """The checkpoints it reads: how to tell, or the target of a function of the folder that refuses others."""
@@ -64,7 +64,7 @@ class PolicyFamily:
     """Target: function of policy's name, configuration, checkpoint folder and the names of the pictures that prompts
     show, which refuses what the checkpoint cannot do before anything starts."""
     vocabulary: str = ""
-    """Target, of token families: function of checkpoint, block names and ``chat_options`` that returns the
+    """Target, of families that write tokens: function of checkpoint, block names and ``chat_options`` that returns the
     ``TextVocabulary``."""
 
     def load(self, part: Part) -> Any:

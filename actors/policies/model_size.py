@@ -54,7 +54,7 @@ def _checkpoint(config: Config, policy: str) -> Path | None:
         return directory
     from huggingface_hub import try_to_load_from_cache
 
-    file = "config.json" if spec.kind == "token" else "model_index.json"
+    file = "model_index.json" if spec.kind == "denoising" else "config.json"
     cached = try_to_load_from_cache(spec.source, file)
     return Path(cached).parent if isinstance(cached, str) else None
 
@@ -70,14 +70,14 @@ def read_model(directory: Path, kind: str) -> Model:
     """Read a checkpoint's architecture and count its parameters.
 
     Args:
-        directory: Hugging Face layout (``token``) or diffusers layout (``denoising``).
-        kind: ``token`` or ``denoising``.
+        directory: diffusers layout (``denoising``), or Hugging Face layout.
+        kind: Of the policy.
 
     Raises:
         ConfigError: If a file is missing or broken, or names a class that is not installed.
     """
     try:
-        return _token_model(directory) if kind == "token" else _denoising_model(directory)
+        return _denoising_model(directory) if kind == "denoising" else _token_model(directory)
     except _UNREADABLE as error:
         raise ConfigError(
             f"{directory}: its size cannot be read: {type(error).__name__}: {first_line(error)}"

@@ -12,7 +12,11 @@ from configs.derive import COLDSTART
 from configs.schema import Config, OwnData, Photographs, PolicyConfig
 from rl.types import JsonDict
 
-LIBRARY: Mapping[str, str] = {"token": "transformers", "denoising": "diffusers"}
+LIBRARY: Mapping[str, str] = {
+    "token": "transformers",
+    "unified": "transformers",
+    "denoising": "diffusers",
+}
 CARD = "README.md"
 
 

@@ -6,11 +6,13 @@ from itertools import pairwise
 
 from configs.errors import ConfigError
 from configs.fields import TAG
-from configs.schema import BlockConfig, Config, Photographs
+from configs.schema import BlockConfig, Config, Photographs, UnifiedPolicyConfig
 
 PIXEL_STEP = 16
 """Edges of pictures are multiples of this: what autoencoders and vision towers divide by."""
 _RESERVED = frozenset({"degraded", "truth"})
+FITTING = {"text": ("token", "unified"), "image": ("denoising", "unified")}
+"""Kinds of the policies that write a block, by its kind."""
 
 
 def check_chain(config: Config) -> None:
@@ -27,22 +29,45 @@ def check_chain(config: Config) -> None:
         if policy is None:
             known = ", ".join(config.policies) or "none"
             raise ConfigError(f"{key}.policy: no policy {block.policy!r}; policies are {known}")
-        fitting = "token" if block.kind == "text" else "denoising"
-        if policy.kind != fitting:
+        fitting = FITTING[block.kind]
+        if policy.kind not in fitting:
             raise ConfigError(
-                f"{key}.policy: {block.kind} is written by a {fitting} policy, "
+                f"{key}.policy: {block.kind} is written by a {' or '.join(fitting)} policy, "
                 f"but policies.{block.policy}.kind is {policy.kind}"
             )
-        _check_limits(key, block)
+        _check_limits(key, block, policy.kind)
+        if isinstance(policy, UnifiedPolicyConfig):
+            _check_codes(name, block, policy.stride_px)
     writers = list(dict.fromkeys(block.policy for block in config.chain.values() if block.kind == "text"))
     if len(writers) > 1:
         raise ConfigError(
             f"chain: one policy writes all text of a chain, got {', '.join(writers)}; name one of them in every text "
             "block's policy"
         )
+    _check_unified(config)
 
 
-def _check_limits(key: str, block: BlockConfig) -> None:
+def _check_unified(config: Config) -> None:
+    """A unified policy writes a whole chain in one request: nobody else writes in it."""
+    unified = next((name for name, policy in config.policies.items() if policy.kind == "unified"), None)
+    for name, block in config.chain.items():
+        if unified is not None and block.policy != unified:
+            raise ConfigError(
+                f"chain.{name}.policy: policy {unified} is unified and writes every block of its chain, got "
+                f"{block.policy}; name {unified}"
+            )
+
+
+def _check_codes(name: str, block: BlockConfig, stride_px: int) -> None:
+    """A picture is whole codes."""
+    for key, edge in {"size_px": block.size_px, "height_px": block.height_px}.items():
+        if edge % stride_px:
+            raise ConfigError(
+                f"chain.{name}.{key}: want a multiple of policies.{block.policy}.stride_px ({stride_px}), got {edge}"
+            )
+
+
+def _check_limits(key: str, block: BlockConfig, kind: str) -> None:
     if block.kind == "text":
         if block.max_tokens < 8:
             raise ConfigError(
@@ -50,7 +75,7 @@ def _check_limits(key: str, block: BlockConfig) -> None:
             )
         foreign = {"size_px": block.size_px, "height_px": block.height_px, "num_steps": block.num_steps}
     else:
-        if block.num_steps < 2:
+        if kind == "denoising" and block.num_steps < 2:
             raise ConfigError(
                 f"{key}.num_steps: want at least 2 (the last step is not trained), got {block.num_steps}"
             )
@@ -58,9 +83,12 @@ def _check_limits(key: str, block: BlockConfig) -> None:
             if edge < PIXEL_STEP or edge % PIXEL_STEP:
                 raise ConfigError(f"{key}.{name}: want a multiple of {PIXEL_STEP}, got {edge}")
         foreign = {"max_tokens": block.max_tokens}
+        if kind == "unified":
+            foreign["num_steps"] = block.num_steps
     for name, value in foreign.items():
         if value:
-            raise ConfigError(f"{key}.{name}: has no meaning in a {block.kind} block; take it out")
+            whose = " of a unified policy" if kind == "unified" else ""
+            raise ConfigError(f"{key}.{name}: has no meaning in a {block.kind} block{whose}; take it out")
 
 
 def check_sizes(config: Config) -> None:

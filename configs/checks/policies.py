@@ -9,7 +9,7 @@ from configs.derive import COLDSTART
 from configs.errors import ConfigError
 from configs.fields import TAG
 from configs.methods import Adapter, DualClip, Guard, RandomSteps, SlidingWindow
-from configs.schema import Config, DenoisingPolicyConfig, PolicyConfig
+from configs.schema import Config, DenoisingPolicyConfig, PolicyConfig, WriterConfig
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -50,7 +50,7 @@ def check_losses(config: Config) -> None:
 
 
 def _check_kind(key: str, policy: PolicyConfig) -> None:
-    if policy.kind == "token":
+    if isinstance(policy, WriterConfig):
         if isinstance(policy.loss.surrogate, Guard):
             raise ConfigError(
                 f"{key}.loss.surrogate: guard normalises denoising steps, and this policy writes tokens; use ppo"

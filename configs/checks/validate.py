@@ -137,7 +137,7 @@ def _check_paths(config: Config) -> None:
 def _check_expert(config: Config) -> None:
     """The word in a reward's options stands for the learned expert: one must be there, or be taught."""
     start = config.coldstart
-    painters = [policy for policy in config.policies.values() if policy.kind == "denoising"]
+    painters = [policy for policy in config.policies.values() if policy.kind != "token"]
     is_taught = start.expert_steps > 0 and any(policy.source == COLDSTART for policy in painters)
     is_there = Path(coldstart_directory(config), "expert", "expert.pth").is_file()
     if is_taught or is_there or not painters:
@@ -146,8 +146,8 @@ def _check_expert(config: Config) -> None:
         if _mentions(reward.options, COLDSTART):
             raise ConfigError(
                 f"rewards.{name}.options: {COLDSTART!r} is the learned expert, and none is taught; set "
-                f"coldstart.expert_steps above 0 and a denoising policy's source to {COLDSTART!r}, or give a "
-                "weights file"
+                f"coldstart.expert_steps above 0 and a denoising or unified policy's source to {COLDSTART!r}, or give "
+                "a weights file"
             )
 
 

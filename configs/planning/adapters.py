@@ -13,7 +13,7 @@ from configs.planning.activations import (
     unet_layers,
 )
 from configs.planning.models import Fields, Model
-from configs.schema import PolicyConfig
+from configs.schema import PolicyConfig, WriterConfig
 
 
 def has_adapter(policy: PolicyConfig) -> bool:
@@ -30,7 +30,9 @@ def num_updated(policy: PolicyConfig, model: Model) -> int:
     lora = policy.learner.lora
     if not isinstance(lora, Adapter):
         return model.num_trained
-    layers = _token_layers(model.fields) if policy.kind == "token" else _picture_layers(model.fields)
+    layers = (
+        _token_layers(model.fields) if isinstance(policy, WriterConfig) else _picture_layers(model.fields)
+    )
     widths = [width for name, width in layers if not lora.targets or name in lora.targets]
     return lora.rank * sum(widths)
 

@@ -13,7 +13,7 @@ from configs.planning.activations import logit_elements, painting_elements, pict
 from configs.planning.adapters import has_adapter, num_updated
 from configs.planning.models import Model
 from configs.planning.workload import DTYPE_BYTES, LATENT_BYTES, picture_shape, text_shape
-from configs.schema import Config, RewardConfig
+from configs.schema import Config, RewardConfig, WriterConfig
 
 GIB = 1 << 30
 ENGINE_SHARE = 0.9
@@ -89,7 +89,7 @@ def learner_memory(config: Config, policy: str, model: Model) -> Memory:
     weights = size * held
     if spec.loss.kl_weight > 0 and not has_adapter(spec):
         # A picture policy is read in float32 and only the trained copy is cast.
-        weights += (size if spec.kind == "token" else 4) * model.num_trained
+        weights += (size if isinstance(spec, WriterConfig) else 4) * model.num_trained
     is_cut = spec.learner.zero_stage > 1
     # A bucket is filled from gradients that autograd still holds.
     buckets = 2 * min(MAX_BUCKET_ELEMENTS, trained)
@@ -124,7 +124,7 @@ def _optimizer_bytes(config: Config, policy: str, model: Model) -> int:
 
 def rollout_memory(config: Config, policy: str, model: Model) -> Memory:
     """Return what a rollout worker holds."""
-    if config.policies[policy].kind == "token":
+    if isinstance(config.policies[policy], WriterConfig):
         return _text_rollout(config, policy, model)
     return _image_rollout(config, policy, model)
 

@@ -21,7 +21,7 @@ from configs.planning.memory import (
 from configs.planning.models import Model
 from configs.planning.placement import Bundle, Placement, Process, place
 from configs.planning.workload import DTYPE_BYTES, Workload, cache_bytes_a_token, text_shape, workload
-from configs.schema import Config
+from configs.schema import Config, WriterConfig
 
 STORE_BYTES = GIB
 """Least object store of a private Ray."""
@@ -166,7 +166,7 @@ def _remedy(config: Config, process: Process, plan: Plan) -> str:
         return f"raise {key}.num_gpus, or lower {key}.learner.micro_batch_size"
     policy = config.policies[process.key]
     if memory.activations > memory.optimizer + memory.weights:
-        if policy.kind == "token" and policy.learner.max_tokens:
+        if isinstance(policy, WriterConfig) and policy.learner.max_tokens:
             return f"lower {key}.learner.max_tokens (now {policy.learner.max_tokens})"
         if policy.learner.micro_batch_size > 1:
             return f"lower {key}.learner.micro_batch_size (now {policy.learner.micro_batch_size})"
@@ -183,7 +183,7 @@ def _cache_findings(
 ) -> Iterator[Finding]:
     for name, policy in config.policies.items():
         model, held = models[name], memory.get(f"rollout-{name}-0")
-        if policy.kind != "token" or model is None or held is None:
+        if not isinstance(policy, WriterConfig) or model is None or held is None:
             continue
         chain = text_shape(config, name, model).tokens * cache_bytes_a_token(model.fields, policy.dtype)
         wanted = -(-config.prompts_per_step * config.group_size // policy.rollout.num_workers)

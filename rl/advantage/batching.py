@@ -12,8 +12,8 @@ from dataclasses import replace
 from itertools import groupby, pairwise
 from typing import TypeVar
 
-from configs.derive import CHUNK_ACTIONS, is_stepwise
-from configs.schema import Config
+from configs.derive import CHUNK_ACTIONS, is_stepwise, num_codes
+from configs.schema import Config, UnifiedPolicyConfig, WriterConfig
 from rl.advantage.assign import Advantages
 from rl.advantage.overlong import masked_blocks
 from rl.types import Chain, MicroBatch, ScoredGroup, TrainBatch, TrainItem
@@ -53,7 +53,7 @@ def build_train_batches(
                     settings.learner.num_ranks,
                     settings.learner.micro_batch_size,
                     max_actions=max_actions(policy, config),
-                    max_tokens=settings.learner.max_tokens if settings.kind == "token" else 0,
+                    max_tokens=settings.learner.max_tokens if isinstance(settings, WriterConfig) else 0,
                 )
                 batches.setdefault(policy, []).append(batch)
     return batches
@@ -93,9 +93,11 @@ def by_step(item: TrainItem) -> list[TrainItem]:
 
 
 def max_actions(policy: str, config: Config) -> int:
-    """Return the most actions a sequence can have: tokens of all text blocks, or random steps of a picture."""
-    blocks = [block for block in config.chain.values() if block.policy == policy]
+    """Return the most actions a sequence can have: tokens, codes among them, or random steps of a picture."""
+    blocks, settings = [b for b in config.chain.values() if b.policy == policy], config.policies[policy]
     tokens = sum(block.max_tokens for block in blocks if block.kind == "text")
+    if isinstance(settings, UnifiedPolicyConfig):
+        tokens += sum(num_codes(block, settings.stride_px) for block in blocks if block.kind == "image")
     steps = max((block.num_steps - 1 for block in blocks if block.kind == "image"), default=0)
     return tokens or steps
 

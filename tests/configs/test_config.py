@@ -337,7 +337,10 @@ def test_an_override_that_is_none(override):
     ("text", "expected"),
     [
         ("num_step: 3", "num_step: no such key; did you mean num_steps?"),
-        ("policies: {text: {kind: tokn}}", "policies.text.kind: want one of token, denoising, got 'tokn'"),
+        (
+            "policies: {text: {kind: tokn}}",
+            "policies.text.kind: want one of token, denoising, unified, got 'tokn'",
+        ),
         ("policies:", "policies: want keys and values below it, got nothing"),
         ("policies: {1: {kind: token}}", "policies.1: names are text"),
         ("num_steps: 1\nnum_steps: 2", "run.yaml:2: not valid YAML"),
@@ -385,8 +388,8 @@ FAULTS = {
     "chain.rough_image.size_px=32": "chain.middle_image.size_px: want more than chain.rough_image's 32, got 32",
     "chain.middle_image.size_px=48": "chain.middle_image.size_px: want a divisor of chain.final_image's 64",
     "chain.degradation.policy=txt": "chain.degradation.policy: no policy 'txt'; policies are text, image",
-    "chain.degradation.policy=image": "chain.degradation.policy: text is written by a token policy, but policies",
-    "policies.text.kind=denoising": "chain.degradation.policy: text is written by a token policy",
+    "chain.degradation.policy=image": "chain.degradation.policy: text is written by a token or unified policy, but policies",
+    "policies.text.kind=denoising": "chain.degradation.policy: text is written by a token or unified policy",
     "policies.image.rollout.sampler=flow_grop": "policies.image.rollout.sampler: want one of flow_grpo, dance, cps, "
                                                 "ddim, or package.module:SAMPLER, got 'flow_grop'; did you mean "
                                                 "flow_grpo?",
