@@ -388,7 +388,7 @@ FAULTS = {
     "chain.rough_image.size_px=32": "chain.middle_image.size_px: want more than chain.rough_image's 32, got 32",
     "chain.middle_image.size_px=48": "chain.middle_image.size_px: want a divisor of chain.final_image's 64",
     "chain.degradation.policy=txt": "chain.degradation.policy: no policy 'txt'; policies are text, image",
-    "chain.degradation.policy=image": "chain.degradation.policy: text is written by a token or unified policy, but policies",
+    "chain.degradation.policy=image": "chain.degradation.policy: text is written by a token or unified policy",
     "policies.text.kind=denoising": "chain.degradation.policy: text is written by a token or unified policy",
     "policies.image.rollout.sampler=flow_grop": "policies.image.rollout.sampler: want one of flow_grpo, dance, cps, "
                                                 "ddim, or package.module:SAMPLER, got 'flow_grop'; did you mean "
