@@ -150,11 +150,65 @@ class TextSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedBlock:
+    """One block, as it is walked."""
+
+    name: str
+    opening: int
+    """Id of its opening tag; -1 where the chain has no tags."""
+    closing: int
+    max_tokens: int = 0
+    """Text: most tokens sampled."""
+    template: tuple[int, ...] = ()
+    """Ids that are forced, or ``rl.chain.plan.CODES``: a picture, or a given text; () for one that is written."""
+    is_image: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainPlan:
+    """A chain that one policy writes whole, text and pictures: every chain of a run, or one with given texts.
+
+    ``rl.chain.plan`` makes it and walks through it.
+    """
+
+    blocks: tuple[PlannedBlock, ...]
+    end: int
+    """Id that ends a request: forced, but where the chain is one text block."""
+    ends: frozenset[int]
+    """Ids that end the answer where the chain is one text block."""
+    whitespace: frozenset[int]
+    """Ids that may stand between blocks."""
+    reserved: frozenset[int]
+    """Ids that are never plain text."""
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether tags lead through the chain."""
+        return self.blocks[0].opening >= 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Most ids that a chain has, forced ones and the end included."""
+        tags = 2 * len(self.blocks) * self.is_tagged
+        return sum(block.max_tokens + len(block.template) for block in self.blocks) + tags + 1
+
+    def given(self, texts: Mapping[str, Sequence[int]]) -> ChainPlan:
+        """Return the plan with the bodies of some text blocks given: they are forced, not written."""
+        blocks = tuple(
+            replace(block, max_tokens=0, template=(block.opening, *texts[block.name], block.closing))
+            if block.name in texts
+            else block
+            for block in self.blocks
+        )
+        return replace(self, blocks=blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
-    """Write one text block."""
+    """Write one text block, or a whole chain."""
 
     request_id: str
-    """``<chain_id>/<block>``; unique while it runs."""
+    """``<chain_id>/<block>``, or the chain's; unique while it runs."""
     tokens: Ints
     """The context, ``[L]``, one placeholder token a picture."""
     pictures: tuple[int, ...]
@@ -165,6 +219,8 @@ class TextRequest:
     """Sampling ends *with* (and includes) any of these."""
     sampling: TextSampling
     seed: int
+    plan: ChainPlan | None = None
+    """Of a whole chain, which is written by it: ``max_tokens`` and ``stop_ids`` are the plan's then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +229,9 @@ class TextReply:
 
     request_id: str
     tokens: Ints
-    """Sampled ids ``[n]``, the stop id included."""
+    """Sampled ids ``[n]``, the stop id included; of a whole chain also what its plan forced, but for the end."""
     logprobs: Floats
-    """Of the sampling distribution, ``[n]``, nats."""
+    """Of the sampling distribution, ``[n]``, nats; exactly 0 where forced."""
     stopped: bool
     """False when it ran out of tokens."""
     version: int

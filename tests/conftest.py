@@ -37,6 +37,7 @@ VLLM_FILES = {
     "tests/actors/policies/test_lora_policies.py",
     "tests/actors/rollout/test_language_models.py",
     "tests/actors/rollout/test_text_worker.py",
+    "tests/actors/rollout/test_vllm_grammar.py",
     "tests/actors/rollout/test_vllm_guidance.py",
     "tests/actors/rollout/test_vllm_masks.py",
     "tests/rewards/test_vlm_judge.py",

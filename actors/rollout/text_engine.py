@@ -6,6 +6,7 @@ The only file of the text policy that knows vLLM. Not thread-safe: one thread ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from configs.derive import token_policy
 from configs.methods import Adapter
+from rl.chain.plan import Walk
 from rl.compat.vllm import device_arguments, max_model_len, prepare, prepared_processes
-from rl.errors import WeightSyncError
-from rl.types import Manifest, Pixels, TextReply, TextRequest
+from rl.errors import RolloutError, WeightSyncError
+from rl.types import ChainPlan, Manifest, Pixels, TextReply, TextRequest
 
 BATCHED_TOKENS = 8192
 """Most tokens in one step of the engine; at least the longest context."""
@@ -33,13 +35,27 @@ GPU_MEMORY_FRAC = 0.9
 RECEIVER = "actors.rollout.vllm_extension.WeightReceiver"
 MASKS = "actors.rollout.vllm_masks:ForbiddenIds"
 GUIDANCE = "actors.rollout.vllm_guidance:PairGuidance"
+GRAMMAR = "actors.rollout.vllm_grammar:PlanMasks"
 FORBIDDEN = "forbidden_ids"
 """Key of ``extra_args`` by which ``MASKS`` is told."""
+PLANNED = "planned"
+"""Key of ``extra_args`` by which ``GRAMMAR`` is told; the value is a ``Planned``."""
+BLOCK_NAMES = "block_names"
+"""Key of vLLM's ``additional_config`` by which ``GRAMMAR`` is told the chain's blocks."""
 
 ENVIRONMENT = {
     # The newer model runner, the default on GPUs, has another interface for what changes logits.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What makes a request one of a whole chain."""
+
+    plan: ChainPlan
+    before: tuple[int, ...] = ()
+    """Ids of the chain that stand in the request's context already."""
 
 
 class TextEngine:
@@ -55,6 +71,7 @@ class TextEngine:
         directory, rollout = local_directory(spec.directory), token_policy(spec.config).rollout
         config = spec.config
         is_guided = rollout.guidance_scale != 1
+        self._is_planned = spec.family.kind == "unified"
         prepare(directory, ENVIRONMENT)
         from vllm import EngineArgs, LLMEngine
 
@@ -68,19 +85,26 @@ class TextEngine:
             max_num_batched_tokens=max(BATCHED_TOKENS, length),
             enable_prefix_caching=True,
             limit_mm_per_prompt={"video": 0, "audio": 0},
-            # Log-probs of the distribution that was sampled: after temperature and forbidden ids.
+            # Log-probs of the distribution that was sampled: after guidance, forbidden ids and temperature.
             logprobs_mode="processed_logprobs",
             worker_extension_cls=RECEIVER,
             # So that it can give its memory back wherever it has to take turns with a learner.
             enable_sleep_mode=config.num_gpus > 0,
-            logits_processors=[MASKS, *([GUIDANCE] if is_guided else [])],
-            # What a step wrote must be known before the next begins, to prove that pairs kept in step.
-            async_scheduling=False if is_guided else None,
+            # In this order. Forced ids must be so whatever guidance makes of their logits.
+            logits_processors=[
+                *([] if self._is_planned else [MASKS]),
+                *([GUIDANCE] if is_guided else []),
+                *([GRAMMAR] if self._is_planned else []),
+            ],
+            additional_config={BLOCK_NAMES: list(spec.chain)} if self._is_planned else {},
+            # What a step wrote must be known before the next begins: plans go by it, and pairs are proved by it.
+            async_scheduling=False if is_guided or self._is_planned else None,
             **device_arguments(
                 on_gpu=config.num_gpus > 0,
                 gpu_memory_frac=GPU_MEMORY_FRAC * min(1.0, config.num_gpus or 1.0),
             ),
         )
+        self._length = length
         self._base = _base_of(spec, directory)
         with prepared_processes(directory):
             self._engine: Any = LLMEngine.from_engine_args(arguments)
@@ -120,6 +144,15 @@ class TextEngine:
             ValueError: If vLLM refuses it, e.g. because it is too long, or it wants guidance of an engine that
                 was made without, or the other way round.
         """
+        if (request.plan is not None) != self._is_planned:
+            raise ValueError(
+                f"{request.request_id}: a unified policy writes whole chains by a plan, others have none"
+            )
+        if request.plan is not None and len(request.tokens) + request.plan.max_tokens > self._length:
+            raise ValueError(
+                f"{request.request_id}: a prompt of {len(request.tokens)} tokens and a chain of up to "
+                f"{request.plan.max_tokens} do not fit into {self._length}, the longest context"
+            )
         if (self._pairs is not None) != (request.sampling.guidance != 1):
             raise ValueError(
                 f"{request.request_id}: guidance must be the engine's (policies.*.rollout.guidance_scale)"
@@ -226,17 +259,33 @@ def _base_of(spec: RolloutSpec, directory: Path) -> Any:
 
 
 def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
-    """Turn a finished vLLM output into a reply."""
+    """Turn a finished vLLM output into a reply.
+
+    Raises:
+        RolloutError: If a chain did not come to its end.
+    """
     (completion,) = output.outputs
+    tokens = list(completion.token_ids)
+    num = len(tokens) if request.plan is None else _num_of_chain(request.request_id, request.plan, tokens)
     return TextReply(
         request_id=request.request_id,
-        tokens=np.asarray(completion.token_ids, dtype=np.int32),
-        logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+        tokens=np.asarray(tokens[:num], dtype=np.int32),
+        logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32)[:num],
         stopped=completion.finish_reason == "stop",
         version=version,
         context=np.asarray(output.prompt_token_ids, dtype=np.int32) if request.pictures else None,
         num_cached=int(output.num_cached_tokens or 0),
     )
+
+
+def _num_of_chain(name: str, plan: ChainPlan, tokens: Sequence[int]) -> int:
+    """Return how many of a request's ids are its chain: all but an end that was forced."""
+    walk = Walk(plan)
+    for num, token in enumerate(tokens, 1):
+        walk.push(token)
+        if walk.finish is not None:
+            return num
+    raise RolloutError(f"{name}: the engine left a chain before its end, after {len(tokens)} ids")
 
 
 def _prompt(request: TextRequest, pictures: Sequence[Pixels]) -> dict[str, Any]:
@@ -250,11 +299,15 @@ def _sampling_params(request: TextRequest, extra: Mapping[str, object] | None = 
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    forbidden = request.sampling.forbidden_ids
+    forbidden, plan = request.sampling.forbidden_ids, request.plan
+    max_tokens, stop_ids = request.max_tokens, request.stop_ids
+    if plan is not None:
+        max_tokens, stop_ids = plan.max_tokens, (plan.end, *plan.ends)
+        extra = {PLANNED: Planned(plan=plan), **(extra or {})}
     return SamplingParams(
         temperature=request.sampling.temperature,
-        max_tokens=request.max_tokens,
-        stop_token_ids=list(request.stop_ids),
+        max_tokens=max_tokens,
+        stop_token_ids=list(stop_ids),
         ignore_eos=True,
         seed=request.seed,
         logprobs=0,

@@ -17,40 +17,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from actors.rollout.canary import CANARY, make_canary
 from actors.rollout.text_engine import TextEngine, make_reply
 from actors.rollout.worker import RolloutSpec
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
-from configs.derive import token_policy
-from rl.chain.scored import ScoredContext
 from rl.errors import RolloutError, VlcotError
 from rl.spans import PoolMeter, span
 from rl.types import (
     Example,
     Manifest,
-    Message,
     Metrics,
-    PicturePart,
     Pixels,
-    TextPart,
     TextReply,
     TextRequest,
-    TextSampling,
 )
 
 logger = logging.getLogger(__name__)
-
-CANARY = "canary"
-"""Key and name of the canary's request."""
-CANARY_TOKENS = 16
-"""Tokens the canary samples."""
-CANARY_PX = (16, 24)
-"""Edges of the canary's pictures, where the model reads any; small ones are enlarged by the image processor."""
-CANARY_NAMES = ("first", "second")
-CANARY_TEXT = "The quick brown fox jumps over the lazy dog, counts to 1234567890, and says nothing at all. "
-"""Fills more than a block of the engine's cache with any tokenizer, so that a cache that was not dropped shows."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +73,7 @@ class TextLoop:
     ) -> None:
         self._incoming, self._meter = incoming, meter
         self._deterministic = spec.deterministic
-        self._canary, self._canary_pictures = _canary_request(spec)
+        self._canary = make_canary(spec)
         self.engine = TextEngine(spec)
         self._waiting: deque[TextCall | EngineTask | None] = deque()
         self._writing: dict[str, tuple[TextCall, int, int]] = {}
@@ -209,8 +192,8 @@ class TextLoop:
     @span("canary")
     def canary(self) -> Example:
         """Write on after the fixed prompt, beside whatever else is being written."""
-        request = self._canary
-        self.engine.add(CANARY, request, self._canary_pictures)
+        canary = self._canary
+        self.engine.add(CANARY, canary.request, canary.pictures)
         output = None
         try:
             while output is None:
@@ -220,41 +203,9 @@ class TextLoop:
         except Exception:
             self.engine.abort_all([CANARY])
             raise
-        reply = make_reply(request, output, self._version)
+        reply = make_reply(canary.request, output, self._version)
         self.counts["canary_cached_tokens"] = float(reply.num_cached)
-        scored = ScoredContext()
-        context = request.tokens if reply.context is None else reply.context
-        scored.add(0, context, reply.tokens, reply.logprobs, CANARY_NAMES[: len(request.pictures)])
-        return Example(segment=scored.stream(request.sampling), pictures=self._canary_pictures)
-
-
-def _canary_request(spec: RolloutSpec) -> tuple[TextRequest, tuple[Pixels, ...]]:
-    """Ask for the continuation of a fixed prompt, with two pictures of noise where the model reads pictures.
-
-    Raises:
-        ConfigError: If a tag of the chain is not one token of the checkpoint's.
-    """
-    policy = token_policy(spec.config)
-    vocabulary = spec.family.load("vocabulary")(spec.directory, tuple(spec.chain), policy.chat_options)
-    rng = np.random.default_rng(spec.seed)
-    edges = CANARY_PX if vocabulary.tags.picture else ()
-    pictures = tuple(rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in edges)
-    shown = [PicturePart(name) for name, _ in zip(CANARY_NAMES, edges, strict=False)]
-    message = Message(role="user", parts=(*shown, TextPart(2 * CANARY_TEXT)))
-    request = TextRequest(
-        request_id=CANARY,
-        tokens=np.asarray(vocabulary.encode((message,)), dtype=np.int32),
-        pictures=tuple(range(len(pictures))),
-        max_tokens=CANARY_TOKENS,
-        stop_ids=(),
-        sampling=TextSampling(
-            temperature=policy.rollout.temperature,
-            forbidden_ids=vocabulary.forbidden_ids,
-            guidance=policy.rollout.guidance_scale,
-        ),
-        seed=spec.seed,
-    )
-    return request, pictures
+        return canary.example(reply)
 
 
 def _failure(what: str, error: Exception) -> Exception:

@@ -11,13 +11,13 @@ token out of grammar, or the first that a text block has no room for, is followe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from configs.schema import BlockConfig
 from rl.chain.grammar import ChainGrammar
 from rl.errors import ConfigError
-from rl.types import Finish, Ints
+from rl.types import ChainPlan, Finish, Ints, PlannedBlock
 
 TEXT = -1
 """What may come next: any id that text is made of."""
@@ -71,57 +71,6 @@ class PictureTokens:
         """Return the layout of an image block's picture."""
         height, width = block.height_px or block.size_px, block.size_px
         return self.layout(height // self.stride_px, width // self.stride_px)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedBlock:
-    """One block, as it is walked."""
-
-    name: str
-    opening: int
-    """Id of its opening tag; -1 where the chain has no tags."""
-    closing: int
-    max_tokens: int = 0
-    """Text: most tokens sampled."""
-    template: tuple[int, ...] = ()
-    """Everything is forced but ``CODES``: a picture, or a text that is given; () for a text that is written."""
-    is_image: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainPlan:
-    """Every chain of a run, or of a request with given texts."""
-
-    blocks: tuple[PlannedBlock, ...]
-    end: int
-    """Id that ends a request: forced, but where the chain is one text block."""
-    ends: frozenset[int]
-    """Ids that end the answer where the chain is one text block."""
-    whitespace: frozenset[int]
-    """Ids that may stand between blocks."""
-    reserved: frozenset[int]
-    """Ids that are never plain text."""
-
-    @property
-    def is_tagged(self) -> bool:
-        """Whether tags lead through the chain."""
-        return self.blocks[0].opening >= 0
-
-    @property
-    def max_tokens(self) -> int:
-        """Most ids that a chain has, forced ones and the end included."""
-        tags = 2 * len(self.blocks) * self.is_tagged
-        return sum(block.max_tokens + len(block.template) for block in self.blocks) + tags + 1
-
-    def given(self, texts: Mapping[str, Sequence[int]]) -> ChainPlan:
-        """Return the plan with the bodies of some text blocks given: they are forced, not written."""
-        blocks = tuple(
-            replace(block, max_tokens=0, template=(block.opening, *texts[block.name], block.closing))
-            if block.name in texts
-            else block
-            for block in self.blocks
-        )
-        return replace(self, blocks=blocks)
 
 
 def make_plan(grammar: ChainGrammar, pictures: PictureTokens) -> ChainPlan:
@@ -293,7 +242,7 @@ class Walk:
         self.finish, self.error, self.allowed = finish, error, self.plan.end
 
 
-def walked(plan: ChainPlan, ids: Sequence[int]) -> Walk:
+def walked(plan: ChainPlan, ids: Sequence[int] | Ints) -> Walk:
     """Walk a chain's ids.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rl.chain.plan import Walk
 from rl.errors import RolloutError
 from rl.types import Floats, Ints, TextSampling, TokenStream
 
@@ -86,3 +87,27 @@ class ScoredContext:
             block_of=block_of,
             sampling=sampling,
         )
+
+
+def walked_stream(
+    walk: Walk, prompt: Ints, tokens: Ints, logprobs: Floats, sampling: TextSampling
+) -> TokenStream:
+    """Return the segment of a chain that one policy wrote whole.
+
+    Args:
+        walk: Through ``tokens``.
+        prompt: All ids before, pictures as their codes, ``[S]``.
+        tokens: Of the chain, ``[n]``.
+        logprobs: Of them, ``[n]``, nats; 0 where forced.
+        sampling: What they were sampled from.
+    """
+    block_of = np.concatenate([np.full(len(prompt), -1), walk.block_of[: len(tokens)]]).astype(np.int8)
+    num = int(np.flatnonzero(block_of >= 0)[-1]) + 1
+    return TokenStream(
+        tokens=np.concatenate([prompt, tokens])[:num].astype(np.int32),
+        pictures=(),
+        action_mask=block_of[:num] >= 0,
+        behaviour_logprobs=np.concatenate([np.zeros(len(prompt)), logprobs])[:num].astype(np.float32),
+        block_of=block_of[:num],
+        sampling=sampling,
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from configs.schema import DenoisingPolicyConfig, PolicyConfig, TokenPolicyConfig
+from configs.schema import DenoisingPolicyConfig, PolicyConfig, TokenPolicyConfig, UnifiedPolicyConfig
 
-KINDS = {"token": TokenPolicyConfig, "denoising": DenoisingPolicyConfig}
+KINDS = {"token": TokenPolicyConfig, "unified": UnifiedPolicyConfig, "denoising": DenoisingPolicyConfig}
 
 
 def policy_config(kind: str = "token", **keys: Any) -> PolicyConfig:

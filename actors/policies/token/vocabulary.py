@@ -65,13 +65,21 @@ class Encoder:
         tokenizer: Of the checkpoint.
         template: The chat template; None where the checkpoint has none.
         mark: Of a picture; None for a model that reads none.
+        is_typed: Whether the template takes messages in parts, and itself knows how a picture stands.
         options: Keyword arguments of the chat template.
     """
 
     def __init__(
-        self, tokenizer: Any, template: str | None, mark: PictureMark | None, options: Mapping[str, Any]
+        self,
+        tokenizer: Any,
+        template: str | None,
+        mark: PictureMark | None,
+        *,
+        is_typed: bool,
+        options: Mapping[str, Any],
     ) -> None:
         self._tokenizer, self._template, self._mark, self._options = tokenizer, template, mark, options
+        self._is_typed = is_typed
 
     def __call__(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a prompt.
@@ -83,8 +91,7 @@ class Encoder:
         if self._mark is None and any(isinstance(part, PicturePart) for part in parts):
             raise DataError("the prompt shows a picture, and the text policy's model reads none")
         if self._template is not None:
-            typed = self._mark is not None
-            turns = [{"role": m.role, "content": _content(m, typed=typed)} for m in messages]
+            turns = [{"role": m.role, "content": self._content(m)} for m in messages]
             return tuple(
                 encode(self._tokenizer, render(self._tokenizer, self._template, turns, self._options))
             )
@@ -100,15 +107,15 @@ class Encoder:
                 ids += self._mark.ids
         return tuple(ids)
 
-
-def _content(message: Message, *, typed: bool) -> str | list[dict[str, str]]:
-    """Return a message's content as chat templates take it: typed parts where the model reads pictures."""
-    if not typed:
-        return "".join(part.text for part in message.parts if isinstance(part, TextPart))
-    return [
-        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
-        for part in message.parts
-    ]
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        """Return a message's content as the chat template takes it."""
+        if self._is_typed:
+            return [
+                {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+                for part in message.parts
+            ]
+        mark = "" if self._mark is None else self._mark.text
+        return "".join(part.text if isinstance(part, TextPart) else mark for part in message.parts)
 
 
 def render(
@@ -172,11 +179,37 @@ def load_vocabulary(
     if sees_pictures(config):
         processor = load_processor(directory)
         template, mark = processor.chat_template, picture_mark(processor, tokenizer, config)
+    encode = Encoder(tokenizer, template, mark, is_typed=mark is not None, options=options or {})
+    return vocabulary_of(directory, config, tokenizer, block_names, mark=mark, encode=encode)
+
+
+def vocabulary_of(
+    directory: Path,
+    config: Any,
+    tokenizer: Any,
+    block_names: Sequence[str],
+    *,
+    mark: PictureMark | None,
+    encode: Encoder,
+) -> TextVocabulary:
+    """Put a vocabulary together.
+
+    Args:
+        directory: Of the checkpoint.
+        config: Of the model.
+        tokenizer: Of the checkpoint.
+        block_names: The chain's blocks in order; a single one has no tags.
+        mark: Of a picture; None for a model that reads none.
+        encode: Of prompts.
+
+    Raises:
+        ConfigError: If a tag is not one token of its own.
+    """
     ends = end_ids(directory, tokenizer, config)
     tags = tag_vocabulary(tokenizer, tagged_blocks(block_names), mark, ends)
     return TextVocabulary(
         tags=tags,
-        encode=Encoder(tokenizer, template, mark, options or {}),
+        encode=encode,
         forbidden_ids=forbidden_ids(tokenizer, tags, config),
         decode=Decoder(tokenizer),
         max_context=int(config.get_text_config().max_position_embeddings),

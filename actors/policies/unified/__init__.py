@@ -1,0 +1,1 @@
+"""Unified policy: one causal model that writes text and pictures as codes, and its picture codec."""

@@ -1,0 +1,56 @@
+"""Small model of text and pictures made from nothing, for a cold start without a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from actors.policies.token.small import write_qwen3
+from actors.policies.token.tokenizer import tagged_blocks, train_tokenizer
+from actors.policies.unified.picture_tokens import StoredPictureTokens
+
+MAX_SIZE = 64
+"""Most rows, and columns, of codes that a picture can have."""
+FRAMING = ("<|picture|>", "<|/picture|>", "<|row|>", *(f"<|size {n}|>" for n in range(1, MAX_SIZE + 1)))
+"""Tokens of a picture's begin and end, of the end of a row, and of sizes."""
+
+
+def build_unified(
+    directory: Path,
+    *,
+    texts: Iterable[str],
+    block_names: Sequence[str],
+    num_codes: int,
+    stride_px: int,
+    max_positions: int,
+    seed: int,
+) -> None:
+    """Write a small, randomly initialised Qwen3 over text ids, what frames pictures, and codes, in this order.
+
+    Args:
+        directory: Where to write the Hugging Face layout and ``picture_tokens.json``; made if absent.
+        texts: Every form that texts can have, for the tokenizer.
+        block_names: The chain's blocks in order; a single one has no tags.
+        num_codes: Of the picture codec. Codes are ids without a token.
+        stride_px: Edge of what a code stands for.
+        max_positions: Tokens of the longest context.
+        seed: Of the initial weights.
+    """
+    from tokenizers import AddedToken
+
+    tokenizer = train_tokenizer(texts, tagged_blocks(block_names), single_digits=True)
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in FRAMING])
+    begin, end, row_end, first_size, *_ = tokenizer.convert_tokens_to_ids(list(FRAMING))
+    num_text = len(tokenizer)
+    num_ids = num_text + num_codes
+    write_qwen3(directory, tokenizer, num_ids=num_ids, max_positions=max_positions, seed=seed)
+    tokens = StoredPictureTokens(
+        codes=((num_text, num_ids),),
+        begin=begin,
+        end=end,
+        row_end=row_end,
+        first_size=first_size - 1,
+        max_size=MAX_SIZE,
+        stride_px=stride_px,
+    )
+    tokens.write(directory)

@@ -1,0 +1,172 @@
+"""Whole chains out of a real vLLM engine: every id within the grammar, forced ids for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.policies.unified.vocabulary import CODE_ROW, TEXT_ROW, UnifiedVocabulary
+from actors.rollout.text_worker import TextRolloutWorker
+from configs.schema import PolicyConfig
+from rl.chain.plan import CODES, walked
+from rl.errors import RolloutError
+from rl.types import ChainPlan, Finish, PlannedBlock, TextReply
+from tests.reference.policy_configs import policy_config
+from tests.reference.tiny_unified import CHAIN, build, make_request, make_unified_worker, plan_of
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def config() -> PolicyConfig:
+    return policy_config(kind="unified", temperature=0.9)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("unified")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(directory: Path) -> UnifiedVocabulary:
+    return build(directory)
+
+
+@pytest.fixture(scope="module")
+def worker(
+    directory: Path, vocabulary: UnifiedVocabulary, config: PolicyConfig
+) -> Iterator[TextRolloutWorker]:
+    made = make_unified_worker(directory, config)
+    yield made
+    made.close()
+
+
+def write(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary, plans: Sequence[ChainPlan], seed: int = 0
+) -> list[TextReply]:
+    requests = [
+        make_request(vocabulary, f"chain-{seed}-{i}", seed=seed + i, plan=plan)
+        for i, plan in enumerate(plans)
+    ]
+    return asyncio.run(worker.generate(requests))
+
+
+def loose_plan(vocabulary: UnifiedVocabulary, num_tokens: int) -> ChainPlan:
+    """A picture, then any text: what weights that know nothing can write."""
+    template = vocabulary.pictures.layout(5, 9).template
+    blocks = (
+        PlannedBlock(name="picture", opening=-1, closing=-1, template=template, is_image=True),
+        PlannedBlock(name="text", opening=-1, closing=-1, max_tokens=num_tokens),
+    )
+    nothing: frozenset[int] = frozenset()
+    return ChainPlan(
+        blocks=blocks, end=min(vocabulary.tags.end), ends=nothing, whitespace=nothing, reserved=nothing
+    )
+
+
+def check_ids(vocabulary: UnifiedVocabulary, wanted: Sequence[int], reply: TextReply) -> None:
+    """Compare with a template in which ``CODES`` is any code and -1 any text, and log-probs with 0 where forced."""
+    assert len(reply.tokens) == len(wanted)
+    for token, logprob, want in zip(reply.tokens.tolist(), reply.logprobs.tolist(), wanted, strict=True):
+        if want < 0:
+            assert vocabulary.masks[CODE_ROW if want == CODES else TEXT_ROW, token]
+        else:
+            assert (token, logprob) == (want, 0.0)
+
+
+def check_many(worker: TextRolloutWorker, vocabulary: UnifiedVocabulary, num_ids: int) -> None:
+    """Chains with given texts and four pictures' worth of codes, beside a picture and any text."""
+    texts = {"look": [5, 6, 7], "say": [8]}
+    given, loose = plan_of(vocabulary).given(texts), loose_plan(vocabulary, 60)
+    tags, layouts = vocabulary.tags, vocabulary.pictures.of_block
+    whole = [
+        *(tags.opening["look"], *texts["look"], tags.closing["look"]),
+        *(tags.opening["sketch"], *layouts(CHAIN["sketch"]).template, tags.closing["sketch"]),
+        *(tags.opening["say"], *texts["say"], tags.closing["say"]),
+        *(tags.opening["paint"], *layouts(CHAIN["paint"]).template, tags.closing["paint"]),
+    ]
+    free = [*vocabulary.pictures.layout(5, 9).template, *[-1] * 60]
+    num, seed = 0, 0
+    codes: set[int] = set()
+    while num < num_ids:
+        replies = write(worker, vocabulary, [given, loose] * 32, seed)
+        for reply, wanted in zip(replies, [whole, free] * 32, strict=True):
+            check_ids(vocabulary, wanted, reply)
+            codes.update(t for t, want in zip(reply.tokens.tolist(), wanted, strict=True) if want == CODES)
+            num += sum(want < 0 for want in wanted)
+        seed += 64
+    assert codes == set(vocabulary.pictures.code_ids)
+
+
+def test_no_sampled_id_is_outside_the_grammar(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    check_many(worker, vocabulary, 4_000)
+
+
+@pytest.mark.long
+def test_none_of_100_000_sampled_ids_is_outside_the_grammar(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    check_many(worker, vocabulary, 100_000)
+
+
+def test_a_chain_that_leaves_the_grammar_ends_there(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    """Weights that know nothing do not open a block. The end that was forced behind it is not of the chain."""
+    plan = plan_of(vocabulary)
+    replies = write(worker, vocabulary, [plan] * 8)
+    walks = [walked(plan, reply.tokens) for reply in replies]
+    assert Finish.MALFORMED in {walk.finish for walk in walks}
+    for walk, reply in zip(walks, replies, strict=True):
+        assert walk.finish in {Finish.MALFORMED, Finish.LENGTH}
+        assert set(walk.block_of) == {0}
+        assert reply.stopped
+
+
+def test_text_that_finds_no_end_runs_out_of_room(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    plan = loose_plan(vocabulary, 7)
+    (reply,) = write(worker, vocabulary, [plan])
+    assert walked(plan, reply.tokens).finish is Finish.LENGTH
+    assert len(reply.tokens) == len(plan.blocks[0].template) + 7
+
+
+def test_the_same_seed_writes_the_same_chain(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    plan = loose_plan(vocabulary, 9)
+    first, again, other = (write(worker, vocabulary, [plan], seed)[0].tokens for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_chain_that_cannot_fit_is_refused_by_name(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    with pytest.raises(RolloutError, match=r"chain-0-0: a prompt of .* do not fit into 512"):
+        write(worker, vocabulary, [loose_plan(vocabulary, 500)])
+
+
+def test_a_request_without_a_plan_is_refused(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    request = make_request(vocabulary, "bare", seed=0, plan=plan_of(vocabulary))
+    with pytest.raises(RolloutError, match="bare: a unified policy writes whole chains"):
+        asyncio.run(worker.generate([replace(request, plan=None, max_tokens=3)]))
+
+
+def test_a_weights_canary_writes_codes_and_text(
+    worker: TextRolloutWorker, vocabulary: UnifiedVocabulary
+) -> None:
+    segment = asyncio.run(worker.canary()).segment
+    sampled = segment.tokens[segment.action_mask]
+    assert vocabulary.masks[CODE_ROW, sampled].tolist() == [True] * 4 + [False] * 16
+    assert vocabulary.masks[TEXT_ROW, sampled].tolist() == [False] * 4 + [True] * 16
