@@ -1,0 +1,1 @@
+"""Cold start of the unified policy: its picture codec, then supervised chains."""
