@@ -18,6 +18,9 @@ from torch import Tensor
 
 from actors.policies.restoration.image_model import to_latents, to_pictures
 from actors.policies.unified.codec_files import CODEC, CodecFiles, read_codec
+from actors.policies.unified.small_codec import PatchCodec
+from actors.policies.unified.stock_codecs import load_emu3, load_vq_model, whole
+from configs.errors import first_line
 from rl.errors import ConfigError
 from rl.types import Ints, Pixels
 
@@ -127,17 +130,16 @@ def load_codec(directory: Path, device: torch.device | None = None) -> PictureCo
     files = read_codec(directory)
     try:
         net = _load_net(files)
+    except ConfigError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{files.directory}: the picture codec does not load: {error}") from error
+        raise ConfigError(
+            f"{files.directory}: its picture codec does not load: {first_line(error)}"
+        ) from error
     return PictureCodec(net, device or torch.device("cpu"))
 
 
 def _load_net(files: CodecFiles) -> CodecNet:
-    # Imported here: one of diffusers and transformers is enough.
     if files.kind == "PatchCodec":
-        from actors.policies.unified.small_codec import PatchCodec
-
-        return PatchCodec.from_pretrained(files.directory).eval()  # type: ignore[no-any-return]
-    from actors.policies.unified.stock_codecs import load_emu3, load_vq_model
-
+        return whole(PatchCodec, files.directory)  # type: ignore[no-any-return]
     return load_vq_model(files.directory) if files.kind == "VQModel" else load_emu3(files)

@@ -32,16 +32,24 @@ class CodecFiles:
 
 
 def check_codec(directory: Path) -> None:
-    """Refuse a checkpoint without a codec that can be used; from its JSON alone, nothing is loaded.
+    """Refuse a checkpoint without a codec that can be used; nothing is loaded.
 
     Raises:
         ConfigError: Says what is wrong and what is possible.
     """
-    read_codec(directory)
+    files = read_codec(directory)
+    if not any(files.directory.glob("*.safetensors")):
+        raise ConfigError(
+            f"{files.directory}: has a {CONFIG} and no safetensors file with the picture codec's weights"
+        )
 
 
 def read_codec(directory: Path) -> CodecFiles:
-    """Read which codec a checkpoint has, and its sizes; errors as of ``check_codec``."""
+    """Read which codec a checkpoint has, and its sizes.
+
+    Raises:
+        ConfigError: If there is none, or one that cannot be used.
+    """
     own = directory / CODEC
     folder = own if own.is_dir() else directory
     stored = _read_json(folder / CONFIG, directory)

@@ -5,7 +5,7 @@ Letters: B pictures, H W pixels, h w codes, C code width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,24 @@ from rl.errors import ConfigError
 
 EMU3_PART = "vqmodel."
 """In the names of a whole Emu3 checkpoint's weights, before those of the codec."""
+
+
+def whole(model_class: Any, directory: Path, **options: Any) -> Any:
+    """Load a model of diffusers or transformers in evaluation mode.
+
+    Raises:
+        ConfigError: If a weight is in no file: the libraries would draw it at random.
+    """
+    model, told = model_class.from_pretrained(directory, output_loading_info=True, **options)
+    _refuse_missing(sorted(told["missing_keys"]), directory)
+    return model.eval()
+
+
+def _refuse_missing(names: Sequence[str], directory: Path) -> None:
+    if names:
+        raise ConfigError(
+            f"{directory}: {len(names)} weights of its picture codec are in no safetensors file, e.g. {names[0]}"
+        )
 
 
 class VQModelNet:
@@ -64,7 +82,7 @@ def load_vq_model(directory: Path) -> VQModelNet:
     ensure_torchvision()
     from diffusers import VQModel
 
-    return VQModelNet(VQModel.from_pretrained(directory).eval())
+    return VQModelNet(whole(VQModel, directory))
 
 
 class Emu3Net:
@@ -109,7 +127,7 @@ def load_emu3(files: CodecFiles) -> Emu3Net:
     """Load Emu3's codec in float32, from a whole Emu3 checkpoint the codec's weights alone.
 
     Raises:
-        ConfigError: If a whole checkpoint lacks weights of the codec.
+        ConfigError: If weights of the codec are missing.
     """
     ensure_torchvision()
     from transformers import Emu3Config, Emu3ImageProcessor, Emu3VQVAE
@@ -117,13 +135,10 @@ def load_emu3(files: CodecFiles) -> Emu3Net:
     directory = files.directory
     processor = Emu3ImageProcessor.from_pretrained(directory)
     if files.kind == "Emu3VQVAE":
-        return Emu3Net(Emu3VQVAE.from_pretrained(directory, dtype=torch.float32).eval(), processor)
+        return Emu3Net(whole(Emu3VQVAE, directory, dtype=torch.float32), processor)
     model = Emu3VQVAE(Emu3Config.from_pretrained(directory).vq_config).float()
     weights = dict(_weights_of_part(directory))
-    if missing := [name for name in model.state_dict() if name not in weights]:
-        raise ConfigError(
-            f"{directory}: {len(missing)} weights of Emu3's picture codec are in no safetensors file, e.g. {missing[0]}"
-        )
+    _refuse_missing([name for name in model.state_dict() if name not in weights], directory)
     model.load_state_dict(weights)
     return Emu3Net(model.eval(), processor)
 

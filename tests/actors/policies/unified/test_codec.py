@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from actors.policies.restoration.image_model import to_latents, to_pictures
 from actors.policies.unified.codec import PictureCodec, load_codec
@@ -152,12 +154,25 @@ def test_emu3_goes_there_and_back_as_its_own_library_does(emu3: Path):
     assert np.abs(codec.decode(codes).astype(int) - own).max() <= 1
 
 
-def test_an_emu3_without_its_codec_is_refused(emu3: Path, tmp_path: Path):
+def test_a_codec_whose_weights_are_not_all_there_is_refused(emu3: Path, vq_model: Path, tmp_path: Path):
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_text((emu3 / name).read_text())
+    with pytest.raises(ConfigError, match=r"no safetensors file with the picture codec's weights"):
+        check_codec(tmp_path)
+    save_file({"text_model.norm": torch.zeros(1)}, tmp_path / "model.safetensors")
     check_codec(tmp_path)
-    with pytest.raises(ConfigError, match=r"299 weights of Emu3's picture codec are in no safetensors file"):
+    with pytest.raises(ConfigError, match=r"\d+ weights of its picture codec are in no safetensors file"):
         load_codec(tmp_path)
+    for name, directory in (("vq", vq_model), ("emu3", emu3)):
+        part = tmp_path / name
+        load_codec(directory).save(part)
+        (path,) = (part / "codec").glob("*.safetensors")
+        weights = load_file(path)
+        lost = next(key for key in weights if key.endswith(".weight"))
+        del weights[lost]
+        save_file(weights, path, metadata={"format": "pt"})
+        with pytest.raises(ConfigError, match=f"1 weights of its picture codec .*, e.g. {re.escape(lost)}"):
+            load_codec(part)
 
 
 def test_kmeans_uses_every_code_and_takes_its_rows_where_there_are_no_more():
