@@ -22,8 +22,8 @@ import torch
 
 from actors.policies.family import family_of
 from actors.policies.token.tokenizer import train_tokenizer
-from actors.rollout import text_engine
 from actors.rollout.text_engine import TextEngine
+from actors.rollout.vllm_requests import asked_whole, sampling_params
 from actors.rollout.worker import RolloutSpec
 from configs.schema import BlockConfig, TokenPolicyConfig
 from rl.compat.torchvision import ensure_torchvision
@@ -134,7 +134,7 @@ def sample(
     """Have all requests answered; return wall and CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     for one in requests:
-        made = text_engine._sampling_params(one)
+        made = sampling_params(asked_whole(one.request_id, one, ()))
         made.allowed_token_ids = allowed
         engine._engine.add_request(one.request_id, {"prompt_token_ids": one.tokens.tolist()}, made)
     while not engine.is_idle:

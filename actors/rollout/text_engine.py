@@ -1,32 +1,38 @@
 """Text engine: one vLLM engine in this process, requests in, sampled ids and their log-probs out.
 
-The only file of the text policy that knows vLLM. Not thread-safe: one thread makes it and does everything with it.
+With ``vllm_*`` beside it the only file of the text policy that knows vLLM. Not thread-safe: one thread makes it and
+does everything with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from actors.policies.token.checkpoint import local_directory
-from actors.policies.token.guidance import without_content
 from actors.policies.token.tokenizer import load_tokenizer, tag_ids
-from actors.rollout.guided_pairs import UNCONDITIONAL, GuidedPairQueue, Pair, Room
+from actors.rollout.guided_chains import GuidedChain
+from actors.rollout.row_queue import UNCONDITIONAL, Room, RowQueue, Rows
+from actors.rollout.vllm_requests import (
+    Asked,
+    Written,
+    asked_part,
+    asked_whole,
+    prompt_of,
+    sampling_params,
+    written_by,
+)
 from actors.rollout.worker import RolloutSpec
 from actors.shared.lora import scale_of
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from configs.derive import token_policy
 from configs.methods import Adapter
-from rl.chain.plan import Walk
 from rl.compat.vllm import device_arguments, max_model_len, prepare, prepared_processes
-from rl.errors import RolloutError, WeightSyncError
-from rl.types import ChainPlan, Manifest, Pixels, TextReply, TextRequest
+from rl.errors import WeightSyncError
+from rl.types import Manifest, Pixels, TextRequest
 
 BATCHED_TOKENS = 8192
 """Most tokens in one step of the engine; at least the longest context."""
@@ -36,10 +42,6 @@ RECEIVER = "actors.rollout.vllm_extension.WeightReceiver"
 MASKS = "actors.rollout.vllm_masks:ForbiddenIds"
 GUIDANCE = "actors.rollout.vllm_guidance:PairGuidance"
 GRAMMAR = "actors.rollout.vllm_grammar:PlanMasks"
-FORBIDDEN = "forbidden_ids"
-"""Key of ``extra_args`` by which ``MASKS`` is told."""
-PLANNED = "planned"
-"""Key of ``extra_args`` by which ``GRAMMAR`` is told; the value is a ``Planned``."""
 BLOCK_NAMES = "block_names"
 """Key of vLLM's ``additional_config`` by which ``GRAMMAR`` is told the chain's blocks."""
 
@@ -49,19 +51,11 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """What makes a request one of a whole chain."""
-
-    plan: ChainPlan
-    before: tuple[int, ...] = ()
-    """Ids of the chain that stand in the request's context already."""
-
-
 class TextEngine:
     """A vLLM engine that serves one checkpoint.
 
-    With guidance each request is two rows of the engine, one with the pictures and one with grey ones.
+    With guidance a request is two rows of the engine, one with the pictures and one with grey ones; of a chain with
+    pictures of its own these alone are two rows (``GuidedChain``).
 
     Args:
         spec: Of the worker; its seed is the engine's, every request has its own.
@@ -108,7 +102,9 @@ class TextEngine:
         self._base = _base_of(spec, directory)
         with prepared_processes(directory):
             self._engine: Any = LLMEngine.from_engine_args(arguments)
-        self._pairs = GuidedPairQueue(self._room()) if is_guided else None
+        self._queue = RowQueue(self._room()) if is_guided else None
+        self._chains: dict[str, GuidedChain] = {}
+        """Guided ones under way, by key."""
 
     def _room(self) -> Room:
         """Read off vLLM's configuration what a step takes."""
@@ -124,13 +120,13 @@ class TextEngine:
     @property
     def is_idle(self) -> bool:
         """Whether no request is unfinished."""
-        is_waiting = self._pairs is not None and self._pairs.is_waiting
+        is_waiting = self._queue is not None and self._queue.is_waiting
         return not is_waiting and not self._engine.has_unfinished_requests()
 
     @property
     def can_begin_again(self) -> bool:
         """Whether caches may be dropped while requests are unfinished: a guided pair would not stay in step."""
-        return self._pairs is None
+        return self._queue is None
 
     def add(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> None:
         """Take a request in; it joins those that decode.
@@ -141,9 +137,18 @@ class TextEngine:
             pictures: Those of its placeholders, in order.
 
         Raises:
-            ValueError: If vLLM refuses it, e.g. because it is too long, or it wants guidance of an engine that
-                was made without, or the other way round.
+            ValueError: If vLLM refuses it, e.g. because it is too long, or it wants a plan or guidance of an engine
+                that was made without, or the other way round.
         """
+        self._check(request)
+        if self._queue is not None and request.plan is not None:
+            chain = GuidedChain(request, request.plan)
+            self._submit(asked_part(key, request, request.plan, chain.next_part()))
+            self._chains[key] = chain
+        else:
+            self._submit(asked_whole(key, request, pictures))
+
+    def _check(self, request: TextRequest) -> None:
         if (request.plan is not None) != self._is_planned:
             raise ValueError(
                 f"{request.request_id}: a unified policy writes whole chains by a plan, others have none"
@@ -153,57 +158,69 @@ class TextEngine:
                 f"{request.request_id}: a prompt of {len(request.tokens)} tokens and a chain of up to "
                 f"{request.plan.max_tokens} do not fit into {self._length}, the longest context"
             )
-        if (self._pairs is not None) != (request.sampling.guidance != 1):
+        if (self._queue is not None) != (request.sampling.guidance != 1):
             raise ValueError(
                 f"{request.request_id}: guidance must be the engine's (policies.*.rollout.guidance_scale)"
             )
-        if self._pairs is None:
-            prompt = _prompt(request, pictures)
-            self._engine.add_request(key, prompt, _sampling_params(request))
-        else:
-            self._pairs.put(self._pair(key, request, pictures))
 
-    def _pair(self, key: str, request: TextRequest, pictures: Sequence[Pixels]) -> Pair:
-        """Have vLLM check and expand both rows; they are not in the engine yet."""
-        from actors.rollout.vllm_guidance import ARGUMENT, Half
-
-        def row(row_key: str, shown: Sequence[Pixels]) -> Any:
-            half = Half(
-                pair=key,
-                name=request.request_id,
-                scale=request.sampling.guidance,
-                is_conditional=shown is pictures,
+    def _submit(self, asked: Asked) -> None:
+        """Give a request to vLLM; in a guided engine when there is room for all its rows, checked and expanded now."""
+        if self._queue is None:
+            ((tokens, pictures),) = asked.contexts
+            self._engine.add_request(asked.key, prompt_of(tokens, pictures), sampling_params(asked))
+            return
+        keys = (asked.key, asked.key + UNCONDITIONAL)
+        rows = tuple(
+            self._engine.input_processor.process_inputs(
+                key,
+                prompt_of(tokens, pictures),
+                sampling_params(asked, is_conditional=key is asked.key),
+                self._engine.get_supported_tasks(),
             )
-            params = _sampling_params(request, {ARGUMENT: half})
-            tasks = self._engine.get_supported_tasks()
-            return self._engine.input_processor.process_inputs(
-                row_key, _prompt(request, shown), params, tasks
+            for key, (tokens, pictures) in zip(keys, asked.contexts, strict=False)
+        )
+        self._queue.put(
+            Rows(
+                key=asked.key,
+                name=asked.name,
+                requests=rows,
+                lengths=tuple(len(row.prompt_token_ids) for row in rows),
+                max_tokens=asked.max_tokens,
             )
-
-        rows = row(key, pictures), row(key + UNCONDITIONAL, without_content(pictures))
-        return Pair(
-            key=key,
-            name=request.request_id,
-            requests=rows,
-            length=max(len(r.prompt_token_ids) for r in rows),
-            max_tokens=request.max_tokens,
         )
 
-    def step(self) -> dict[str, Any]:
-        """Decode one token of every request; return the outputs that are finished now by key.
+    def step(self) -> dict[str, Written]:
+        """Decode one token of every request; return what those wrote that are finished now, by key.
 
         Raises:
             RolloutError: If the two rows of a guided request did not keep in step.
         """
-        for pair in self._pairs.start() if self._pairs is not None else ():
-            for row_key, row in zip(pair.keys, pair.requests, strict=True):
+        for rows in self._queue.start() if self._queue is not None else ():
+            for row_key, row in zip(rows.keys, rows.requests, strict=True):
                 self._engine.add_request(row_key, row, row.params)
         finished = {output.request_id: output for output in self._engine.step() if output.finished}
-        return finished if self._pairs is None else self._pairs.finish(finished)
+        if self._queue is not None:
+            finished = self._queue.finish(finished)
+        written = {key: written_by(output) for key, output in finished.items()}
+        return {key: whole for key, part in written.items() if (whole := self._joined(key, part)) is not None}
+
+    def _joined(self, key: str, written: Written) -> Written | None:
+        """Return all of a request; None where a guided chain goes on with its next part."""
+        chain = self._chains.get(key)
+        if chain is None:
+            return written
+        chain.add(written.ids, written.logprobs)
+        if not chain.is_done:
+            self._submit(asked_part(key, chain.request, chain.plan, chain.next_part()))
+            return None
+        del self._chains[key]
+        return replace(written, ids=chain.ids, logprobs=chain.logprobs)
 
     def abort_all(self, keys: Sequence[str]) -> None:
         """Forget unfinished requests."""
-        self._engine.abort_request(list(keys) if self._pairs is None else self._pairs.forget(keys))
+        for key in keys:
+            self._chains.pop(key, None)
+        self._engine.abort_request(list(keys) if self._queue is None else self._queue.forget(keys))
 
     def load_weights(self, manifest: Manifest, buckets: Sequence[Received]) -> LoadTimes:
         """Load a publication; drop the caches next.
@@ -256,64 +273,3 @@ def _base_of(spec: RolloutSpec, directory: Path) -> Any:
 
     row_ids = tag_ids(load_tokenizer(directory), tuple(spec.chain))
     return Base(directory=directory, scale=scale_of(lora), row_ids=row_ids)
-
-
-def make_reply(request: TextRequest, output: Any, version: int) -> TextReply:
-    """Turn a finished vLLM output into a reply.
-
-    Raises:
-        RolloutError: If a chain did not come to its end.
-    """
-    (completion,) = output.outputs
-    tokens = list(completion.token_ids)
-    num = len(tokens) if request.plan is None else _num_of_chain(request.request_id, request.plan, tokens)
-    return TextReply(
-        request_id=request.request_id,
-        tokens=np.asarray(tokens[:num], dtype=np.int32),
-        logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32)[:num],
-        stopped=completion.finish_reason == "stop",
-        version=version,
-        context=np.asarray(output.prompt_token_ids, dtype=np.int32) if request.pictures else None,
-        num_cached=int(output.num_cached_tokens or 0),
-    )
-
-
-def _num_of_chain(name: str, plan: ChainPlan, tokens: Sequence[int]) -> int:
-    """Return how many of a request's ids are its chain: all but an end that was forced."""
-    walk = Walk(plan)
-    for num, token in enumerate(tokens, 1):
-        walk.push(token)
-        if walk.finish is not None:
-            return num
-    raise RolloutError(f"{name}: the engine left a chain before its end, after {len(tokens)} ids")
-
-
-def _prompt(request: TextRequest, pictures: Sequence[Pixels]) -> dict[str, Any]:
-    prompt: dict[str, Any] = {"prompt_token_ids": request.tokens.tolist()}
-    if pictures:
-        prompt["multi_modal_data"] = {"image": [Image.fromarray(picture) for picture in pictures]}
-    return prompt
-
-
-def _sampling_params(request: TextRequest, extra: Mapping[str, object] | None = None) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    forbidden, plan = request.sampling.forbidden_ids, request.plan
-    max_tokens, stop_ids = request.max_tokens, request.stop_ids
-    if plan is not None:
-        max_tokens, stop_ids = plan.max_tokens, (plan.end, *plan.ends)
-        extra = {PLANNED: Planned(plan=plan), **(extra or {})}
-    return SamplingParams(
-        temperature=request.sampling.temperature,
-        max_tokens=max_tokens,
-        stop_token_ids=list(stop_ids),
-        ignore_eos=True,
-        seed=request.seed,
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,
-        extra_args={**({FORBIDDEN: forbidden} if forbidden else {}), **(extra or {})} or None,
-    )

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.rollout.canary import CANARY, make_canary
-from actors.rollout.text_engine import TextEngine, make_reply
+from actors.rollout.text_engine import TextEngine
+from actors.rollout.vllm_requests import Written, make_reply
 from actors.rollout.worker import RolloutSpec
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
@@ -164,10 +165,10 @@ class TextLoop:
             return
         self._answer(finished)
 
-    def _answer(self, finished: Mapping[str, Any]) -> None:
-        for key, output in finished.items():
+    def _answer(self, finished: Mapping[str, Written]) -> None:
+        for key, written in finished.items():
             call, index, version = self._writing.pop(key)
-            reply = make_reply(call.requests[index], output, version)
+            reply = make_reply(call.requests[index], written, version)
             call.replies[index] = reply
             self.counts["num_requests"] += 1
             self.counts["num_tokens"] += len(reply.tokens)
@@ -194,16 +195,16 @@ class TextLoop:
         """Write on after the fixed prompt, beside whatever else is being written."""
         canary = self._canary
         self.engine.add(CANARY, canary.request, canary.pictures)
-        output = None
+        written: Written | None = None
         try:
-            while output is None:
+            while written is None:
                 finished = self.engine.step()
-                output = finished.pop(CANARY, None)
+                written = finished.pop(CANARY, None)
                 self._answer(finished)
         except Exception:
             self.engine.abort_all([CANARY])
             raise
-        reply = make_reply(canary.request, output, self._version)
+        reply = make_reply(canary.request, written, self._version)
         self.counts["canary_cached_tokens"] = float(reply.num_cached)
         return canary.example(reply)
 

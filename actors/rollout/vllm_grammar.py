@@ -18,7 +18,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from actors.policies.unified.vocabulary import CODE_ROW, TEXT_ROW, load_unified_vocabulary
-from actors.rollout.text_engine import BLOCK_NAMES, PLANNED, Planned
+from actors.rollout.text_engine import BLOCK_NAMES
+from actors.rollout.vllm_requests import PLANNED, Planned
 from rl.chain.plan import TEXT, Walk, walked
 
 FORCED_ROW, FREE_ROW = 2, 3

@@ -1,8 +1,8 @@
 """Guidance inside vLLM's sampler: two rows' logits become one distribution, for both.
 
 vLLM loads the class by name (``logits_processors``) in every process that samples. It runs after forbidden ids
-are set to -inf and before temperature, so vLLM's processed log-probs are those of the combined distribution; both
-rows sample from the same logits with the same seed, hence the same token.
+are set to -inf, before plans do their masking, and before temperature, so vLLM's processed log-probs are those of the
+combined distribution; both rows sample from the same logits with the same seed, hence the same token.
 """
 
 from __future__ import annotations
@@ -18,24 +18,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from actors.policies.token.guidance import guided
+from actors.rollout.vllm_requests import HALF, Half
 from rl.errors import RolloutError
-
-ARGUMENT = "guidance"
-"""Key in a request's ``extra_args``; the value is a ``Half``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Half:
-    """What makes a request one row of a pair."""
-
-    pair: str
-    """Key that both rows share and no other unfinished request has."""
-    name: str
-    """What errors call the request."""
-    scale: float
-    """Guidance g."""
-    is_conditional: bool
-    """Whether this row sees the pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +75,13 @@ def pairs_of(rows: Mapping[int, _Row]) -> tuple[list[int], list[int], list[float
         places = [half.get(row.half.pair, -1) for half in (seen, unseen)]
         if min(places) < 0 or rows[places[0]].written != rows[places[1]].written:
             raise RolloutError(
-                f"{row.half.name}: the rows with and without pictures are not in the same step, so it cannot be "
-                "guided; set the policy's guidance_scale=1"
+                f"{row.half.name}: the rows with and without their condition are not in the same step, so it cannot "
+                "be guided; set the policy's guidance_scale=1"
             )
     scales = [rows[place].half.scale for place in seen.values()]
     return list(seen.values()), [unseen[pair] for pair in seen], scales
 
 
 def _row(params: SamplingParams, prompt: list[int] | None, written: list[int]) -> _Row | None:
-    half = (params.extra_args or {}).get(ARGUMENT)
+    half = (params.extra_args or {}).get(HALF)
     return None if half is None else _Row(half=half, written=written)

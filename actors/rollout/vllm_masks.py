@@ -15,7 +15,7 @@ from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from actors.rollout.text_engine import FORBIDDEN
+from actors.rollout.vllm_requests import FORBIDDEN
 
 
 class ForbiddenIds(LogitsProcessor):  # type: ignore[misc]  # vLLM is not typed for us

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
@@ -38,8 +38,21 @@ from rl.types import Example, TokenStream
 
 MODEL = "model."
 """Begins the names of inputs that the model takes."""
+_SCORED = ("target", "temperature", "guidance", "mask_of")
+"""Inputs of one value an action that its score is made from, beside its hidden states."""
 _PROOF = "What do you see? Nothing."
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+
+
+class PolicyParts(TypedDict):
+    """What a policy is made of, read from its checkpoint and configuration."""
+
+    model: nn.Module
+    pictures: PictureInputs | None
+    directory: Path
+    tag_ids: tuple[int, ...]
+    entropy_gradient: bool
+    is_guided: bool
 
 
 class TokenPolicy(TrainablePolicy):
@@ -94,23 +107,7 @@ class TokenPolicy(TrainablePolicy):
         Raises:
             ConfigError: If transformers does not know the model, or it computes logits in a way that is not known.
         """
-        directory = local_directory(directory)
-        model = load_model(directory, config.dtype)
-        tokenizer = load_tokenizer(directory)
-        ids = torch.tensor([tokenizer.encode(_PROOF, add_special_tokens=False)])
-        OutputHead(model).prove(model, {"input_ids": ids})
-        pictures = None
-        if sees_pictures(model.config):
-            processor = load_processor(directory)
-            pictures = PictureInputs(processor, picture_mark(processor, tokenizer, model.config))
-        return cls(
-            model,
-            pictures,
-            directory,
-            tag_ids=tag_ids(tokenizer, block_names),
-            entropy_gradient=isinstance(config.loss, TokenLoss) and config.loss.entropy_weight > 0,
-            is_guided=token_policy(config).rollout.guidance_scale != 1,
-        )
+        return cls(**load_parts(directory, config, block_names))
 
     # ------------------------------------------------------------------ batches
 
@@ -127,7 +124,7 @@ class TokenPolicy(TrainablePolicy):
             TypeError: If a segment is not a token stream.
             ValueError: If there are pictures and the model reads none, or guidance was used and is not configured.
         """
-        streams = [_stream(example) for example in examples]
+        streams = [stream_of(example) for example in examples]
         if not self._is_guided and any(stream.sampling.guidance != 1 for stream in streams):
             raise ValueError("guidance was sampled with, but the policy's guidance_scale is 1")
         if self.pictures is None and any(example.pictures for example in examples):
@@ -142,7 +139,7 @@ class TokenPolicy(TrainablePolicy):
 
     def _contexts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return what the model takes, ``[B, S]`` ids, with guidance ``[2B, S]``: the rows again, shown nothing."""
-        rows = [torch.from_numpy(np.array(_stream(e).tokens, dtype=np.int64)) for e in examples]
+        rows = [token_row(stream_of(example)) for example in examples]
         inputs: dict[str, Tensor] = {}
         if self.pictures is not None:
             dummy, dummy_ids = [self.pictures.dummy], torch.tensor(self.pictures.dummy_ids)
@@ -162,19 +159,29 @@ class TokenPolicy(TrainablePolicy):
         return {MODEL + name: tensor for name, tensor in inputs.items()}
 
     def _actions(self, streams: Sequence[TokenStream], action_mask: Tensor) -> dict[str, Any]:
-        """List the batch's actions: what was sampled, and the distribution it was sampled from."""
+        """List the batch's actions: what was sampled, and the distribution it was sampled from.
+
+        Returns:
+            Of each action, ``[n]``: its ``row_of`` and ``column``, the id it sampled (``target``), ``temperature``,
+            ``guidance``, which of the ``masks`` was on it; and ``seen_at``, row and column of the hidden state that it
+            follows from, ``[n, 1, 2]``, with guidance ``[n, 2, 2]``: also of that without its condition.
+        """
         row_of, column = torch.nonzero(action_mask, as_tuple=True)
         samplings = [stream.sampling for stream in streams]
         forbidden = list(dict.fromkeys(sampling.forbidden_ids for sampling in samplings))
+        firsts = (0, len(streams)) if self._is_guided else (0,)
         return {
             "row_of": row_of,
             "column": column,
+            "seen_at": torch.stack([torch.stack([first + row_of, column - 1], 1) for first in firsts], 1),
             "target": _pad(streams, "tokens", 0).long()[row_of, column],
             "shape": torch.tensor(action_mask.shape),
             CHUNKS: chunks_of(len(row_of)),
-            "temperature": torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float32),
-            "guidance": torch.tensor([s.guidance for s in samplings], dtype=torch.float32),
-            "mask_of": torch.tensor([forbidden.index(s.forbidden_ids) for s in samplings]),
+            "temperature": torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float32)[
+                row_of
+            ],
+            "guidance": torch.tensor([s.guidance for s in samplings], dtype=torch.float32)[row_of],
+            "mask_of": torch.tensor([forbidden.index(s.forbidden_ids) for s in samplings])[row_of],
             "masks": pad_sequence(
                 [torch.tensor(ids, dtype=torch.int64) for ids in forbidden],
                 batch_first=True,
@@ -195,19 +202,15 @@ class TokenPolicy(TrainablePolicy):
             gradient only where there is a bonus on it: it costs another table of logits.
         """
         hidden = self.hidden_states(inputs)
-        row_of, column = inputs["row_of"], inputs["column"]
-        rows, columns = inputs["shape"].tolist()
-        num_chunks = inputs[CHUNKS]
-        # With guidance [n, 2, width]: each action in its row, and in that row without its pictures' content.
-        halves = [hidden[first + row_of, column - 1] for first in range(0, len(hidden), rows)]
-        chosen = torch.stack(halves, dim=1)
-        parts = zip(
-            *(torch.tensor_split(x, num_chunks) for x in (chosen, inputs["target"], row_of)), strict=True
-        )
-        scored = [checkpoint(self._score, *part, inputs, use_reentrant=False) for part in parts]
-        blank = hidden.new_zeros((rows, columns), dtype=torch.float32)
+        chosen = hidden[inputs["seen_at"][..., 0], inputs["seen_at"][..., 1]]
+        split = [torch.tensor_split(x, inputs[CHUNKS]) for x in (chosen, *(inputs[name] for name in _SCORED))]
+        scored = [
+            checkpoint(self._score, *part, inputs, use_reentrant=False) for part in zip(*split, strict=True)
+        ]
+        blank = hidden.new_zeros(inputs["shape"].tolist(), dtype=torch.float32)
+        places = inputs["row_of"], inputs["column"]
         logprobs, entropy = (
-            blank.index_put((row_of, column), torch.cat(values)) for values in zip(*scored, strict=True)
+            blank.index_put(places, torch.cat(values)) for values in zip(*scored, strict=True)
         )
         return ActionScores(logprobs=logprobs, entropy=entropy)
 
@@ -223,18 +226,27 @@ class TokenPolicy(TrainablePolicy):
         return hidden
 
     def _score(
-        self, hidden: Tensor, target: Tensor, row_of: Tensor, inputs: Mapping[str, Tensor]
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        temperature: Tensor,
+        guidance: Tensor,
+        mask_of: Tensor,
+        inputs: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Return log-prob and entropy of some actions, ``[n]`` each, from ``[n, 1 or 2, width]``."""
         logits, *unconditional = self._head(hidden).unbind(1)
         if unconditional:
-            logits = guided(logits, unconditional[0], inputs["guidance"][row_of])
-        logits = logits / inputs["temperature"][row_of, None]
-        logits = masked(logits, inputs["masks"], inputs["mask_of"][row_of])
+            logits = guided(logits, unconditional[0], guidance)
+        logits = self._masked(logits / temperature[:, None], mask_of, inputs)
         table = torch.log_softmax(logits, dim=-1)
         with torch.set_grad_enabled(self._entropy_gradient and torch.is_grad_enabled()):
             entropy = -(table.exp() * table.masked_fill(table == -torch.inf, 0.0)).sum(-1)
         return table.gather(-1, target[:, None])[:, 0], entropy
+
+    def _masked(self, logits: Tensor, mask_of: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Give ids that could not be sampled probability 0, ``[n, V]``."""
+        return masked(logits, inputs["masks"], mask_of)
 
     # ------------------------------------------------------------------ weights
 
@@ -271,6 +283,27 @@ class TokenPolicy(TrainablePolicy):
         self.model.save_pretrained(directory, state_dict=in_tree)
 
 
+def load_parts(directory: Path, config: PolicyConfig, block_names: Sequence[str]) -> PolicyParts:
+    """Read what a policy is made of; arguments and errors as of ``TokenPolicy.load``."""
+    directory = local_directory(directory)
+    model = load_model(directory, config.dtype)
+    tokenizer = load_tokenizer(directory)
+    ids = torch.tensor([tokenizer.encode(_PROOF, add_special_tokens=False)])
+    OutputHead(model).prove(model, {"input_ids": ids})
+    pictures = None
+    if sees_pictures(model.config):
+        processor = load_processor(directory)
+        pictures = PictureInputs(processor, picture_mark(processor, tokenizer, model.config))
+    return PolicyParts(
+        model=model,
+        pictures=pictures,
+        directory=directory,
+        tag_ids=tag_ids(tokenizer, block_names),
+        entropy_gradient=isinstance(config.loss, TokenLoss) and config.loss.entropy_weight > 0,
+        is_guided=token_policy(config).rollout.guidance_scale != 1,
+    )
+
+
 def masked(logits: Tensor, masks: Tensor, mask_of: Tensor) -> Tensor:
     """Give forbidden ids probability 0.
 
@@ -299,10 +332,20 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
     return names[name]
 
 
-def _stream(example: Example) -> TokenStream:
+def stream_of(example: Example) -> TokenStream:
+    """Return the token stream of an example.
+
+    Raises:
+        TypeError: If it has another segment.
+    """
     if not isinstance(example.segment, TokenStream):
         raise TypeError(f"a token policy cannot score a {type(example.segment).__name__}")
     return example.segment
+
+
+def token_row(stream: TokenStream) -> Tensor:
+    """Return its ids, ``int64[L]``."""
+    return torch.from_numpy(np.array(stream.tokens, dtype=np.int64))
 
 
 def _pad(streams: Sequence[TokenStream], field: str, value: float) -> Tensor:

@@ -1,7 +1,4 @@
-"""Ids that a checkpoint writes pictures with: its own ``picture_tokens.json``, or what Emu3's tokenizer has.
-
-Numpy and JSON alone; Emu3 asks its tokenizer.
-"""
+"""Ids that a checkpoint writes pictures with: its own ``picture_tokens.json``, or what Emu3's tokenizer has."""
 
 from __future__ import annotations
 
@@ -13,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.policies.token.tokenizer import encode, token_id
+from actors.policies.unified.codec_files import read_codec
 from rl.chain.plan import PictureLayout, PictureTokens
 from rl.errors import ConfigError
 
 FILE = "picture_tokens.json"
-EMU3 = "emu3"
-"""``model_type`` of Emu3's checkpoints."""
 _EMU3_CODE, _EMU3_CODE_END = "<|visual token ", "|>"
 _EMU3_ROW_END = "<|extra_200|>"
 
@@ -111,19 +107,18 @@ class PictureIds:
     """Ids that stand around codes and nowhere else."""
 
 
-def load_picture_ids(directory: Path, config: Any, tokenizer: Any) -> PictureIds:
-    """Find out how a checkpoint's pictures stand in its streams.
+def load_picture_ids(directory: Path, tokenizer: Any) -> PictureIds:
+    """Find out how a checkpoint's pictures stand in its streams: by its file, or by its tokenizer where that is Emu3's.
 
     Args:
         directory: Of the checkpoint.
-        config: Of its model.
         tokenizer: Of it.
 
     Raises:
         ConfigError: If its file is missing or damaged, or a token of Emu3's is.
     """
-    if config.model_type == EMU3:
-        return emu3_picture_ids(tokenizer, stride_px=2 ** (len(config.vq_config.channel_multiplier) - 1))
+    if not (directory / FILE).is_file() and f"{_EMU3_CODE}000000{_EMU3_CODE_END}" in tokenizer.get_vocab():
+        return emu3_picture_ids(tokenizer, stride_px=read_codec(directory).stride)
     stored = read_picture_tokens(directory)
     tokens = PictureTokens(code_ranges=stored.codes, layout=stored.layout, stride_px=stored.stride_px)
     return PictureIds(tokens=tokens, framing=stored.framing)

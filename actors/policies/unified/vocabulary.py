@@ -15,11 +15,9 @@ from actors.policies.token.vocabulary import (
     Encoder,
     PictureMark,
     TextVocabulary,
-    load_processor,
-    picture_mark,
     vocabulary_of,
 )
-from actors.policies.unified.picture_tokens import EMU3, load_picture_ids
+from actors.policies.unified.picture_tokens import load_picture_ids
 from rl.chain.plan import PictureTokens
 from rl.types import Bools
 
@@ -60,16 +58,10 @@ def load_unified_vocabulary(
     directory = local_directory(source)
     config = load_config(directory)
     tokenizer = load_tokenizer(directory)
-    is_emu3 = config.model_type == EMU3
-    ids = load_picture_ids(directory, config, tokenizer)
-    if is_emu3:
-        processor = load_processor(directory)
-        template, mark = processor.chat_template, picture_mark(processor, tokenizer, config)
-    else:
-        begin = ids.tokens.layout(1, 1).opening[0]
-        text = tokenizer.convert_ids_to_tokens(begin) or ""
-        template, mark = tokenizer.chat_template, PictureMark(text=text, ids=(begin,), placeholder=begin)
-    encode = Encoder(tokenizer, template, mark, is_typed=is_emu3, options=options or {})
+    ids = load_picture_ids(directory, tokenizer)
+    begin = ids.tokens.layout(1, 1).opening[0]
+    mark = PictureMark(text=tokenizer.convert_ids_to_tokens(begin) or "", ids=(begin,), placeholder=begin)
+    encode = Encoder(tokenizer, tokenizer.chat_template, mark, is_typed=False, options=options or {})
     plain = vocabulary_of(directory, config, tokenizer, block_names, mark=mark, encode=encode)
     masks = np.zeros((2, int(config.get_text_config().vocab_size)), dtype=np.bool_)
     masks[CODE_ROW, list(ids.tokens.code_ids)] = True

@@ -314,7 +314,7 @@ def test_a_pair_that_is_cut_in_two_is_an_error_by_name(
     worker: TextRolloutWorker, vocabulary: TextVocabulary
 ) -> None:
     """Last, for the engine is not used on: its scheduler takes five rows at once, which nobody was told."""
-    if worker.loop.engine._pairs is None:
+    if worker.loop.engine._queue is None:
         return
     worker.loop.engine._engine.engine_core.engine_core.scheduler.max_num_active_reqs = 5
     requests = [request_to(worker, vocabulary, f"chain-{i}", seed=i) for i in range(3)]

@@ -28,7 +28,7 @@ def guidance() -> Any:
 
 def added(guidance: Any, place: int, pair: str, is_conditional: bool, written: list[int]) -> Any:
     half = guidance.Half(pair=pair, name=f"chain {pair}", scale=SCALES[pair], is_conditional=is_conditional)
-    return place, SimpleNamespace(extra_args={guidance.ARGUMENT: half}), [], written
+    return place, SimpleNamespace(extra_args={guidance.HALF: half}), [], written
 
 
 def batch(guidance: Any, rows: list[Any], **changes: Any) -> Any:

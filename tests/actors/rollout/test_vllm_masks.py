@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.policies.token.policy import masked
-from actors.rollout.text_engine import FORBIDDEN
+from actors.rollout.vllm_requests import FORBIDDEN
 from rl.compat.torchvision import ensure_torchvision
 
 pytestmark = pytest.mark.engine
