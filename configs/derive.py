@@ -201,6 +201,11 @@ def is_stepwise(loss: LossConfig) -> bool:
     )
 
 
+def is_unified(config: Config) -> bool:
+    """Whether one policy writes whole chains, text and pictures."""
+    return any(isinstance(policy, UnifiedPolicyConfig) for policy in config.policies.values())
+
+
 def num_codes(block: BlockConfig, stride_px: int) -> int:
     """Return how many codes an image block of a unified policy has."""
     return (block.height_px or block.size_px) // stride_px * (block.size_px // stride_px)

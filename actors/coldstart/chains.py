@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,14 @@ class ChainWriter:
     tokenizer: Any
     pictures: PictureInputs | None
     """Expands pictures; None for a model that reads none."""
+
+    def examples(self, answered: Sequence[tuple[Prompt, Answer]]) -> list[Example]:
+        """Return a chain and its pictures for each prompt and its right answer.
+
+        Raises:
+            DataError: If a text does not fit its block.
+        """
+        return [self.example(prompt, answer) for prompt, answer in answered]
 
     def example(self, prompt: Prompt, answer: Answer) -> Example:
         """Return a chain and its pictures, as a learner takes them.

@@ -1,29 +1,18 @@
-"""Cold start of a language model: supervised chains from a checkpoint, or from nothing, before GRPO.
-
-A checkpoint is trained as GRPO will train it (``LearnerModel``): its adapters, its ZeRO stage, its dtype. What is
-minimised is the mean negative log-prob of what the policy would have to sample, by the policy's own forward pass.
-"""
+"""Cold start of a language model: supervised chains from a checkpoint, or from nothing, before GRPO."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed
 
 from actors.coldstart.chains import ChainWriter
-from actors.coldstart.restoration.text_trainer import asked, train_text
-from actors.coldstart.supervised import rows_of_rank
-from actors.coldstart.task import TRAINING_OFFSET, ColdstartTask
-from actors.learner.micro_batches import inputs_on
-from actors.learner.model import LearnerModel
-from actors.learner.spec import LearnerSpec
-from actors.policies.family import family_of
+from actors.coldstart.restoration.text_trainer import train_text
+from actors.coldstart.supervised_chains import learn_chains
+from actors.coldstart.task import ColdstartTask, asked
+from actors.policies.base import TrainablePolicy
 from actors.policies.token.checkpoint import local_directory
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.small import build_language_model
@@ -31,15 +20,10 @@ from actors.policies.token.tags import write_with_tags
 from actors.policies.token.tokenizer import load_tokenizer
 from actors.policies.token.vocabulary import load_vocabulary
 from actors.shared import deepspeed_engine as ds
-from actors.shared.engine_checkpoint import LATEST
 from configs.derive import COLDSTART, token_policy
-from configs.schema import Config, Photographs, TokenLearner, TokenLoss, WriterConfig
-from rl.advantage.batching import chunks_of, fill_runs
+from configs.schema import Config, Photographs, WriterConfig
 from rl.chain.grammar import ChainGrammar
 from rl.data.source import PromptSource, prompt_source
-from rl.errors import DivergedError
-from rl.seeding import derive_seed
-from rl.types import Example, TokenStream
 
 TEXTS = 2000
 """Most prompts whose words a tokenizer is trained on."""
@@ -58,19 +42,23 @@ def train_language_model(task: ColdstartTask) -> None:
     if policy.source == COLDSTART and isinstance(task.config.data, Photographs):
         train_text(task)
         return
-    device = torch.device("cuda" if policy.num_gpus > 0 else "cpu")
-    ds.join_process_group(device)
+    ds.join_process_group(torch.device("cuda" if policy.num_gpus > 0 else "cpu"))
     first, source = task.work / FIRST, prompt_source(task.config)
     if task.rank == 0 and not first.exists():
         _write_first(task.config, policy, source, first)
     torch.distributed.barrier()
-    if task.config.coldstart.text_steps == 0:
-        if task.rank == 0:
-            shutil.copytree(first, task.directory)
-        return
-    model = LearnerModel(_spec(task, policy, first), device)
-    _train(task, model, source, device)
-    model.export(task.directory)
+
+    def writer_of(trained: TrainablePolicy) -> ChainWriter:
+        assert isinstance(trained, TokenPolicy)
+        vocabulary = load_vocabulary(first, tuple(task.config.chain), policy.chat_options)
+        return ChainWriter(
+            grammar=ChainGrammar(task.config.chain, vocabulary.tags),
+            vocabulary=vocabulary,
+            tokenizer=load_tokenizer(first),
+            pictures=trained.pictures,
+        )
+
+    learn_chains(task, policy, first, writer_of)
 
 
 def _write_first(config: Config, policy: WriterConfig, source: PromptSource, directory: Path) -> None:
@@ -85,114 +73,3 @@ def _write_first(config: Config, policy: WriterConfig, source: PromptSource, dir
     else:
         write_with_tags(local_directory(Path(policy.source)), partial, blocks, policy.dtype)
     partial.rename(directory)
-
-
-def _spec(task: ColdstartTask, policy: WriterConfig, directory: Path) -> LearnerSpec:
-    """Return the learner's settings without what belongs to GRPO alone."""
-    plain = replace(
-        policy,
-        learner=replace(policy.learner, ema_decay=0.0),
-        loss=TokenLoss(),
-        rollout=replace(policy.rollout, guidance_scale=1.0),
-    )
-    return LearnerSpec(
-        policy_name=task.policy,
-        family=family_of(task.policy, policy),
-        config=plain,
-        directory=directory,
-        block_names=tuple(task.config.chain),
-        bucket_bytes=task.config.bucket_mib << 20,
-        num_optimizer_steps=task.config.coldstart.text_steps,
-        rank=task.rank,
-        world_size=task.world_size,
-        seed=task.config.seed,
-        deterministic=task.config.deterministic,
-    )
-
-
-def _train(task: ColdstartTask, model: LearnerModel, source: PromptSource, device: torch.device) -> None:
-    """Take ``text_steps`` optimizer steps; a job that was killed goes on from its newest checkpoint."""
-    start = task.config.coldstart
-    schedule = task.spec(num_steps=start.text_steps, learning_rate=start.text_learning_rate)
-    checkpoints = task.work / "checkpoints"
-    newest = checkpoints / LATEST
-    done = int(model.load(checkpoints, newest.read_text().strip())["done"]) if newest.exists() else 0
-    batches = _batches(task, model.policy, source, first_step=done)
-    while done < start.text_steps:
-        loss = _backward(model, next(batches), task, device)
-        norm = ds.step(model.engine, schedule.rate(done))
-        if norm is None:
-            raise DivergedError(
-                f"cold start of {task.policy}, step {done}: loss or gradient is not finite; lower "
-                f"coldstart.text_learning_rate (now {start.text_learning_rate:.3g})"
-            )
-        done += 1
-        if done % schedule.report_every == 0 or done == start.text_steps:
-            task.report(done, {"loss": loss, "grad_norm": norm})
-        if done % schedule.save_every == 0 and done < start.text_steps:
-            model.save(checkpoints, f"step-{done}", {"done": done})
-
-
-def _backward(model: LearnerModel, rows: list[Example], task: ColdstartTask, device: torch.device) -> float:
-    """Add a step's gradients, micro-batch by micro-batch; return the loss, nats a token."""
-    num_actions = sum(int(row.segment.action_mask.sum()) for row in rows)
-    total = 0.0
-    for micro in _micro_batches(rows, token_policy(task.config.policies[task.policy]).learner, device):
-        batch = model.policy.collate(micro)
-        # The output matrix must be asked for equally often on all ranks.
-        num_chunks = ds.largest(chunks_of(int(batch.action_mask.sum())), device)
-        scores = model.scores(inputs_on(device, batch, num_chunks=num_chunks))
-        loss = -scores.logprobs[batch.action_mask.to(device)].sum() / num_actions
-        ds.backward(model.engine, loss)
-        total += float(loss.detach())
-    return total
-
-
-def _micro_batches(rows: list[Example], learner: TokenLearner, device: torch.device) -> list[list[Example]]:
-    """Cut a step's examples within ``micro_batch_size`` and ``max_tokens``: as many parts on every rank."""
-    if not learner.max_tokens:
-        size = learner.micro_batch_size
-        return [rows[first : first + size] for first in range(0, len(rows), size)]
-    ordered = sorted(rows, key=_length, reverse=True)
-    runs = fill_runs([_length(row) for row in ordered], learner.micro_batch_size, learner.max_tokens)
-    parts = [ordered[run] for run in runs]
-    num = ds.largest(len(parts), device)
-    while len(parts) < num:
-        most = max(range(len(parts)), key=lambda index: len(parts[index]))
-        half = len(parts[most]) // 2
-        parts[most : most + 1] = [parts[most][:half], parts[most][half:]]
-    return parts
-
-
-def _length(example: Example) -> int:
-    """Return the number of tokens, pictures expanded."""
-    assert isinstance(example.segment, TokenStream)
-    return len(example.segment.tokens)
-
-
-def _batches(
-    task: ColdstartTask, policy: Any, source: PromptSource, *, first_step: int
-) -> Iterator[list[Example]]:
-    """Yield this rank's examples of each step, without end, every prompt once before any comes again."""
-    config, start = task.config, task.config.coldstart
-    assert isinstance(policy, TokenPolicy)
-    directory = task.work / FIRST
-    vocabulary = load_vocabulary(
-        directory, tuple(config.chain), token_policy(config.policies[task.policy]).chat_options
-    )
-    writer = ChainWriter(
-        grammar=ChainGrammar(config.chain, vocabulary.tags),
-        vocabulary=vocabulary,
-        tokenizer=load_tokenizer(directory),
-        pictures=policy.pictures,
-    )
-    shares = rows_of_rank(
-        start.num_examples,
-        batch_size=start.text_batch_size,
-        generator=torch.Generator().manual_seed(derive_seed(config.seed, "supervised order")),
-        rank=task.rank,
-        world=task.world_size,
-    )
-    for rows in islice(shares, first_step, None):
-        prompts = [source.train(TRAINING_OFFSET + index) for index in rows.tolist()]
-        yield [writer.example(p, source.answer(p, config.chain, config.seed)) for p in prompts]

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.coldstart.supervised import Report, SupervisedSpec
 from configs.schema import Config
 from rl.data.source import prompt_source
-from rl.types import Prompt
+from rl.types import Prompt, TextPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,12 @@ class ColdstartTask:
 
 TRAINING_OFFSET = 1_000_000_000
 """Index of the cold start's first prompt: far past GRPO's own."""
+
+
+def asked(prompts: Sequence[Prompt]) -> list[str]:
+    """Return everything that the messages of prompts say, each text once."""
+    parts = (part for prompt in prompts for message in prompt.messages for part in message.parts)
+    return list(dict.fromkeys(part.text for part in parts if isinstance(part, TextPart)))
 
 
 def training_prompts(config: Config, first: int, num: int) -> list[Prompt]:

@@ -19,13 +19,18 @@ from rl.targets import load_target
 
 FAMILIES: Mapping[str, str] = {
     "language_model": "actors.policies.token.family:LANGUAGE_MODEL",
+    "unified": "actors.policies.unified.family:UNIFIED",
     "diffusers": "actors.policies.denoising.family:DIFFUSERS",
 }
 """``package.module:RECORD`` of the families that come with vlcot."""
-Part = Literal["learner", "rollout", "coldstart", "settings", "vocabulary"]
+Part = Literal["learner", "rollout", "coldstart", "settings", "vocabulary", "codec"]
 PARTS: tuple[Part, ...] = get_args(Part)
 OF_KIND: Mapping[str, str] = {"token": "language_model", "unified": "unified", "denoising": "diffusers"}
 """The family of a policy that names none, by its kind."""
+
+
+PICTURE_TOKENIZER = "picture_tokenizer"
+"""Folder of a cold start that holds what a unified policy's pictures are encoded and decoded with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,9 @@ class PolicyFamily:
     settings: str = ""
     """Target: function of policy's name, configuration, checkpoint folder and the names of the pictures that prompts
     show, which refuses what the checkpoint cannot do before anything starts."""
+    codec: str = ""
+    """Target, of unified families: function of a ``ColdstartTask`` that makes the picture tokenizer from nothing, in
+    ``codec_steps`` steps, before the policy's own cold start."""
     vocabulary: str = ""
     """Target, of families that write tokens: function of checkpoint, block names and ``chat_options`` that returns the
     ``TextVocabulary``."""

@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.pools.whole_chains import WholeChains
 from cluster.runtime.calls import SegmentHandle, Worker, answer, put
 from configs.derive import denoising_policy, token_policy
 from configs.schema import Config
@@ -20,6 +21,7 @@ from rl.advantage.scores import join
 from rl.chain.grammar import ChainGrammar
 from rl.chain.painting import PaintCall, picture_text, question_text
 from rl.chain.state import ChainState, Decode, Done, PaintImage, WriteText
+from rl.chain.whole import DecodePictures, WholeChain, WriteChain
 from rl.data.pictures import decoded
 from rl.denoising.step_selection import picture_draws, sampler_spec
 from rl.errors import RolloutError
@@ -30,6 +32,7 @@ from rl.types import (
     Chain,
     FinishedChain,
     Message,
+    Pixels,
     Prompt,
     ScoredGroup,
     Scores,
@@ -52,6 +55,13 @@ class TextContext:
     """Ids to text, tags kept."""
     max_context: int = 0
     """Tokens of the longest context; 0 where there is no text policy."""
+    whole: WholeChains | None = None
+    """Of a unified policy, which writes whole chains."""
+
+    def prompt_length(self, prompt: Prompt[Any], config: Config) -> int:
+        """Return the tokens of a prompt; those of its pictures count where they are known, of a unified policy."""
+        ids = prompt.tokens or self.encode(prompt.messages)
+        return len(ids) + (self.whole.picture_length(len(prompt.shown), config) if self.whole else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +86,8 @@ class GroupRequest:
     """Overrides every token policy's; None keeps it."""
     noise_level: float | None = None
     """Overrides every denoising policy's; 0 is the deterministic sampler."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Bodies of text blocks that a unified policy is given and does not write."""
     grpo_step: int | None = None
     """How far training is, for the choice of random steps; None, outside of training, makes all steps random."""
 
@@ -92,7 +104,7 @@ class _Writing:
         self,
         index: int,
         chain_id: str,
-        state: ChainState,
+        state: ChainState | WholeChain,
         shown: Mapping[str, Any],
         told: dict[Hashable, Any],
     ) -> None:
@@ -102,6 +114,18 @@ class _Writing:
         self.pictures = dict(shown)
         """Of the prompt, those that are shown, and then of the chain."""
         self.segments: list[SegmentInfo] = []
+
+    @property
+    def by_blocks(self) -> ChainState:
+        """The state of a chain that is written block by block."""
+        assert isinstance(self.state, ChainState)
+        return self.state
+
+    @property
+    def whole(self) -> WholeChain:
+        """The state of a chain that is written whole."""
+        assert isinstance(self.state, WholeChain)
+        return self.state
 
     @property
     def painted(self) -> dict[str, Any]:
@@ -132,8 +156,10 @@ class ChainRunner:
 
     async def _run_group(self, group: GroupRequest) -> ScoredGroup:
         begin, turn = time.perf_counter(), next(self._turn)
-        prompt: Prompt[Any] = decoded(group.prompt).with_pictures(put)
-        writings = self._writings(group, prompt)
+        pixels = decoded(group.prompt)
+        prompt: Prompt[Any] = pixels.with_pictures(put)
+        states = await self._begin(group, pixels, turn)
+        writings = self._writings(group, prompt, states)
         scoring: dict[int, asyncio.Task[dict[str, Scores]]] = {}
         written = begin
 
@@ -161,21 +187,30 @@ class ChainRunner:
 
     # ------------------------------------------------------------------ writing
 
-    def _writings(self, group: GroupRequest, prompt: Prompt[Any]) -> list[_Writing]:
+    async def _begin(
+        self, group: GroupRequest, prompt: Prompt[Pixels], turn: int
+    ) -> list[ChainState | WholeChain]:
         """Start every chain of a group behind the prompt's ids."""
-        grammar, shown = self._context.grammar, {name: prompt.pictures[name] for name in prompt.shown}
+        grammar, whole = self._context.grammar, self._context.whole
         asked = grammar.token_policy is not None and not prompt.tokens
-        ids = self._context.encode(prompt.messages) if asked else prompt.tokens
-        told: dict[Hashable, Any] = {}
+        ids: Sequence[int] = self._context.encode(prompt.messages) if asked else prompt.tokens
+        if whole is None:
+            return [ChainState(grammar, ids, pictures=prompt.shown) for _ in range(group.num_chains)]
+        ids = await whole.prompt_ids(ids, prompt, self._worker(whole.policy, turn), self._config)
+        return [whole.begin(ids, group.texts) for _ in range(group.num_chains)]
+
+    def _worker(self, policy: str, turn: int) -> Worker:
+        """Return the worker of a policy whose turn it is; a group stays on one."""
+        workers = self._pools.rollouts[policy]
+        return workers[turn % len(workers)]
+
+    def _writings(
+        self, group: GroupRequest, prompt: Prompt[Any], states: Sequence[ChainState | WholeChain]
+    ) -> list[_Writing]:
+        shown, told = {name: prompt.pictures[name] for name in prompt.shown}, dict[Hashable, Any]()
         return [
-            _Writing(
-                index,
-                f"{group.group_id}/{index}",
-                ChainState(grammar, ids, pictures=prompt.shown),
-                shown,
-                told,
-            )
-            for index in range(group.num_chains)
+            _Writing(index, f"{group.group_id}/{index}", state, shown, told)
+            for index, state in enumerate(states)
         ]
 
     async def _write(self, group: GroupRequest, part: Sequence[_Writing], turn: int) -> None:
@@ -184,12 +219,38 @@ class ChainRunner:
             steps = [(w, w.state.next_step()) for w in part]
             writes = [(w, s) for w, s in steps if isinstance(s, WriteText)]
             paints = [(w, s) for w, s in steps if isinstance(s, PaintImage)]
+            chains = [w for w, s in steps if isinstance(s, WriteChain)]
+            decodes = [(w, s) for w, s in steps if isinstance(s, DecodePictures)]
+            if chains:
+                await self._write_chains(group, chains, turn)
+            if decodes:
+                await self._decode(decodes, turn)
             if writes:
                 await self._write_text(group, writes, turn)
             if paints:
                 await self._paint(group, paints, turn)
-            if not writes and not paints:
+            if not (writes or paints or chains or decodes):
                 return
+
+    async def _write_chains(self, group: GroupRequest, writings: Sequence[_Writing], turn: int) -> None:
+        whole = self._context.whole
+        assert whole is not None
+        await whole.write(
+            [(w.chain_id, w.whole) for w in writings],
+            seeds=[self._seed(group, w.index, "chain") for w in writings],
+            sampling=self._sampling(group, whole.policy),
+            worker=self._worker(whole.policy, turn),
+            deadline_s=self._config.deadline_s,
+        )
+
+    async def _decode(self, steps: Sequence[tuple[_Writing, DecodePictures]], turn: int) -> None:
+        whole = self._context.whole
+        assert whole is not None
+        codes, worker = [step.codes for _, step in steps], self._worker(whole.policy, turn)
+        decoded = await whole.decode(codes, worker=worker, deadline_s=self._config.deadline_s)
+        for (writing, _), pictures in zip(steps, decoded, strict=True):
+            writing.pictures |= pictures
+            writing.whole.pictures_decoded()
 
     async def _write_text(
         self, group: GroupRequest, steps: Sequence[tuple[_Writing, WriteText]], turn: int
@@ -197,24 +258,24 @@ class ChainRunner:
         pictures: list[Any] = []
         requests = []
         for writing, step in steps:
-            names = writing.state.pictures
+            names = writing.by_blocks.pictures
             requests.append(
                 TextRequest(
                     request_id=f"{writing.chain_id}/{step.block}",
-                    tokens=writing.state.tokens,
+                    tokens=writing.by_blocks.tokens,
                     pictures=tuple(range(len(pictures), len(pictures) + len(names))),
                     max_tokens=step.max_tokens,
                     stop_ids=step.stop_ids,
-                    sampling=self._sampling(group, step.block),
+                    sampling=self._sampling(group, self._config.chain[step.block].policy),
                     seed=self._seed(group, writing.index, step.block),
                 )
             )
             pictures += [writing.pictures[name] for name in names]
-        workers = self._pools.rollouts[self._config.chain[steps[0][1].block].policy]
-        call = workers[turn % len(workers)].call("generate", requests, *pictures)
+        worker = self._worker(self._config.chain[steps[0][1].block].policy, turn)
+        call = worker.call("generate", requests, *pictures)
         replies: list[TextReply] = await answer(call, deadline_s=self._config.deadline_s)
         for (writing, _), reply in zip(steps, replies, strict=True):
-            writing.state.text_written(
+            writing.by_blocks.text_written(
                 reply.tokens,
                 reply.logprobs,
                 stopped=reply.stopped,
@@ -247,8 +308,7 @@ class ChainRunner:
                 draws=draws,
             )
         policy_name = self._config.chain[steps[0][1].block].policy
-        workers = self._pools.rollouts[policy_name]
-        sent = workers[turn % len(workers)].call(
+        sent = self._worker(policy_name, turn).call(
             "generate", call.requests, *call.pictures, num_returns=call.num_returns
         )
         replies = await answer(sent.first(), deadline_s=self._config.deadline_s)
@@ -269,7 +329,7 @@ class ChainRunner:
                 )
             )
             writing.pictures[step.block] = made.picture
-            writing.state.image_painted(step.block, reply.version)
+            writing.by_blocks.image_painted(step.block, reply.version)
 
     def _text(self, writing: _Writing, block: str, question: str) -> str:
         """Return what an image block is painted from: the chain's words, or where it writes none the prompt's."""
@@ -277,8 +337,8 @@ class ChainRunner:
             return question
         return picture_text(writing.state.text(self._context.decode), block)
 
-    def _sampling(self, group: GroupRequest, block: str) -> TextSampling:
-        rollout = token_policy(self._config.policies[self._config.chain[block].policy]).rollout
+    def _sampling(self, group: GroupRequest, policy: str) -> TextSampling:
+        rollout = token_policy(self._config.policies[policy]).rollout
         temperature = rollout.temperature if group.temperature is None else group.temperature
         return TextSampling(
             temperature=temperature,
@@ -321,7 +381,7 @@ class ChainRunner:
         assert isinstance(end, Done)
         policy, num_actions = self._context.grammar.token_policy, state.num_actions()
         if policy is not None and num_actions:
-            stream = state.stream(self._sampling(group, next(iter(num_actions))))
+            stream = state.stream(self._sampling(group, policy))
             assert stream is not None
             refs = tuple(writing.pictures[name] for name in stream.pictures)
             segments.insert(

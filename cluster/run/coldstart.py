@@ -19,9 +19,11 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from actors.policies.family import family_of
+from actors.policies.family import PICTURE_TOKENIZER, family_of
 from actors.policies.token.vocabulary import TextVocabulary
+from actors.policies.unified.vocabulary import UnifiedVocabulary
 from cluster.pools.chain_runner import TextContext
+from cluster.pools.whole_chains import WholeChains
 from cluster.record.run_files import read_as
 from cluster.run.coldstart_job import EXPERT, EXPERT_TRAINER, ColdstartJob
 from cluster.runtime.calls import Worker, gather, is_answered
@@ -41,8 +43,9 @@ from configs.derive import (
     token_policy,
 )
 from configs.load import DIGEST_FORMAT, digest
-from configs.schema import Config
+from configs.schema import Config, WriterConfig
 from rl.chain.grammar import ChainGrammar
+from rl.chain.plan import make_plan
 from rl.errors import CallTimeoutError, ConfigError, OwnedError
 from rl.spans import Detail, span
 
@@ -171,19 +174,34 @@ def has_start(config: Config) -> bool:
 
 def text_context(config: Config, sources: Mapping[str, Path]) -> TextContext:
     """Read what the chain needs to know of its text policy."""
-    name = next((b.policy for b in config.chain.values() if b.kind == "text"), None)
+    name = next((n for n, policy in config.policies.items() if isinstance(policy, WriterConfig)), None)
     if name is None:
         grammar = ChainGrammar(config.chain)
         return TextContext(grammar=grammar, encode=_no_prompt, forbidden_ids=(), decode=_no_text)
     policy = config.policies[name]
     settings, load = token_policy(policy), family_of(name, policy).load("vocabulary")
     vocabulary: TextVocabulary = load(sources[name], tuple(config.chain), settings.chat_options)
+    grammar = ChainGrammar(config.chain, vocabulary.tags, writer=name)
     return TextContext(
-        grammar=ChainGrammar(config.chain, vocabulary.tags),
+        grammar=grammar,
+        whole=_whole_chains(name, grammar, vocabulary),
         encode=vocabulary.encode,
         forbidden_ids=vocabulary.forbidden_ids,
         decode=vocabulary.decode,
         max_context=min(settings.rollout.max_context or vocabulary.max_context, vocabulary.max_context),
+    )
+
+
+def _whole_chains(policy: str, grammar: ChainGrammar, vocabulary: TextVocabulary) -> WholeChains | None:
+    """Lay out the chains of a policy that writes them whole; None of one that does not."""
+    if not isinstance(vocabulary, UnifiedVocabulary):
+        return None
+    return WholeChains(
+        policy=policy,
+        plan=make_plan(grammar, vocabulary.pictures),
+        pictures=vocabulary.pictures,
+        placeholder=vocabulary.tags.placeholder,
+        spell=vocabulary.encode.spell,
     )
 
 
@@ -236,8 +254,11 @@ def _make(config: Config, directory: Path, policies: Sequence[str]) -> None:
     What a job makes appears under its name when it is whole, and is not made again.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    jobs = {name: [name] for name in policies}
-    painter = next((name for name in policies if config.policies[name].kind == "denoising"), None)
+    jobs = {
+        name: [*([PICTURE_TOKENIZER] if makes_picture_tokenizer(config, name) else []), name]
+        for name in policies
+    }
+    painter = next((name for name in policies if config.policies[name].kind != "token"), None)
     if config.coldstart.expert_steps and painter is not None:
         jobs[painter].append(EXPERT)
     with span("train") as how_far, bars() as shown, ExitStack() as stack:
@@ -251,6 +272,12 @@ def _make(config: Config, directory: Path, policies: Sequence[str]) -> None:
             stay_owner(directory)
             time.sleep(LOOK_S)
     shutil.rmtree(directory / WORK, ignore_errors=True)
+
+
+def makes_picture_tokenizer(config: Config, policy: str) -> bool:
+    """Whether a policy is made from nothing with a picture tokenizer of its own."""
+    settings = config.policies[policy]
+    return settings.source == COLDSTART and bool(family_of(policy, settings).codec)
 
 
 def _say(how_far: dict[str, Detail], shown: Bars) -> None:
@@ -282,9 +309,10 @@ def _settings(config: Config, directory: Path, policy: str, name: str, job: Work
     """Return what ``run_job`` takes."""
     work = directory / WORK / name
     family = family_of(policy, config.policies[policy])
-    trainer, steps = (
-        (EXPERT_TRAINER, "expert_steps") if name == EXPERT else (family.coldstart, family.coldstart_steps)
-    )
+    trainer, steps = {
+        EXPERT: (EXPERT_TRAINER, "expert_steps"),
+        PICTURE_TOKENIZER: (family.codec, "codec_steps"),
+    }.get(name, (family.coldstart, family.coldstart_steps))
     return {
         "config": config,
         "name": name,

@@ -1,7 +1,8 @@
 """Held-out evaluation: the same prompts answered by the start and by the policies of now, scored and measured.
 
-Text is decoded greedily, pictures are painted as ``eval.samplers`` says. With ``eval.samples`` answers are also drawn
-as in training, at the policies' own temperature. An answer has the same seed whenever its prompt is evaluated.
+Text is decoded greedily, pictures are painted as ``eval.samplers`` says (a unified policy writes both so). With
+``eval.samples`` answers are also drawn as in training, at the policies' own temperature. An answer has the same seed
+whenever its prompt is evaluated.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cluster.record.rundir import RunDir
 from cluster.runtime.calls import Worker, fetch, gather
 from cluster.runtime.console import bar
 from cluster.runtime.files import write_atomically
+from configs.derive import is_unified
 from configs.schema import Config
 from rl.data.images import resize
 from rl.errors import DamagedFileError
@@ -81,7 +83,12 @@ class Evaluator:
         levels = {
             sampler: 0.0 if sampler == "deterministic" else None for sampler in self.config.eval.samplers
         }
-        ways = [Way(name=name, noise_level=level, temperature=0.0) for name, level in levels.items()]
+        # The codes of a unified policy's pictures are drawn as its words are.
+        is_whole = is_unified(self.config)
+        ways = [
+            Way(name=name, noise_level=level, temperature=None if is_whole and level is None else 0.0)
+            for name, level in levels.items()
+        ]
         if num := self.config.eval.samples:
             first = ways[0].noise_level
             ways.append(Way(name=DRAWN, num_chains=num, noise_level=first, temperature=None))

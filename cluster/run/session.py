@@ -99,7 +99,7 @@ def find_weights(config: Config, run: RunDir, *, learn: bool) -> Start:
 
 
 def fitting_prompts(config: Config, context: TextContext) -> PromptSource:
-    """Return the run's prompts, held to what the text policy's context leaves room for, pictures not counted.
+    """Return the run's prompts, held to what the text policy's context leaves room for.
 
     Raises:
         ConfigError: If the chain's texts alone are longer.
@@ -107,7 +107,10 @@ def fitting_prompts(config: Config, context: TextContext) -> PromptSource:
     source = prompt_source(config)
     if context.grammar.token_policy is None:
         return source
-    answers = sum(block.max_tokens for block in config.chain.values())
+    whole = context.whole
+    answers = (
+        sum(block.max_tokens for block in config.chain.values()) if whole is None else whole.plan.max_tokens
+    )
     if answers >= context.max_context:
         raise ConfigError(
             f"chain: its texts may take {answers} tokens, and the text policy's context holds {context.max_context}; "
@@ -116,7 +119,7 @@ def fitting_prompts(config: Config, context: TextContext) -> PromptSource:
     return FittingSource.of(
         source,
         config,
-        num_tokens=lambda prompt: len(prompt.tokens or context.encode(prompt.messages)),
+        num_tokens=lambda prompt: context.prompt_length(prompt, config),
         longest=context.max_context - answers,
     )
 

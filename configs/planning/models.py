@@ -114,6 +114,30 @@ ASSUMED: Mapping[str, Mapping[str, Model]] = {
             num_trained=1_360_640,
         ),
     },
+    "unified": {
+        "BAAI/Emu3-Gen-hf": Model(
+            name="BAAI/Emu3-Gen-hf",
+            fields={
+                "text_config": {
+                    "vocab_size": 184622, "hidden_size": 4096, "intermediate_size": 14336,
+                    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+                    "tie_word_embeddings": False,
+                },
+            },
+            num_trained=8_492_011_520,
+        ),
+        # What our own cold start makes (``actors.policies.unified.small``), before it is made.
+        COLDSTART: Model(
+            name=COLDSTART,
+            fields={
+                "text_config": {
+                    "vocab_size": 1792, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+                    "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True,
+                },
+            },
+            num_trained=885_888,
+        ),
+    },
     "denoising": {
         "stabilityai/stable-diffusion-3-medium-diffusers": Model(
             name="stabilityai/stable-diffusion-3-medium-diffusers",

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.derive import degraded_px, denoising_policy, is_stepwise, token_policy
+from configs.derive import degraded_px, denoising_policy, is_stepwise, num_codes, token_policy
 from configs.planning.activations import PictureShape, TextShape, key_width
 from configs.planning.models import Model
-from configs.schema import BlockConfig, Config
+from configs.schema import BlockConfig, Config, UnifiedPolicyConfig
 
 PROMPT_TOKENS = 64
 """What the prompt is taken for, its picture aside."""
@@ -50,7 +50,8 @@ def _recorded_bytes(block: BlockConfig, model: Model | None) -> int:
     """Return what a picture and its latents weigh; of an unknown model as if it worked on pixels."""
     pixels = block.size_px * (block.height_px or block.size_px)
     latent = LATENT_BYTES * (3.0 if model is None else model.latents_a_pixel)
-    return int(pixels * (3 + (block.num_steps + 1) * latent))
+    latents = block.num_steps + 1 if block.num_steps else 0  # codes weigh nothing
+    return int(pixels * (3 + latents * latent))
 
 
 def text_shape(config: Config, policy: str, model: Model) -> TextShape:
@@ -60,7 +61,10 @@ def text_shape(config: Config, policy: str, model: Model) -> TextShape:
     pictures = [_picture_patches(edge, model, vision) for edge in _context_pictures(config) if vision]
     merge = vision.get("spatial_merge_size", 1) ** 2
     sampled = _sampled_tokens(config)
-    tokens = PROMPT_TOKENS + sampled + sum(p // merge for p in pictures) + TAG_TOKENS * len(pictures)
+    forced = sum(p // merge for p in pictures) + TAG_TOKENS * len(pictures)
+    if isinstance(spec, UnifiedPolicyConfig):
+        forced = _framing_tokens(config, spec.stride_px)
+    tokens = PROMPT_TOKENS + sampled + forced
     rows = min(spec.learner.micro_batch_size, _chains_a_rank(config, policy))
     if spec.learner.max_tokens:
         rows = min(rows, max(1, spec.learner.max_tokens // tokens))
@@ -113,7 +117,26 @@ def _images(config: Config) -> list[BlockConfig]:
 
 
 def _sampled_tokens(config: Config) -> int:
-    return sum(block.max_tokens for block in config.chain.values() if block.kind == "text")
+    """Return the most tokens sampled for a chain, codes of pictures among them."""
+    words = sum(block.max_tokens for block in config.chain.values() if block.kind == "text")
+    painters = [(block, config.policies[block.policy]) for block in _images(config)]
+    return words + sum(
+        num_codes(block, policy.stride_px)
+        for block, policy in painters
+        if isinstance(policy, UnifiedPolicyConfig)
+    )
+
+
+def _framing_tokens(config: Config, stride_px: int) -> int:
+    """Return the tokens of a unified policy's chain that are not sampled: what frames pictures, and the photo."""
+    images = _images(config)
+    framing = sum((block.height_px or block.size_px) // stride_px + TAG_TOKENS for block in images)
+    if not images or not degraded_px(config):
+        return framing
+    photo = images[-1]  # it is seen at the last picture's size
+    return (
+        framing + num_codes(photo, stride_px) + (photo.height_px or photo.size_px) // stride_px + TAG_TOKENS
+    )
 
 
 def _context_pictures(config: Config) -> list[int]:

@@ -50,12 +50,19 @@ class TagVocabulary:
 class ChainGrammar:
     """What every chain of a run looks like. Shared by all its ``ChainState``s."""
 
-    def __init__(self, blocks: Mapping[str, BlockConfig], tags: TagVocabulary | None = None) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[str, BlockConfig],
+        tags: TagVocabulary | None = None,
+        *,
+        writer: str | None = None,
+    ) -> None:
         """Check the chain.
 
         Args:
             blocks: Blocks by name, in order.
             tags: Token ids; None is enough for a chain without text blocks.
+            writer: The policy that writes tokens; None is that of the text blocks.
 
         Raises:
             ConfigError: If the chain is empty, has two token policies, or a tag without an id.
@@ -67,7 +74,7 @@ class ChainGrammar:
             raise ConfigError(f"chain: want 1 to 127 blocks, got {len(self.names)}")
         if len(policies) > 1:
             raise ConfigError(f"chain: one policy writes all text of a chain, got {sorted(policies)}")
-        self.token_policy = next(iter(policies), None)
+        self.token_policy = writer or next(iter(policies), None)
         self.tags = tags or TagVocabulary(opening={}, closing={})
         self.is_tagged = len(self.names) > 1 or bool(self.tags.opening)
         """Whether tags lead through the chain; a single text block may end with the model's own end token."""

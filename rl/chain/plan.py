@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
 
 from configs.schema import BlockConfig
 from rl.chain.grammar import ChainGrammar
@@ -66,6 +69,18 @@ class PictureTokens:
         ids, code = self.code_ids, iter(codes.reshape(-1).tolist())
         template = self.layout(*codes.shape).template
         return [ids[next(code)] if place == CODES else place for place in template]
+
+    def codes(self, ids: Ints, template: Sequence[int]) -> Ints:
+        """Return the codes ``[rows, columns]`` in a whole picture's ids, which stand as its template says."""
+        places = np.asarray(template) == CODES
+        written = ids[places]
+        codes, first = np.zeros(len(written), dtype=np.int32), 0
+        for start, stop in self.code_ranges:
+            inside = (written >= start) & (written < stop)
+            codes[inside] = written[inside] - start + first
+            first += stop - start
+        columns = next(len(list(run)) for is_code, run in groupby(places) if is_code)
+        return codes.reshape(-1, columns)
 
     def of_block(self, block: BlockConfig) -> PictureLayout:
         """Return the layout of an image block's picture."""

@@ -22,8 +22,9 @@ DEGRADATION_BLOCK = "degradation"
 def right_answer(prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -> Answer:
     """Return the right texts, and a picture for every image block.
 
-    A picture lies at random between the truth and the enlarged degraded photo: when the policy is used, it is the
-    image policy's own, which may be as blurred as either.
+    The picture of a policy that writes the text too is the truth. Of another's it lies at random between the truth and
+    the enlarged degraded photo: when the text policy is used, it is the image policy's own, which may be as blurred as
+    either.
 
     Args:
         prompt: With labels and captions.
@@ -34,8 +35,11 @@ def right_answer(prompt: Prompt, blocks: Mapping[str, BlockConfig], seed: int) -
         DataError: If labels or captions are missing.
     """
     rng = np.random.default_rng(derive_seed(seed, "context pictures", prompt.prompt_id))
+    writers = {block.policy for block in blocks.values() if block.kind == "text"}
     pictures = {
-        name: _between(prompt, block.size_px, rng) for name, block in blocks.items() if block.kind == "image"
+        name: _between(prompt, block.size_px, 1.0 if block.policy in writers else rng.uniform())
+        for name, block in blocks.items()
+        if block.kind == "image"
     }
     return Answer(texts=true_texts(prompt, blocks), pictures=pictures)
 
@@ -61,11 +65,10 @@ def true_texts(prompt: Prompt, blocks: Mapping[str, BlockConfig]) -> dict[str, s
     return texts
 
 
-def _between(prompt: Prompt, size: int, rng: np.random.Generator) -> Pixels:
-    """Mix the truth and the enlarged degraded photo, ``u8[size, size, 3]``."""
+def _between(prompt: Prompt, size: int, share: float) -> Pixels:
+    """Mix a share of the truth and the rest of the enlarged degraded photo, ``u8[size, size, 3]``."""
     blurred, photo = resize(degraded_of(prompt), size, size), truth_of(prompt)
     if photo is None:
         return blurred
     truth = resize(photo, size, size)
-    share = rng.uniform()
     return np.rint(share * truth + (1 - share) * blurred).astype(np.uint8)

@@ -67,6 +67,7 @@ def test_the_shipped_files_are_those_the_readme_speaks_of():
         "sd3_5_medium_1gpu",
         "text_to_image",
         "tiny",
+        "unified",
     ]
 
 

@@ -18,7 +18,9 @@ from scipy.ndimage import gaussian_filter
 
 from actors.coldstart.restoration.image_data import texts_so_far
 from actors.coldstart.task import ColdstartTask
+from actors.coldstart.unified.samples import TEMPERATURES, write_pictures
 from actors.policies.family import family_of
+from actors.rollout.unified_worker import UnifiedRolloutWorker
 from actors.rollout.worker import RolloutSpec, RolloutWorker
 from rl.chain.painting import PaintCall
 from rl.restoration.degradation import LUMA, jpeg
@@ -81,7 +83,10 @@ def make_expert_dataset(
 
 
 def restorations(task: ColdstartTask, prompts: Sequence[Prompt]) -> dict[str, list[Pixels]]:
-    """Sample the cold-started image policy at several noise levels, a picture a prompt and level."""
+    """Sample the cold-started image policy at several noise levels, a picture a prompt and level.
+
+    A unified policy, which has no noise, is sampled at several temperatures.
+    """
     config, settings = task.config, task.config.policies[task.policy]
     family = family_of(task.policy, settings)
     worker: RolloutWorker = family.load("rollout")(
@@ -95,10 +100,18 @@ def restorations(task: ColdstartTask, prompts: Sequence[Prompt]) -> dict[str, li
         )
     )
     worker.setup()
-    out = {
-        f"noise{share:.2f}": asyncio.run(paint_all(worker, task, prompts, share * SamplerSpec().noise_level))
-        for share in NOISE
-    }
+    if isinstance(worker, UnifiedRolloutWorker):
+        out = {
+            f"temperature{level:.2f}": asyncio.run(write_pictures(worker, task, prompts, level))
+            for level in TEMPERATURES
+        }
+    else:
+        out = {
+            f"noise{share:.2f}": asyncio.run(
+                paint_all(worker, task, prompts, share * SamplerSpec().noise_level)
+            )
+            for share in NOISE
+        }
     worker.close()
     return out
 

@@ -10,7 +10,7 @@ Letters: B rows, P patches, d values a patch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from actors.coldstart.restoration.text_data import NOT_AN_ACTION, batches, make_dataset
 from actors.coldstart.supervised import Report, run_supervised
-from actors.coldstart.task import ColdstartTask, training_prompts
+from actors.coldstart.task import ColdstartTask, asked, training_prompts
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.qwen2_5_vl import build_text_policy
 from actors.policies.token.tokenizer import load_tokenizer
@@ -32,7 +32,6 @@ from rl.chain.grammar import ChainGrammar
 from rl.data.source import prompt_source
 from rl.restoration.labels import VOCABULARY
 from rl.seeding import derive_seed
-from rl.types import Prompt, TextPart
 
 WORDS_WEIGHT = 0.01
 """Weight of the head's words beside its slots: dozens of easy words drown five slots at 0.05 already."""
@@ -89,12 +88,6 @@ def train_text(task: ColdstartTask) -> None:
         )
     if task.rank == 0:
         model.export(task.directory)
-
-
-def asked(prompts: Sequence[Prompt]) -> list[str]:
-    """Return everything that the messages of prompts say, each text once."""
-    parts = (part for prompt in prompts for message in prompt.messages for part in message.parts)
-    return list(dict.fromkeys(part.text for part in parts if isinstance(part, TextPart)))
 
 
 def report_later(report: Report, first_step: int, step: int, metrics: Mapping[str, float]) -> None:

@@ -276,11 +276,14 @@ class TokenPolicy(TrainablePolicy):
     def export(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the Hugging Face layout: weights, configuration, processor and tokenizer."""
         directory.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(
-            self._directory, directory, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True
-        )
+        shutil.copytree(self._directory, directory, ignore=self._own_weights, dirs_exist_ok=True)
         in_tree = {self.net_name(name): tensor for name, tensor in weights.items()}
         self.model.save_pretrained(directory, state_dict=in_tree)
+
+    def _own_weights(self, folder: str, names: list[str]) -> set[str]:
+        """Return the files of the model's weights; what lies in folders of the checkpoint belongs to others."""
+        is_top = Path(folder) == self._directory
+        return shutil.ignore_patterns(*_WEIGHTS)(folder, names) if is_top else set()
 
 
 def load_parts(directory: Path, config: PolicyConfig, block_names: Sequence[str]) -> PolicyParts:

@@ -107,6 +107,10 @@ class Encoder:
                 ids += self._mark.ids
         return tuple(ids)
 
+    def spell(self, text: str) -> list[int]:
+        """Encode bare text, nothing added."""
+        return encode(self._tokenizer, text)
+
     def _content(self, message: Message) -> str | list[dict[str, str]]:
         """Return a message's content as the chat template takes it."""
         if self._is_typed:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from actors.policies.token.checkpoint import check_language_model, load_config, sees_pictures
 from actors.policies.unified.codec_files import read_codec
 from actors.policies.unified.picture_tokens import FILE, read_picture_tokens
+from configs.schema import Config, UnifiedPolicyConfig
 from rl.errors import ConfigError
+
+
+def check_settings(name: str, config: Config, directory: Path, shown: Sequence[str]) -> None:
+    """Refuse a stride that is not the checkpoint's.
+
+    Raises:
+        ConfigError: Names the key and the checkpoint's stride.
+    """
+    del shown
+    policy, stride = config.policies[name], read_codec(directory).stride
+    if isinstance(policy, UnifiedPolicyConfig) and policy.stride_px != stride:
+        raise ConfigError(
+            f"policies.{name}.stride_px: a code of {directory} stands for {stride} px, got {policy.stride_px}; set "
+            f"{stride}"
+        )
 
 
 def check_unified(directory: Path) -> None:

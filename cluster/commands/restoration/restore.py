@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.commands.restoration.picture_folder import is_record
-from cluster.pools.chain_runner import GroupRequest
+from cluster.pools.chain_runner import GroupRequest, final_picture_block
 from cluster.pools.collector import run_groups
 from cluster.record.recorder import block_texts
 from cluster.run.session import Session, open_session
@@ -18,7 +18,7 @@ from cluster.run.workers import RunWorkers
 from cluster.runtime.calls import fetch, gather
 from cluster.runtime.console import CONSOLE, tracked
 from cluster.runtime.files import write_atomically
-from configs.derive import degraded_px, denoising_policy
+from configs.derive import degraded_px, denoising_policy, is_unified
 from configs.schema import Config, Photographs
 from rl.chain.painting import PaintCall, picture_text
 from rl.data.images import load_picture, name_pictures, resize, save_picture
@@ -28,7 +28,7 @@ from rl.errors import ConfigError
 from rl.restoration.names import DEGRADED, restoration_prompt
 from rl.restoration.tiling import blend, cut_tiles, plan_tiles
 from rl.seeding import derive_seed
-from rl.types import PREVIOUS, Pixels
+from rl.types import PREVIOUS, Chain, Pixels
 
 OVERLAP_FRAC = 4
 """Tiles overlap by at least a fourth of their edge."""
@@ -63,8 +63,13 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         for name, path in tracked("restore", photos.items(), len(photos)):
             photo = load_picture(path)
-            texts, text = write_texts(session, name, photo)
-            picture = paint_tiles(config, session.workers, name, photo, texts)
+            chain = write_texts(session, name, photo)
+            text = chain.text
+            if is_unified(config):
+                picture = write_tiles(session, name, photo, chain)
+            else:
+                texts = {n: picture_text(text, n) for n, b in config.chain.items() if b.kind == "image"}
+                picture = paint_tiles(config, session.workers, name, photo, texts)
             record = {"text": text, "block_text": block_texts(text)}
             # The record first: it says that the picture is ours, and may be replaced another time.
             (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -124,20 +129,41 @@ def refuse_to_replace(photos: Mapping[str, Path], out: Path) -> None:
             raise ConfigError(f"--out {out}: {there} is not a result of vlcot restore; choose another folder")
 
 
-def write_texts(session: Session, name: str, photo: Pixels) -> tuple[dict[str, str], str]:
-    """Run one chain on the whole photo, scaled down to a tile; words are decoded greedily.
-
-    Returns:
-        The text before each image block (a chain that broke off leaves the later ones what it had), and the
-        chain's whole text.
-    """
+def write_texts(session: Session, name: str, photo: Pixels) -> Chain:
+    """Run one chain on the whole photo, scaled down to a tile; words are decoded greedily."""
     config = session.config
     edge = degraded_px(config)
     prompt = restoration_prompt(f"restore/{name}", resize(photo, edge, edge))
     request = GroupRequest(prompt=prompt, draw=0, num_chains=1, noise_level=0.0, temperature=0.0)
     (group,) = run_groups(session.runners, [request], deadline_s=config.deadline_s)
-    text = group.chains[0].text
-    return {n: picture_text(text, n) for n, block in config.chain.items() if block.kind == "image"}, text
+    return group.chains[0]
+
+
+def write_tiles(session: Session, name: str, photo: Pixels, chain: Chain) -> Pixels:
+    """Have a unified policy write the pictures of every tile, all behind one chain's texts, and blend the last ones.
+
+    A block whose text that chain did not come to is left empty.
+    """
+    config = session.config
+    height, width = photo.shape[:2]
+    edge = degraded_px(config)
+    tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
+    texts = {n: chain.block_text.get(n, "") for n, block in config.chain.items() if block.kind == "text"}
+    requests = [
+        GroupRequest(
+            prompt=restoration_prompt(f"restore/{name}/{index}", cut),
+            draw=0,
+            num_chains=1,
+            temperature=0.0,
+            texts=texts,
+        )
+        for index, cut in enumerate(cut_tiles(photo, tiles))
+    ]
+    groups = run_groups(session.runners, requests, deadline_s=config.deadline_s)
+    last = final_picture_block(config)
+    refs = {str(index): group.chains[0].pictures[last] for index, group in enumerate(groups)}
+    painted = list(fetch(refs, deadline_s=config.deadline_s).values())
+    return np.asarray(blend(tiles, painted, height, width))
 
 
 def paint_tiles(
