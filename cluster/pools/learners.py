@@ -53,8 +53,25 @@ class WeightPublisher:
     """What each policy's rollout workers have: the version, and whether it is the moving average of it."""
     transports: dict[str, Transport] = field(default_factory=dict)
     """By policy, made when first used."""
+    _unreported: dict[str, Metrics] = field(default_factory=dict, init=False)
+    """By policy, what was measured since :meth:`publish_and_prove` last returned."""
 
     def publish_and_prove(self, *, averaged: bool = False) -> Metrics:
+        """Publish as :meth:`publish` does.
+
+        Returns:
+            What was measured since the last call: also in a repair between them, which replaced a worker.
+        """
+        self.publish(averaged=averaged)
+        metrics = {
+            f"weights/{policy}/version": float(group.version) for policy, group in self.learners.items()
+        }
+        for measured in self._unreported.values():
+            metrics |= measured
+        self._unreported.clear()
+        return metrics
+
+    def publish(self, *, averaged: bool = False) -> None:
         """Publish every policy whose workers have something else, then compare canaries.
 
         Args:
@@ -64,14 +81,11 @@ class WeightPublisher:
         Raises:
             WeightSyncError: If a worker computes something else than its learner.
         """
-        metrics: Metrics = {}
         for policy, group in self.learners.items():
             wanted = (group.version, averaged and self.config.policies[policy].learner.ema_decay > 0)
             if self.published.get(policy) != wanted:
-                metrics |= self._publish(policy, group, averaged=wanted[1])
+                self._unreported[policy] = self._publish(policy, group, averaged=wanted[1])
                 self.published[policy] = wanted
-            metrics[f"weights/{policy}/version"] = float(group.version)
-        return metrics
 
     def _publish(self, policy: str, group: LearnerGroup, *, averaged: bool) -> Metrics:
         deadline_s, workers = self.config.deadline_s, self.rollouts[policy]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cluster.run.session import Session
 from cluster.run.workers import spawn_rollout
 from cluster.runtime.calls import gather, lost_among
+from cluster.runtime.console import stage
 from cluster.runtime.hosts import has_room, locate
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class RolloutRepair:
             raise error
         lost = ", ".join(f"{name} on host {hosts.get(name, 'unknown')}" for name in sorted(gone))
         logger.warning("%s was lost and is replaced; its work is done again", lost)
-        self._replace(places)
+        with stage("replace what was lost"):
+            self._replace(places)
 
     def _replace(self, places: Sequence[tuple[str, int]]) -> None:
         session, pools = self.session, self.session.workers.pools
@@ -57,5 +59,5 @@ class RolloutRepair:
         new = [rollouts[policy][index] for policy, index in places]
         gather([worker.call("setup") for worker in new], deadline_s=deadline_s)
         session.hosts.update(locate(new, deadline_s=deadline_s))
-        session.publisher.publish_and_prove()
+        session.publisher.publish()
         gather([runner.call("use", pools) for runner in session.runners], deadline_s=deadline_s)

@@ -188,3 +188,17 @@ def test_a_policy_without_an_average_is_not_published_again(
     publisher.publish_and_prove()
     assert publisher.publish_and_prove(averaged=True) == {"weights/text/version": 1}
     assert shown(rollouts) == [1, 1]
+
+
+def test_a_step_reports_what_a_repair_published_in_its_place(
+    system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
+) -> None:
+    """After an update a lost worker is replaced, and takes the new weights before the loop publishes them."""
+    publisher, group, _ = system
+    publisher.publish_and_prove()
+    advance(group)
+    publisher.publish()
+    metrics = publisher.publish_and_prove()
+    assert metrics["weights/text/canary_nats/1"] == 0
+    assert metrics["time/weights/text/send_s"] > 0
+    assert publisher.publish_and_prove() == {"weights/text/version": 1}

@@ -65,7 +65,7 @@ class World:
 
         return Worker(name=name, actor=cast(Any, Actor()))
 
-    def publish_and_prove(self) -> None:
+    def publish(self) -> None:
         self.done.append(f"publish, known {sorted(self.published)}")
 
 
