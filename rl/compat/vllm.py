@@ -47,6 +47,7 @@ def prepare(model: str | Path, environment: Mapping[str, str] | None = None) -> 
     logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
     ensure_torchvision()
     _register_in_process(model)
+    _keep_pictures()
 
 
 @contextmanager
@@ -101,6 +102,17 @@ def max_model_len(model: str | Path, most: int) -> int:
     config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
     allowed = int(config.max_position_embeddings)
     return min(most or allowed, allowed)
+
+
+def _keep_pictures() -> None:
+    """Have vLLM's scheduler send a request's pictures to the model's process, those too that the prefix cache covers.
+
+    It would leave out their pixels, and not send them later either. A request that is begun again once the caches
+    were dropped (new weights; or a cache that is full) would fail: its pictures must be encoded.
+    """
+    from vllm.v1.core.sched import output
+
+    output.strip_covered_mm_data = lambda features, *_, **__: features
 
 
 def _register_in_process(model: str | Path) -> None:

@@ -161,12 +161,15 @@ def test_new_weights_arrive_and_the_canary_proves_them(
         assert worst_gap(learner(), sample(worker, vocabulary, [0, 1])) > 0.1
 
 
+@pytest.mark.parametrize("is_cached", [False, True], ids=["its own prefill", "a prefill that others made"])
 def test_new_weights_take_over_in_the_middle_of_a_block(
-    worker: TextRolloutWorker, vocabulary: TextVocabulary, learner: Learner
+    worker: TextRolloutWorker, vocabulary: TextVocabulary, learner: Learner, is_cached: bool
 ) -> None:
     """Each token keeps the log-prob it was sampled with; the block counts as one of the older weights."""
     before, after = learner(seed=11), learner(seed=12)
     asyncio.run(worker.load_weights(*flat(publication(before, 8))))
+    if is_cached:
+        sample(worker, vocabulary, [0])
     request = replace(request_to(worker, vocabulary, "long", seed=3, max_tokens=300), stop_ids=())
 
     async def load_while_it_writes() -> tuple[TextReply, Example, bool]:
