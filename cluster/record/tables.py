@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.record.run_files import DRAWN
-from rl.measure.statistics import BICUBIC, GAIN, NOW, REAL_ESRGAN, START
+from rl.measure.statistics import BICUBIC, GAIN, NOW, REAL_ESRGAN, ROUND_TRIP, START
 from rl.types import JsonDict
 
-ROWS = (BICUBIC, REAL_ESRGAN, START, NOW)
+ROWS = (BICUBIC, REAL_ESRGAN, ROUND_TRIP, START, NOW)
 """Rows of ``eval.json`` in the order of the columns; others follow."""
 TOTAL = "total"
 REWARDS = (TOTAL, "format", "degradation", "understanding", "generation")

@@ -29,7 +29,7 @@ from configs.derive import is_unified
 from configs.schema import Config
 from rl.data.images import resize
 from rl.errors import DamagedFileError
-from rl.measure.statistics import BICUBIC, REAL_ESRGAN, summarise_eval
+from rl.measure.statistics import BICUBIC, REAL_ESRGAN, ROUND_TRIP, summarise_eval
 from rl.restoration.names import DEGRADED, degraded_of, truth_of
 from rl.types import Chain, Floats, JsonDict, Pixels, Prompt, ScoredGroup
 
@@ -74,6 +74,8 @@ class Evaluator:
     picture_metrics: Worker | None
     """Serves ``rewards.experts.picture_metrics.PictureMetrics``; None where no picture is measured."""
     recorder: ChainRecorder
+    codec: Worker | None = None
+    """A rollout worker of a unified policy, which encodes and decodes pictures; None of other policies."""
     rows: dict[str, Rows] = field(default_factory=lambda: defaultdict(dict))
     """By way."""
 
@@ -95,7 +97,11 @@ class Evaluator:
         return ways
 
     def baselines(self) -> None:
-        """Measure what others make of the degraded photographs, where there are any: bicubic, and Real-ESRGAN."""
+        """Measure what others make of the degraded photographs, where there are any: bicubic, and Real-ESRGAN.
+
+        For a unified policy also what its picture tokenizer leaves of the truths.
+        """
+        self._round_trip()
         places = [i for i, prompt in enumerate(self.prompts) if DEGRADED in prompt.pictures]
         if not places or self.picture_metrics is None:
             return
@@ -107,11 +113,27 @@ class Evaluator:
             REAL_ESRGAN: restored,
         }
         for name, pictures in made.items():
-            by_place = dict(zip(places, pictures, strict=False))  # none of a restorer that is not installed
-            measured = self._measure([by_place.get(i) for i in range(len(self.prompts))], self.prompts)
-            for way in self.ways:
-                if measured:
-                    self.rows[way.name][name] = measured
+            # None of a restorer that is not installed.
+            self._baseline(name, dict(zip(places, pictures, strict=False)))
+
+    def _round_trip(self) -> None:
+        """Measure the truths, encoded and decoded."""
+        truths = {
+            i: truth for i, prompt in enumerate(self.prompts) if (truth := truth_of(prompt)) is not None
+        }
+        if self.codec is None or not truths:
+            return
+        deadline_s = self.config.deadline_s
+        (codes,) = gather([self.codec.call("encode", list(truths.values()))], deadline_s=deadline_s)
+        ((_, *pictures),) = gather([self.codec.call("decode", codes)], deadline_s=deadline_s)
+        self._baseline(ROUND_TRIP, dict(zip(truths, pictures, strict=True)))
+
+    def _baseline(self, name: str, pictures: Mapping[int, Pixels]) -> None:
+        """Measure pictures, by place of their prompt, as a row of every way."""
+        measured = self._measure([pictures.get(i) for i in range(len(self.prompts))], self.prompts)
+        for way in self.ways:
+            if measured:
+                self.rows[way.name][name] = measured
 
     def policies(self, model: Model, *, step: int) -> None:
         """Have the present weights answer every held-out prompt in every way; score and measure the answers."""

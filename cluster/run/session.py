@@ -159,6 +159,7 @@ def assemble(
             runners=runners,
             picture_metrics=workers.picture_metrics,
             recorder=recorder,
+            codec=workers.pools.rollouts[context.whole.policy][0] if context.whole else None,
         ),
         monitor=None if scoring else ScoringMonitor(workers.pools.scoring, run.path),
     )

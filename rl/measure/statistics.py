@@ -17,6 +17,8 @@ from rl.types import JsonDict
 
 BICUBIC, REAL_ESRGAN, START, NOW = "bicubic", "real-esrgan", "start", "now"
 """Rows of an evaluation: enlarged degraded photographs, the policies before training, and those of now."""
+ROUND_TRIP = "round trip"
+"""Row of an evaluation of a unified policy: the truths through its picture tokenizer, which is the ceiling."""
 GAIN = f"{NOW}-{START}"
 FORMAT = 2
 """Of ``eval.json``. Files without a number, of before, call the start ``coldstart`` and now ``grpo``."""

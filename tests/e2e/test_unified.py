@@ -46,7 +46,8 @@ def test_a_unified_policy_is_made_trained_resumed_and_restores(tmp_path: Path) -
         assert record["weights/unified/canary_nats/max"] < 1e-4
         assert record["learner/unified/grad_norm"] > 0
     rows = json.loads((run / "eval.json").read_text())["rows"]
-    assert {"start", "now", "bicubic"} <= set(rows)
+    assert {"start", "now", "bicubic", "round trip"} == set(rows)
+    assert rows["round trip"]["psnr"]["mean"] > 15
     assert "data:image/png;base64," in (run / "report.html").read_text()
     _check_export(run / "checkpoints" / "step_000002" / "unified" / "model")
 
