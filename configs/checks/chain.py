@@ -9,7 +9,7 @@ from configs.fields import TAG
 from configs.schema import BlockConfig, Config, Photographs, UnifiedPolicyConfig
 
 PIXEL_STEP = 16
-"""Edges of pictures are multiples of this: what autoencoders and vision towers divide by."""
+"""Edges of painted pictures are multiples of this: what autoencoders and vision towers divide by."""
 _RESERVED = frozenset({"degraded", "truth"})
 FITTING = {"text": ("token", "unified"), "image": ("denoising", "unified")}
 """Kinds of the policies that write a block, by its kind."""
@@ -36,7 +36,7 @@ def check_chain(config: Config) -> None:
                 f"but policies.{block.policy}.kind is {policy.kind}"
             )
         _check_limits(key, block, policy.kind)
-        if isinstance(policy, UnifiedPolicyConfig):
+        if isinstance(policy, UnifiedPolicyConfig) and block.kind == "image":
             _check_codes(name, block, policy.stride_px)
     writers = list(dict.fromkeys(block.policy for block in config.chain.values() if block.kind == "text"))
     if len(writers) > 1:
@@ -60,8 +60,8 @@ def _check_unified(config: Config) -> None:
 
 def _check_codes(name: str, block: BlockConfig, stride_px: int) -> None:
     """A picture is whole codes."""
-    for key, edge in {"size_px": block.size_px, "height_px": block.height_px}.items():
-        if edge % stride_px:
+    for key, edge in {"size_px": block.size_px, "height_px": block.height_px or block.size_px}.items():
+        if edge < stride_px or edge % stride_px:
             raise ConfigError(
                 f"chain.{name}.{key}: want a multiple of policies.{block.policy}.stride_px ({stride_px}), got {edge}"
             )
@@ -80,7 +80,7 @@ def _check_limits(key: str, block: BlockConfig, kind: str) -> None:
                 f"{key}.num_steps: want at least 2 (the last step is not trained), got {block.num_steps}"
             )
         for name, edge in {"size_px": block.size_px, "height_px": block.height_px or block.size_px}.items():
-            if edge < PIXEL_STEP or edge % PIXEL_STEP:
+            if kind == "denoising" and (edge < PIXEL_STEP or edge % PIXEL_STEP):
                 raise ConfigError(f"{key}.{name}: want a multiple of {PIXEL_STEP}, got {edge}")
         foreign = {"max_tokens": block.max_tokens}
         if kind == "unified":

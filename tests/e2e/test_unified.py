@@ -26,18 +26,43 @@ SETTINGS = (
     "save_every=1",
     "coldstart.num_examples=24",
     "coldstart.codec_steps=4",
-    "coldstart.text_steps=30",
+    "coldstart.text_steps=120",
     "coldstart.text_batch_size=4",
+    "coldstart.text_learning_rate=3e-3",
+    "coldstart.num_workers=1",
+    "chain.rough_image.size_px=8",
+    "chain.middle_image.size_px=16",
+    "chain.final_image.size_px=32",
     "coldstart.expert_steps=2",
     "eval.num_prompts=2",
     "eval.metrics=[psnr]",
 )
 
+ADAPTED = (
+    "policies.unified.rollout.guidance_scale=0.8",
+    "policies.unified.learner.lora={kind: adapter, rank: 4, alpha: 8}",
+)
 
-def test_a_unified_policy_is_made_trained_resumed_and_restores(tmp_path: Path) -> None:
-    run, words = tmp_path / "unified", ("train", "unified", f"output_dir={tmp_path}", *SETTINGS)
+
+def test_a_unified_policy_is_made_and_trained(tmp_path: Path) -> None:
+    vlcot("train", "unified", f"output_dir={tmp_path}", *SETTINGS, "num_steps=2")
+    _check_run(tmp_path / "unified")
+
+
+@pytest.mark.long
+def test_a_unified_policy_with_guidance_and_adapters_is_resumed_and_restores(tmp_path: Path) -> None:
+    run, words = tmp_path / "unified", ("train", "unified", f"output_dir={tmp_path}", *SETTINGS, *ADAPTED)
     vlcot(*words, "num_steps=1")
     vlcot(*words, "num_steps=2", "resume=true")
+    _check_run(run)
+    photo = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    vlcot("restore", str(run), str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"))
+    assert load_picture(tmp_path / "out" / "photo.png").shape == (80, 112, 3)
+    assert json.loads((tmp_path / "out" / "photo.json").read_text())["text"]
+
+
+def _check_run(run: Path) -> None:
     records = read_metrics(run / "metrics.jsonl")
     assert [record["step"] for record in records] == [0, 1]
     for record in records:
@@ -50,12 +75,6 @@ def test_a_unified_policy_is_made_trained_resumed_and_restores(tmp_path: Path) -
     assert rows["round trip"]["psnr"]["mean"] > 15
     assert "data:image/png;base64," in (run / "report.html").read_text()
     _check_export(run / "checkpoints" / "step_000002" / "unified" / "model")
-
-    photo = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    vlcot("restore", str(run), str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"))
-    assert load_picture(tmp_path / "out" / "photo.png").shape == (80, 112, 3)
-    assert json.loads((tmp_path / "out" / "photo.json").read_text())["text"]
 
 
 def _check_export(model: Path) -> None:
