@@ -165,9 +165,9 @@ class LossConfig:
 
     surrogate: Surrogate = field(default_factory=PPO)
     """Importance ratio and what is made of it: a name or a mapping (``configs.methods``)."""
-    aggregation: Literal["action_mean", "sequence_mean", "constant"] = "action_mean"
-    """What an optimizer step's loss is a mean of: its actions; its sequences (a chain's text, a picture),
-    each the mean of its actions; or sums over a sequence's most actions, a constant."""
+    aggregation: Literal["action_mean", "sequence_mean", "block_mean", "constant"] = "action_mean"
+    """What an optimizer step's loss is a mean of: its actions; its sequences (a chain's tokens, a picture),
+    each the mean of its actions, or of its blocks' means; or sums over a sequence's most actions, a constant."""
     correction: Correction = field(default_factory=NoCorrection)
     """What is done about the mismatch between rollout worker and learner: a name or a mapping."""
     kl_weight: Annotated[NotNegative, Field(le=100)] = 0.0

@@ -89,6 +89,7 @@ def make_actions(micro: MicroBatch, batch: PolicyBatch, device: torch.device) ->
     return Actions(
         mask=(batch.action_mask & trained & rows[:, None]).to(device),
         advantages=expand_advantages(micro, batch.block_of).to(device),
+        block_of=batch.block_of.to(device),
         behaviour=ActionScores(
             logprobs=batch.behaviour_logprobs.to(device),
             step_mean=None if mean is None else mean.to(device),

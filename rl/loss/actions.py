@@ -52,6 +52,8 @@ class Actions:
     """``[B, T]`` bool: True where an action is trained; False in padding rows."""
     advantages: Tensor
     """``[B, T]``."""
+    block_of: Tensor
+    """``[B, T]`` int: index of the chain's block of each action; anything where not ``mask``."""
     behaviour: ActionScores
     """Of the distribution that was sampled from: log-probs, and step means where somebody asked for them."""
     weights: Tensor | None = None

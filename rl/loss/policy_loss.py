@@ -97,7 +97,7 @@ def policy_loss(
     old = (proximal or scores).detached() if is_corrected else actions.behaviour
     terms = surrogate_terms(config.surrogate, scores, old, actions.advantages, mask)
     correction = correction_factors(config.correction, old.logprobs, actions.behaviour.logprobs, mask)
-    shares = aggregation_weights(config.aggregation, mask)
+    shares = aggregation_weights(config.aggregation, mask, actions.block_of)
     factors = shares * correction.factors
     if actions.weights is not None:
         factors = factors * masked(actions.weights, mask)

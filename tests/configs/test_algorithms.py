@@ -236,7 +236,12 @@ def test_bounds_of_mean_log_probs_are_small_enough_to_hold_anything(name):
     means = torch.zeros(1, 2, 4)
     old = ActionScores(logprobs=torch.tensor([[-1.0, -1.0]]), step_mean=means, step_std=std)
     now = ActionScores(logprobs=torch.tensor([[-0.999, -1.001]]), step_mean=means, step_std=std)
-    actions = Actions(mask=torch.ones(1, 2).bool(), advantages=torch.tensor([[1.0, -1.0]]), behaviour=old)
+    actions = Actions(
+        mask=torch.ones(1, 2).bool(),
+        advantages=torch.tensor([[1.0, -1.0]]),
+        block_of=torch.zeros(1, 2, dtype=torch.int64),
+        behaviour=old,
+    )
     sums = policy_loss(
         policy.loss, now, actions, max_actions=9, reference=now if policy.loss.kl_weight else None
     ).sums

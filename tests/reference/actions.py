@@ -57,6 +57,10 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Case:
     if draw(st.booleans()):
         advantages = advantages[:, :1].expand(rows, columns).contiguous()
 
+    # As in a chain: blocks ascend, -1 stands between them.
+    block_of = torch.randint(0, 4, (rows, columns), generator=generator).sort(dim=1).values
+    block_of = torch.where(mask, block_of, -1)
+
     def score(mean: Tensor) -> ActionScores:
         logprobs = [
             [
@@ -74,7 +78,7 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Case:
 
     return Case(
         scores=score(step_mean),
-        actions=Actions(mask=mask, advantages=advantages, behaviour=score(behaviour_mean)),
+        actions=Actions(mask=mask, advantages=advantages, block_of=block_of, behaviour=score(behaviour_mean)),
         reference=score(step_mean + 0.2 * normal(rows, columns, n)),
         latents=latents,
     )
@@ -83,7 +87,9 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Case:
 def trained_actions(scores: ActionScores) -> Actions:
     """All trained, with advantage 1, sampled by the policy itself."""
     ones = torch.ones_like(scores.logprobs)
-    return Actions(mask=ones.bool(), advantages=ones, behaviour=scores)
+    return Actions(
+        mask=ones.bool(), advantages=ones, block_of=torch.zeros_like(ones).long(), behaviour=scores
+    )
 
 
 def with_leaf(case: Case) -> tuple[Tensor, ActionScores]:
@@ -105,6 +111,7 @@ def pick_actions(actions: Actions, rows: Tensor | slice) -> Actions:
     return Actions(
         mask=actions.mask[rows],
         advantages=actions.advantages[rows],
+        block_of=actions.block_of[rows],
         behaviour=pick(actions.behaviour, rows),
         weights=None if actions.weights is None else actions.weights[rows],
     )

@@ -157,8 +157,25 @@ def correction_factor(method: object, gaps: Row, index: int) -> float:
     return min(weight, getattr(method, "cap", math.inf))
 
 
-def aggregated(aggregation: str, terms: Rows, mask: Mask, max_actions: int) -> float:
+def block_mean(terms: Rows, mask: Mask, block_of: Sequence[Sequence[int]]) -> float:
+    """Mean over sequences of the mean over their blocks of the mean over their actions."""
+    sequences = []
+    for row, trained, blocks in zip(terms, mask, block_of, strict=True):
+        by_block: dict[int, list[float]] = {}
+        for term, is_trained, block in zip(row, trained, blocks, strict=True):
+            if is_trained:
+                by_block.setdefault(block, []).append(term)
+        if by_block:
+            sequences.append(mean([mean(terms_of_block) for terms_of_block in by_block.values()]))
+    return mean(sequences) if sequences else 0.0
+
+
+def aggregated(
+    aggregation: str, terms: Rows, mask: Mask, max_actions: int, block_of: Sequence[Sequence[int]] = ()
+) -> float:
     """Mean of an optimizer step's terms."""
+    if aggregation == "block_mean":
+        return block_mean(terms, mask, block_of)
     rows = [[t for t, m in zip(*row, strict=True) if m] for row in zip(terms, mask, strict=True)]
     rows = [row for row in rows if row]
     if not rows:

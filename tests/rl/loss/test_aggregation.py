@@ -14,7 +14,7 @@ from tests.reference import loss as reference
 from tests.reference.actions import cases
 
 quick = settings(deadline=None, max_examples=60)
-KINDS = ("action_mean", "sequence_mean", "constant")
+KINDS = ("action_mean", "sequence_mean", "block_mean", "constant")
 MAX_ACTIONS = 9
 
 
@@ -22,12 +22,13 @@ MAX_ACTIONS = 9
 @quick
 @given(cases())
 def test_weighted_sum_over_divisor_is_plain_pythons_mean(kind, case):
-    mask, terms = case.actions.mask, torch.where(case.actions.mask, case.actions.advantages, 0.0)
+    mask, block_of = case.actions.mask, case.actions.block_of
+    terms = torch.where(mask, case.actions.advantages, 0.0)
     share = float(divisor_share(kind, mask, MAX_ACTIONS))
-    total = float((aggregation_weights(kind, mask) * terms).sum())
-    want = reference.aggregated(kind, terms.tolist(), mask.tolist(), MAX_ACTIONS)
+    total = float((aggregation_weights(kind, mask, block_of) * terms).sum())
+    want = reference.aggregated(kind, terms.tolist(), mask.tolist(), MAX_ACTIONS, block_of.tolist())
     assert (total / share if share else total) == pytest.approx(want, rel=1e-6, abs=1e-6)
-    assert not aggregation_weights(kind, mask)[~mask].any()
+    assert not aggregation_weights(kind, mask, block_of)[~mask].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,6 +49,30 @@ def test_shares_of_all_ranks_and_micro_batches_add_up_to_the_divisor(kind, count
             mask[row, : item.num_actions if weight else 0] = True
         total += float(divisor_share(kind, mask, batch.max_actions))
     assert total == divisor(kind, batch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@quick
+@given(cases(), st.integers(1, 3), st.integers(0, 2))
+def test_weights_do_not_depend_on_how_a_step_is_cut(kind, case, size, padding):
+    """Into micro-batches of some rows, each padded to its own length."""
+    mask, block_of = case.actions.mask, case.actions.block_of
+    whole = aggregation_weights(kind, mask, block_of)
+    for first in range(0, len(mask), size):
+        rows = slice(first, first + size)
+        wider = [
+            torch.nn.functional.pad(values[rows], (0, padding), value=blank)
+            for values, blank in ((mask, False), (block_of, -1))
+        ]
+        torch.testing.assert_close(aggregation_weights(kind, *wider)[:, : mask.shape[1]], whole[rows])
+
+
+def test_a_short_block_counts_as_much_as_a_long_one():
+    mask = torch.tensor([[True, True, True, False, True], [True, False, False, False, False]])
+    block_of = torch.tensor([[0, 5, 5, 5, 5], [5, -1, -1, -1, -1]])
+    weights = aggregation_weights("block_mean", mask, block_of)
+    want = torch.tensor([[1 / 2, 1 / 6, 1 / 6, 0, 1 / 6], [1.0, 0, 0, 0, 0]])
+    torch.testing.assert_close(weights, want)
 
 
 def test_padding_rows_count_nothing():

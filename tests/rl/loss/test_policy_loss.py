@@ -57,6 +57,7 @@ CONFIGS = (
         correction=TokenMask(low=0.8, high=1.3),
     ),
     TokenLoss(surrogate=OnPolicy(), correction=SequenceMask(low=0.9, high=1.1), entropy_weight=0.1),
+    TokenLoss(surrogate=PPO(), aggregation="block_mean", kl_weight=0.2, entropy_weight=0.1),
     DenoisingLoss(surrogate=GUARD, kl_weight=0.2, kl_estimator="step_mean"),
 )
 by_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.surrogate.kind)
@@ -116,10 +117,11 @@ def plain_loss(config, case, old):
                 lambda x, pair=pair: reference.kl(config.kl_estimator, x[0], pair[1]), [pair[0]]
             )
             gradients[b, t] += config.kl_weight * slope
-    value = reference.aggregated(config.aggregation, terms.tolist(), mask.tolist(), MAX_ACTIONS)
+    rest = mask.tolist(), MAX_ACTIONS, actions.block_of.tolist()
+    value = reference.aggregated(config.aggregation, terms.tolist(), *rest)
     for b, t in torch.nonzero(mask).tolist():
         one = torch.zeros_like(own).index_put((torch.tensor(b), torch.tensor(t)), gradients[b, t])
-        gradients[b, t] = reference.aggregated(config.aggregation, one.tolist(), mask.tolist(), MAX_ACTIONS)
+        gradients[b, t] = reference.aggregated(config.aggregation, one.tolist(), *rest)
     return value, gradients
 
 
