@@ -18,7 +18,8 @@ from actors.policies.token.checkpoint import local_directory
 from actors.policies.token.tags import write_with_tags
 from actors.policies.unified.codec import load_codec
 from actors.policies.unified.codec_files import CODEC
-from actors.policies.unified.small import build_unified
+from actors.policies.unified.small import build_unified, start_codes
+from actors.policies.unified.small_codec import PatchCodec
 from actors.policies.unified.vocabulary import load_unified_vocabulary
 from actors.shared import deepspeed_engine as ds
 from configs.derive import COLDSTART, token_policy
@@ -96,14 +97,16 @@ def _write_first(task: ColdstartTask, policy: UnifiedPolicyConfig, directory: Pa
         *(text for answer in answers for text in answer.texts.values()),
     ]
     made = task.made / PICTURE_TOKENIZER
+    codec = PatchCodec.from_pretrained(made / CODEC)
     build_unified(
         partial,
         texts=texts,
         block_names=tuple(config.chain),
-        num_codes=load_codec(made, torch.device("cpu")).num_codes,
+        num_codes=codec.num_codes,
         stride_px=policy.stride_px,
         max_positions=MAX_POSITIONS,
         seed=config.seed,
     )
+    start_codes(partial, codec.codebook.weight.detach(), seed=config.seed)
     shutil.copytree(made / CODEC, partial / CODEC)
     partial.rename(directory)
