@@ -15,10 +15,10 @@ from actors.rollout.worker import RolloutSpec
 from configs.derive import token_policy
 from rl.chain.plan import walked
 from rl.chain.scored import ScoredContext, walked_stream
+from rl.chain.shown import with_codes
 from rl.types import (
     ChainPlan,
     Example,
-    Ints,
     Message,
     PicturePart,
     Pixels,
@@ -81,7 +81,10 @@ def make_canary(spec: RolloutSpec) -> Canary:
     pictures: tuple[Pixels, ...] = ()
     plan: ChainPlan | None = None
     if isinstance(vocabulary, UnifiedVocabulary):
-        tokens, plan = _with_codes(vocabulary, tokens, rng), _plan(vocabulary)
+        num_codes = len(vocabulary.pictures.code_ids)
+        codes = [rng.integers(0, num_codes, (edge, edge), dtype=np.int32) for edge in EDGES_CODES]
+        shown = with_codes(tokens.tolist(), vocabulary.tags.placeholder, codes, vocabulary.pictures)
+        tokens, plan = np.asarray(shown, dtype=np.int32), _plan(vocabulary)
     elif names:
         pictures = tuple(rng.integers(0, 256, (edge, edge, 3), dtype=np.uint8) for edge in EDGES_PX)
     request = TextRequest(
@@ -113,17 +116,3 @@ def _plan(vocabulary: UnifiedVocabulary) -> ChainPlan:
     return ChainPlan(
         blocks=blocks, end=min(vocabulary.tags.end), ends=nothing, whitespace=nothing, reserved=nothing
     )
-
-
-def _with_codes(vocabulary: UnifiedVocabulary, tokens: Ints, rng: np.random.Generator) -> Ints:
-    """Put pictures of random codes in the place of the placeholders."""
-    ids: list[int] = []
-    edges = iter(EDGES_CODES)
-    num_codes = len(vocabulary.pictures.code_ids)
-    for token in tokens.tolist():
-        if token == vocabulary.tags.placeholder:
-            edge = next(edges)
-            ids += vocabulary.pictures.stream(rng.integers(0, num_codes, (edge, edge), dtype=np.int32))
-        else:
-            ids.append(token)
-    return np.asarray(ids, dtype=np.int32)

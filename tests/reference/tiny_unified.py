@@ -16,6 +16,7 @@ from configs.schema import BlockConfig, PolicyConfig
 from rl.chain.grammar import ChainGrammar
 from rl.chain.plan import make_plan, walked
 from rl.chain.scored import walked_stream
+from rl.chain.shown import with_codes
 from rl.types import ChainPlan, Example, Message, PicturePart, TextPart, TextReply, TextRequest, TextSampling
 
 TEXTS = ("light blur, heavy noise", "a cat on a red chair", "a rocket before the sky")
@@ -67,12 +68,7 @@ def make_request(
 ) -> TextRequest:
     """A photo of random codes, the prompt, and a whole chain behind it."""
     codes = np.random.default_rng(seed).integers(0, NUM_CODES, (3, 3), dtype=np.int32)
-    photo = vocabulary.pictures.stream(codes)
-    ids = [
-        i
-        for token in vocabulary.encode((PROMPT,))
-        for i in (photo if token == vocabulary.tags.placeholder else [token])
-    ]
+    ids = with_codes(vocabulary.encode((PROMPT,)), vocabulary.tags.placeholder, [codes], vocabulary.pictures)
     return TextRequest(
         request_id=name,
         tokens=np.asarray(ids, dtype=np.int32),
