@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.algorithms import algorithm_layer, entries
 from configs.build import build, merge
+from configs.call import restored_entries
 from configs.errors import ConfigError, first_line
 from configs.explain import missing_entry
 from configs.paths import expand
@@ -185,7 +186,9 @@ def _start_of(policy: PolicyConfig) -> PolicyConfig:
     if isinstance(policy, WriterConfig):
         plain = type(policy)()
         return replace(policy, **{name: getattr(plain, name) for name in _NOT_OF_THE_START})
-    return DenoisingPolicyConfig(family=policy.family, source=policy.source)
+    return DenoisingPolicyConfig(
+        family=policy.family, source=policy.source, call=restored_entries(policy.call)
+    )
 
 
 def _changed(value: Any, default: Any) -> Any:

@@ -96,7 +96,7 @@ class Painter:
         size = (block.height_px or block.size_px, block.size_px)
         rng = np.random.default_rng(spec.seed)
         pictures = {
-            shown: rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            shown: rng.integers(0, 256, (*self._pipeline.size_taken(shown, size), 3), dtype=np.uint8)
             for shown in self._pipeline.picture_names()
         }
         request = ImageRequest(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from actors.policies.denoising.checks import check_restored
 from actors.policies.family import family_of
 from cluster.record.trackers.base import check_trackers
 from cluster.run.coldstart import check_made
@@ -24,7 +25,7 @@ from rl.data.source import PromptSource, prompt_source
 from rl.denoising.samplers import find_sampler
 from rl.errors import ConfigError
 from rl.loss.surrogates import find_surrogate
-from rl.types import PREVIOUS, Prompt
+from rl.types import PREVIOUS, Pixels, Prompt
 
 MANY = 50
 """Pictures, or prompts, from which on reading them shows a bar."""
@@ -59,6 +60,7 @@ def preflight(config: Config) -> PromptSource:
         if family.settings and source_dir.is_dir():
             family.load("settings")(name, config, source_dir, first.shown)
     _check_start(config, source, first)
+    _check_restored(config, decoded(first))
     reward_terms(config)
     check_methods(config)
     for name, reward in config.rewards.items():
@@ -96,15 +98,22 @@ def _check_start(config: Config, source: PromptSource, first: Prompt[Any]) -> No
     source.answer(decoded(first), config.chain, config.seed)
 
 
+def _check_restored(config: Config, prompt: Prompt[Pixels]) -> None:
+    """Refuse a prompt whose pictures a painter's call wants restored as they cannot be."""
+    for name, policy in config.policies.items():
+        if policy.kind == "denoising":
+            check_restored(name, policy, prompt)
+
+
 def _try_prompts(source: PromptSource, config: Config) -> None:
     """Make the first prompts of a source that has so many and no more, as the run will draw them."""
     if (num_train := source.num_train()) is None:
         return
     num = min(num_train, MOST_TRIED, config.num_steps * config.prompts_per_step * (1 + config.max_refills))
     for index in tracked("read the prompts", range(num), num, least=MANY):
-        decoded(source.train(index))
+        _check_restored(config, decoded(source.train(index)))
     for prompt in source.held_out(min(config.eval.num_prompts, MOST_TRIED)):
-        decoded(prompt)
+        _check_restored(config, decoded(prompt))
 
 
 def check_methods(config: Config) -> None:

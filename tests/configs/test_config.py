@@ -522,7 +522,8 @@ def test_a_cold_start_of_an_older_version_is_pointed_out(tmp_path):
 @pytest.mark.parametrize(
     "override",
     ["name=other", "num_steps=3", "policies.text.learner.learning_rate=1e-3", "coldstart.directory=x", "data.pairs=x",
-     "rewards.format.weight=0", "eval.num_prompts=3", "group_size=4"],
+     "rewards.format.weight=0", "eval.num_prompts=3", "group_size=4",
+     "policies.image.call={guidance_scale: 2, degraded: {from: degraded, px: 64, by: bicubic}}"],
 )  # fmt: skip
 def test_the_cold_start_does_not_depend_on(override):
     assert digest(load_config("demo", [override])) == digest(load_config("demo"))
@@ -532,6 +533,7 @@ def test_the_cold_start_does_not_depend_on(override):
     "override",
     ["seed=1", "scale=2", "data.degradation=light", "chain.rough_image.num_steps=5", "policies.text.source=a/b",
      "policies.text.family=language_model",
+     "policies.image.call={degraded: {from: degraded, px: 64, by: real_esrgan}}",
      "coldstart.text_steps=3"],
 )  # fmt: skip
 def test_the_cold_start_depends_on(override):

@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actors.policies.denoising.shown import as_shown
 from actors.policies.restoration.image_model import pad_ids, resize, to_latents, tokenize
+from configs.call import CallArgument, Shown
 from rl.errors import DataError
 from rl.restoration.labels import degradation_text
 from rl.restoration.names import CAPTIONS, LABELS, degraded_of, truth_of, words_of
 from rl.seeding import derive_seed
-from rl.types import Prompt
+from rl.types import Pixels, Prompt
 
 MIN_SIGMA = 0.2
 """Lowest sigma trained: the last one of five steps."""
@@ -41,7 +43,7 @@ class ImageDataset:
     """Degraded and true photographs, made once."""
 
     degraded: NDArray[np.uint8]
-    """``[N, h, w, 3]``."""
+    """``[N, h, w, 3]``, as the painter is shown them."""
     truth: NDArray[np.uint8]
     """``[N, H, W, 3]``."""
     text_ids: tuple[tuple[tuple[int, ...], ...], ...]
@@ -52,13 +54,16 @@ class ImageDataset:
     """Ids of the empty text."""
 
 
-def make_dataset(prompts: Sequence[Prompt], *, sizes: Sequence[int], tokenizer: Any) -> ImageDataset:
+def make_dataset(
+    prompts: Sequence[Prompt], *, sizes: Sequence[int], tokenizer: Any, shown: CallArgument | None = None
+) -> ImageDataset:
     """Collect photographs and ground-truth texts of prompts.
 
     Args:
         prompts: Each with a ground-truth photo.
         sizes: Sizes of the chain's image blocks, in order, pixels.
         tokenizer: The image policy's.
+        shown: What the painter's call says of its degraded photo.
 
     Raises:
         DataError: If a prompt has no ground truth.
@@ -74,12 +79,20 @@ def make_dataset(prompts: Sequence[Prompt], *, sizes: Sequence[int], tokenizer: 
         for prompt in prompts
     ]
     return ImageDataset(
-        degraded=np.stack([degraded_of(prompt) for prompt in prompts]),
+        degraded=np.stack([_photo(prompt, shown) for prompt in prompts]),
         truth=np.stack(truths),
         text_ids=tuple(ids),
         sizes=tuple(sizes),
         no_text=tuple(tokenize(tokenizer, "")),
     )
+
+
+def _photo(prompt: Prompt, shown: CallArgument | None) -> Pixels:
+    """Return the degraded photo, restored where the painter is shown it so."""
+    if not isinstance(shown, Shown) or not shown.is_restored:
+        return degraded_of(prompt)
+    (name,) = shown.names
+    return as_shown(prompt.pictures[name], shown, prompt.pictures[name].shape[:2])
 
 
 def texts_so_far(prompt: Prompt, num_pictures: int) -> list[str]:

@@ -26,7 +26,10 @@ from actors.policies.restoration.image_model import (
     resize,
 )
 from actors.policies.restoration.small import build_image_policy
+from configs.call import call_arguments
+from configs.derive import denoising_policy
 from rl.data.source import prompt_source
+from rl.restoration.names import DEGRADED
 
 
 def train_image(task: ColdstartTask) -> None:
@@ -37,7 +40,10 @@ def train_image(task: ColdstartTask) -> None:
     build_image_policy(first, texts=prompt_source(config).training_texts(), sizes=sizes, seed=config.seed)
     model = SupervisedImageModel(first)
     prompts = training_prompts(config, 0, start.num_examples)
-    dataset = make_dataset(prompts, sizes=sizes, tokenizer=model.tokenizer)
+    call = call_arguments(
+        denoising_policy(config.policies[task.policy]).call, key=f"policies.{task.policy}.call"
+    )
+    dataset = make_dataset(prompts, sizes=sizes, tokenizer=model.tokenizer, shown=call.get(DEGRADED))
     run_supervised(
         task.spec(num_steps=start.image_steps, learning_rate=start.image_learning_rate),
         module=model,

@@ -10,11 +10,13 @@ from actors.policies.denoising.checkpoint import OWN_CODE, PipelineFiles, read_p
 from actors.policies.denoising.stepping import PRESERVING
 from configs.call import CallArgument, Shown, call_arguments
 from configs.derive import denoising_policy
+from configs.errors import prefixed
 from configs.methods import Guard
 from configs.schema import BlockConfig, Config, DenoisingPolicyConfig
 from configs.suggest import suggest
+from rewards.experts.real_esrgan import factor_between, load_net
 from rl.errors import ConfigError
-from rl.types import PREVIOUS
+from rl.types import PREVIOUS, Pixels, Prompt
 
 
 def check_settings(name: str, config: Config, directory: Path, shown: Collection[str]) -> None:
@@ -50,6 +52,26 @@ def check_settings(name: str, config: Config, directory: Path, shown: Collection
             _check_pictures(f"{key}.call", call, seen, block_name)
             if "height" not in files.parameters:
                 _check_size(f"{key}.call", call, files, f"chain.{block_name}", block)
+
+
+def check_restored(name: str, policy: DenoisingPolicyConfig, prompt: Prompt[Pixels]) -> None:
+    """Refuse a prompt whose pictures cannot be restored as ``call`` says.
+
+    Raises:
+        ConfigError: If a picture is not shown, the restorer has no such factor, or is not installed.
+    """
+    for argument, shown in call_arguments(policy.call, key=f"policies.{name}.call").items():
+        if not isinstance(shown, Shown) or not shown.is_restored or shown.size is None:
+            continue
+        with prefixed(f"policies.{name}.call.{argument}.by: "):
+            (picture,) = shown.names
+            if picture not in prompt.shown:
+                raise ConfigError(
+                    f"{prompt.prompt_id} shows no picture named {picture}; it shows "
+                    f"{', '.join(prompt.shown) or 'none'}, and only such can be restored"
+                )
+            height, width = prompt.pictures[picture].shape[:2]
+            load_net(factor_between((height, width), shown.size))
 
 
 def _check_sampler(key: str, policy: DenoisingPolicyConfig, files: PipelineFiles) -> None:

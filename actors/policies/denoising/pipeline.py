@@ -28,6 +28,7 @@ from actors.policies.denoising.checkpoint import (
     read_pipeline,
 )
 from actors.policies.denoising.conditioning import ENCODERS, Answers, find_shared, joined, recorded, told
+from actors.policies.denoising.shown import as_shown
 from actors.policies.denoising.stepping import (
     LatentsSeen,
     Probe,
@@ -37,6 +38,8 @@ from actors.policies.denoising.stepping import (
     stepping_scheduler,
 )
 from configs.call import OURS, CallArgument, Constant, Shown, Words, call_arguments
+from configs.errors import prefixed
+from rewards.experts.real_esrgan import size_before
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError, RolloutError
 from rl.seeding import derive_seed
@@ -166,8 +169,8 @@ class PicturePipeline:
                 f"{self._key}.{argument}: there is no picture named {' or '.join(shown.names)}; there are "
                 f"{sorted(paintings[0].pictures) or 'none'}"
             )
-        size = shown.size_for(paintings[0].size)
-        return [_resized(picture, size) for picture in present]
+        with prefixed(f"{self._key}.{argument}.by: "):
+            return [Image.fromarray(as_shown(picture, shown, paintings[0].size)) for picture in present]
 
     def picture_names(self) -> tuple[str, ...]:
         """Return the names of all pictures that a call can be given, as far as configuration and signature tell."""
@@ -182,6 +185,18 @@ class PicturePipeline:
             and (name == PREVIOUS or parameters[name].default is inspect.Parameter.empty)
         ]
         return tuple(dict.fromkeys([*named, *wanted]))
+
+    def size_taken(self, name: str, painted: tuple[int, int]) -> tuple[int, int]:
+        """Return a height and width that a picture can have: the painted one's, unless a restorer enlarges it."""
+        sizes = (
+            size_before(argument.size)
+            for argument in self._call.values()
+            if isinstance(argument, Shown)
+            and argument.is_restored
+            and argument.size
+            and name in argument.names
+        )
+        return next(sizes, None) or painted
 
     @property
     def encodes_pictures(self) -> bool:
@@ -291,13 +306,6 @@ class PicturePipeline:
         except Scored as scored:
             return scored.mean, scored.std
         raise RolloutError(f"{self.files.class_name}: a call never reached scheduler.step")
-
-
-def _resized(picture: Pixels, size: tuple[int, int] | None) -> Image.Image:
-    image = Image.fromarray(picture)
-    if size is None or picture.shape[:2] == size:
-        return image
-    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -9,8 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rewards.experts.real_esrgan import HALF, SCALES, enlarge, find_weights, read_net
+from rewards.experts.real_esrgan import (
+    HALF,
+    SCALES,
+    enlarge,
+    factor_between,
+    find_weights,
+    load_net,
+    read_net,
+    restored,
+    size_before,
+)
 from rl.errors import ConfigError
+from tests.reference.restorer import install_restorer
 
 PARAM = """7767517
 8 9
@@ -86,3 +97,31 @@ def test_the_released_weights_enlarge_a_plain_picture_to_a_plain_one(scale: int)
 
 def test_no_weights_for_another_scale() -> None:
     assert find_weights(8) is None
+
+
+def test_a_picture_is_restored_to_a_size_the_same_for_any_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_restorer(tmp_path, monkeypatch)
+    picture = np.random.default_rng(2).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    for scale in SCALES:
+        made = restored(picture, (6 * scale, 9 * scale))
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        assert np.array_equal(enlarge(load_net(scale), picture), made)
+        torch.set_num_threads(before)
+        assert made.std() > 10
+        assert restored(picture.copy(), (6 * scale, 9 * scale)) is made
+
+
+@pytest.mark.parametrize("larger", [(6, 9), (12, 27), (30, 45), (13, 18), (3, 4)])
+def test_other_factors_are_refused(larger: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=r"enlarges 2, 3, 4 times, and not from 6 x 9 to "):
+        factor_between((6, 9), larger)
+
+
+@pytest.mark.parametrize(
+    ("larger", "before"), [((64, 64), (32, 32)), ((9, 15), (3, 5)), ((8, 9), None), ((7, 7), None)]
+)
+def test_a_size_from_which_there_is_a_factor(larger: tuple[int, int], before: tuple[int, int] | None) -> None:
+    assert size_before(larger) == before

@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from actors.coldstart.restoration.image_data import batches, make_dataset, texts_so_far
-from actors.coldstart.restoration.image_trainer import SupervisedImageModel
-from actors.policies.restoration.image_model import RESIDUAL_SCALE
+from actors.coldstart.restoration.image_trainer import SupervisedImageModel, train_image
+from actors.coldstart.task import ColdstartTask, training_prompts
+from actors.policies.restoration.image_model import RESIDUAL_SCALE, resize, to_latents
 from actors.policies.restoration.small import build_image_policy
+from configs.call import Shown
+from configs.load import load_config
+from rewards.experts.real_esrgan import restored
 from rl.errors import ConfigError, DataError
 from rl.restoration.names import restoration_prompt
 from rl.types import Pixels, Prompt
 from tests.reference.painting import load
+from tests.reference.restorer import install_restorer
 
 TEXTS = ["light blur, keep", "a cat on a mat"]
 SIZES = (8, 16, 32)
@@ -113,3 +118,68 @@ def test_dataset_needs_truth(tmp_path: Path) -> None:
 def test_sizes_must_fit_the_net(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="size_px=10 is not a multiple of 8"):
         build_image_policy(tmp_path, texts=TEXTS, sizes=(16, 10), seed=0)
+
+
+RESTORED = Shown(("degraded",), size=(32, 32), by="real_esrgan")
+
+
+def test_a_batch_starts_at_the_restored_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_restorer(tmp_path / "site", monkeypatch)
+    build_image_policy(tmp_path, texts=TEXTS, sizes=SIZES, seed=0, channels=(16, 16), patch=2)
+    model, prompt = SupervisedImageModel(tmp_path), make_prompt(0)
+    data = make_dataset([prompt], sizes=SIZES, tokenizer=model.tokenizer, shown=RESTORED)
+    photo = restored(prompt.pictures["degraded"], (32, 32))
+    seen: list[Tensor] = []
+    model.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for batch in islice(batches(data, batch_size=2, seed=0), 3):
+        size = batch["truth"].shape[2]
+        flat = resize(to_latents([photo]), (size, size))[0]
+        turned = [torch.rot90(f, k, (1, 2)) for f in (flat, flat.flip(2)) for k in range(4)]
+        assert any(torch.equal(batch["degraded"][0], picture) for picture in turned)
+        # As the pipeline sees it: a photograph of 32 px.
+        assert torch.allclose(batch["log_scale"][:, 1], torch.tensor(np.log2(size / 32) / 2).float())
+        # The net's own view: the second picture of its patches is where the flow starts.
+        seen.clear()
+        model(batch)
+        start = torch.nn.functional.pixel_shuffle(seen[-1][:, 12:24], 2)
+        assert torch.equal(start, batch["degraded"])
+
+
+def first_loss(folder: Path, call: str) -> float:
+    """The loss of a cold start's first step, whose net still paints what it starts at."""
+    settings = [f"policies.image.call={call}", "coldstart.image_steps=1", "coldstart.num_examples=2"]
+    losses: list[float] = []
+    task = ColdstartTask(
+        config=load_config("tiny", settings),
+        policy="image",
+        directory=folder / "image",
+        made=folder,
+        work=folder / "work",
+        rank=0,
+        world_size=1,
+        report=lambda _, metrics: losses.append(metrics["loss"]),
+    )
+    train_image(task)
+    return losses[0]
+
+
+def test_the_cold_start_teaches_what_the_call_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_restorer(tmp_path / "site", monkeypatch)
+    config = load_config("tiny", ["coldstart.num_examples=2"])
+
+    def wanted(shown: Shown | None) -> float:
+        model = SupervisedImageModel(tmp_path / "bicubic" / "work" / "first-0")
+        sizes = [block.size_px for block in config.chain.values() if block.kind == "image"]
+        prompts = training_prompts(config, 0, 2)
+        data = make_dataset(prompts, sizes=sizes, tokenizer=model.tokenizer, shown=shown)
+        batch = next(batches(data, batch_size=config.coldstart.image_batch_size, seed=config.seed))
+        return float((batch["truth"] - batch["degraded"]).square().mean() / RESIDUAL_SCALE**2)
+
+    plain = first_loss(tmp_path / "bicubic", "{}")
+    assert plain == pytest.approx(wanted(None), rel=1e-4)
+    sized = first_loss(tmp_path / "sized", "{degraded: {from: degraded, px: 64}}")
+    assert sized == plain  # it is taught bicubic, as before
+    taught = first_loss(tmp_path / "restored", "{degraded: {from: degraded, px: 64, by: real_esrgan}}")
+    shown = Shown(("degraded",), size=(64, 64), by="real_esrgan")
+    assert taught == pytest.approx(wanted(shown), rel=1e-4)
+    assert abs(taught - plain) > 1e-3
