@@ -129,6 +129,7 @@ def test_a_run_joins_a_cluster_and_goes_on_elsewhere_from_its_storage(
     assert before["rows"] == after["rows"]
 
 
+@pytest.mark.long
 def test_adapters_are_trained_and_sent_by_broadcast(runs: Path) -> None:
     """Adapters of both policies, gloo and a reference, on the same cold start."""
     words = [f"output_dir={runs}", "name=adapters", "save_every=1"]

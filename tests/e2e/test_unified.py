@@ -33,7 +33,8 @@ SETTINGS = (
     "chain.rough_image.size_px=8",
     "chain.middle_image.size_px=16",
     "chain.final_image.size_px=32",
-    "coldstart.expert_steps=2",
+    "coldstart.expert_steps=0",
+    "rewards.generation=null",
     "eval.num_prompts=2",
     "eval.metrics=[psnr]",
 )
