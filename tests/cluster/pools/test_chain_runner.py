@@ -535,6 +535,6 @@ def test_text_is_sampled_with_the_guidance_of_its_policy() -> None:
     pools = Pools(rollouts={}, scoring=cast(Worker, None))
     job = GroupRequest(prompt=photo("a"), draw=0, num_chains=1)
     for config, scale in ((CONFIG, 1.0), (guided, 1.5)):
-        sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, NAMES[0])
+        sampling = ChainRunner(config=config, context=context, pools=pools)._sampling(job, "text")
         assert sampling.guidance == scale
         assert sampling.forbidden_ids == (3,)

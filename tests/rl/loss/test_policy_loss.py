@@ -259,6 +259,7 @@ def widened(case, rows, columns, garbage):
         case.actions,
         mask=pad(case.actions.mask, False),
         advantages=pad(case.actions.advantages),
+        block_of=pad(case.actions.block_of, -1),
         behaviour=pad_scores(case.actions.behaviour),
     )
     return replace(
