@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.distributed
 
 from actors.coldstart.supervised import rows_of_rank
-from actors.coldstart.task import TRAINING_OFFSET, ColdstartTask
+from actors.coldstart.task import TRAINING_OFFSET, ColdstartTask, asked
 from actors.learner.micro_batches import inputs_on
 from actors.learner.model import LearnerModel
 from actors.learner.spec import LearnerSpec
@@ -25,12 +26,15 @@ from actors.policies.family import family_of
 from actors.shared import deepspeed_engine as ds
 from actors.shared.engine_checkpoint import LATEST
 from configs.derive import token_policy
-from configs.schema import TokenLearner, TokenLoss, WriterConfig
+from configs.schema import Config, TokenLearner, TokenLoss, WriterConfig
 from rl.advantage.batching import chunks_of, fill_runs
 from rl.data.source import Answer, prompt_source
 from rl.errors import DivergedError
 from rl.seeding import derive_seed
 from rl.types import Example, Prompt, TokenStream
+
+FIRST = "first"
+"""Folder of the checkpoint that is trained, in the task's scratch."""
 
 
 class ExampleWriter(Protocol):
@@ -64,11 +68,24 @@ def learner_spec(task: ColdstartTask, policy: WriterConfig, directory: Path) -> 
     )
 
 
+def taught_texts(config: Config, num: int) -> list[str]:
+    """Return what a tokenizer made from nothing must know: the source's texts, and those of the first prompts' chains.
+
+    Raises:
+        DataError: If the source of prompts knows no answers.
+    """
+    source = prompt_source(config)
+    prompts = [source.train(index) for index in range(num)]
+    answers = [source.answer(prompt, config.chain, config.seed) for prompt in prompts]
+    return [*source.training_texts(), *asked(prompts), *(t for a in answers for t in a.texts.values())]
+
+
 def learn_chains(
     task: ColdstartTask,
     policy: WriterConfig,
-    first: Path,
-    writer_of: Callable[[TrainablePolicy], ExampleWriter],
+    *,
+    write_first: Callable[[Path], None],
+    writer_of: Callable[[Path, TrainablePolicy], ExampleWriter],
 ) -> None:
     """Take ``text_steps`` optimizer steps on supervised chains and write the policy.
 
@@ -77,20 +94,28 @@ def learn_chains(
     Args:
         task: Of this worker.
         policy: What is trained.
-        first: The checkpoint that training begins with.
-        writer_of: Makes what turns prompts and their right answers into chains.
+        write_first: Writes the checkpoint that training begins with into a folder.
+        writer_of: Makes what turns prompts and their right answers into chains, of that checkpoint and its policy.
 
     Raises:
         DataError: If the source of prompts knows no answers.
         DivergedError: If loss or gradient is not finite.
     """
     device = torch.device("cuda" if policy.num_gpus > 0 else "cpu")
+    ds.join_process_group(device)
+    first = task.work / FIRST
+    if task.rank == 0 and not first.exists():
+        partial = first.with_name(first.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        write_first(partial)
+        partial.rename(first)
+    torch.distributed.barrier()
     if task.config.coldstart.text_steps == 0:
         if task.rank == 0:
             shutil.copytree(first, task.directory)
         return
     model = LearnerModel(learner_spec(task, policy, first), device)
-    _train(task, model, writer_of(model.policy), device)
+    _train(task, model, writer_of(first, model.policy), device)
     model.export(task.directory)
 
 

@@ -11,7 +11,7 @@ from configs.schema import Config
 from rl.chain.plan import PictureTokens
 from rl.chain.shown import seen, with_codes
 from rl.chain.whole import WholeChain
-from rl.types import ChainPlan, Ints, Pixels, Prompt, TextReply, TextRequest, TextSampling
+from rl.types import ChainPlan, Ints, Pixels, Prompt, TextReply, TextSampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +75,7 @@ class WholeChains:
             deadline_s: Longest wait for all of them.
         """
         requests = [
-            TextRequest(
-                request_id=name,
-                tokens=chain.tokens,
-                pictures=(),
-                max_tokens=chain.plan.max_tokens,
-                stop_ids=(),
-                sampling=sampling,
-                seed=seed,
-                plan=chain.plan,
-            )
+            chain.request(name, sampling=sampling, seed=seed)
             for (name, chain), seed in zip(chains, seeds, strict=True)
         ]
         call = worker.call("generate", requests)

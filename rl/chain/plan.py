@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 
 import numpy as np
@@ -62,7 +63,7 @@ class PictureTokens:
     @property
     def code_ids(self) -> tuple[int, ...]:
         """Id of each code."""
-        return tuple(i for start, stop in self.code_ranges for i in range(start, stop))
+        return _ids_in(self.code_ranges)
 
     def stream(self, codes: Ints) -> list[int]:
         """Return a whole picture's ids from its codes ``[rows, columns]``."""
@@ -86,6 +87,11 @@ class PictureTokens:
         """Return the layout of an image block's picture."""
         height, width = block.height_px or block.size_px, block.size_px
         return self.layout(height // self.stride_px, width // self.stride_px)
+
+
+@cache
+def _ids_in(ranges: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    return tuple(i for start, stop in ranges for i in range(start, stop))
 
 
 def make_plan(grammar: ChainGrammar, pictures: PictureTokens) -> ChainPlan:

@@ -89,6 +89,11 @@ class ScoredContext:
         )
 
 
+def num_scored(walk: Walk) -> int:
+    """Return how many of a chain's ids a learner sees: up to the last one that was sampled."""
+    return max((place for place, index in enumerate(walk.block_of, 1) if index >= 0), default=0)
+
+
 def walked_stream(
     walk: Walk, prompt: Ints, tokens: Ints, logprobs: Floats, sampling: TextSampling
 ) -> TokenStream:
@@ -102,7 +107,7 @@ def walked_stream(
         sampling: What they were sampled from.
     """
     block_of = np.concatenate([np.full(len(prompt), -1), walk.block_of[: len(tokens)]]).astype(np.int8)
-    num = int(np.flatnonzero(block_of >= 0)[-1]) + 1
+    num = len(prompt) + num_scored(walk)
     return TokenStream(
         tokens=np.concatenate([prompt, tokens])[:num].astype(np.int32),
         pictures=(),

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl.chain.plan import PictureTokens, Walk, walked
-from rl.chain.scored import walked_stream
+from rl.chain.scored import num_scored, walked_stream
 from rl.chain.state import PICTURE_TEXT, Decode, Done
 from rl.errors import RolloutError
-from rl.types import ChainPlan, Floats, Ints, TextSampling, TokenStream
+from rl.types import ChainPlan, Floats, Ints, TextRequest, TextSampling, TokenStream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,6 @@ class WholeChain:
         self._prompt = np.asarray(list(prompt), dtype=np.int32)
         self._written = np.zeros(0, dtype=np.int32)
         self._logprobs = np.zeros(0, dtype=np.float32)
-        self._block_of = np.zeros(0, dtype=np.int8)
         self._walk: Walk | None = None
         self._is_decoded = False
 
@@ -65,6 +64,19 @@ class WholeChain:
             return DecodePictures(codes=self._codes())
         assert self._walk.finish is not None
         return Done(finish=self._walk.finish, error=self._walk.error)
+
+    def request(self, name: str, *, sampling: TextSampling, seed: int) -> TextRequest:
+        """Return what has the chain written: its plan says when it ends."""
+        return TextRequest(
+            request_id=name,
+            tokens=self.tokens,
+            pictures=(),
+            max_tokens=self.plan.max_tokens,
+            stop_ids=(),
+            sampling=sampling,
+            seed=seed,
+            plan=self.plan,
+        )
 
     def chain_written(self, tokens: Ints, logprobs: Floats, *, version: int) -> None:
         """Take what the policy wrote behind the prompt.
@@ -87,13 +99,12 @@ class WholeChain:
             raise RolloutError(f"the engine left the plan of the chain: {error}") from error
         if walk.finish is None:
             raise RolloutError(f"the engine stopped after {len(tokens)} ids, before the chain's end")
-        block_of = np.asarray(walk.block_of, dtype=np.int8)
-        if np.any(logprobs[block_of < 0]):
+        if np.any(logprobs[np.asarray(walk.block_of) < 0]):
             raise RolloutError(
                 "the engine gave a forced id a log-prob other than 0: its masks are not the plan's"
             )
         self._walk, self._written = walk, np.asarray(tokens, dtype=np.int32)
-        self._logprobs, self._block_of = np.asarray(logprobs, dtype=np.float32), block_of
+        self._logprobs = np.asarray(logprobs, dtype=np.float32)
         self.versions[self._policy] = (version, version)
 
     def pictures_decoded(self) -> None:
@@ -110,7 +121,7 @@ class WholeChain:
     @property
     def length(self) -> int:
         """Tokens that a learner sees."""
-        return len(self._prompt) + self._num_scored
+        return len(self._prompt) + (num_scored(self._walk) if self._walk is not None else 0)
 
     @property
     def written(self) -> Ints:
@@ -129,7 +140,8 @@ class WholeChain:
 
     def num_actions(self) -> dict[str, int]:
         """Count sampled tokens by block; blocks without any are left out."""
-        counts = {b.name: int((self._block_of == index).sum()) for index, b in enumerate(self.plan.blocks)}
+        block_of = self._walk.block_of if self._walk is not None else []
+        counts = {block.name: block_of.count(index) for index, block in enumerate(self.plan.blocks)}
         return {name: num for name, num in counts.items() if num}
 
     def block_text(self, decode: Decode) -> dict[str, str]:
@@ -148,12 +160,6 @@ class WholeChain:
     def _ids(self, span: slice) -> Sequence[int]:
         ids: list[int] = self._written[span].tolist()
         return ids
-
-    @property
-    def _num_scored(self) -> int:
-        """Ids behind the prompt up to the last one that was sampled."""
-        sampled = np.flatnonzero(self._block_of >= 0)
-        return int(sampled[-1]) + 1 if len(sampled) else 0
 
     def _codes(self) -> dict[str, Ints]:
         assert self._walk is not None

@@ -78,6 +78,18 @@ def truth_of(prompt: Prompt[P]) -> P | None:
     return prompt.pictures.get(TRUTH)
 
 
+def needed_truth(prompt: Prompt, why: str) -> Pixels:
+    """Return the ground truth.
+
+    Raises:
+        DataError: If there is none; names the prompt and says why one is needed.
+    """
+    truth = truth_of(prompt)
+    if truth is None:
+        raise DataError(f"{prompt.prompt_id}: {why}")
+    return truth
+
+
 def words_of(prompt: Prompt[Any], name: str) -> tuple[str, ...]:
     """Return a reference value that is a list of words; () where there is none.
 

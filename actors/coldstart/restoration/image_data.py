@@ -17,9 +17,8 @@ from torch import Tensor
 from actors.policies.denoising.shown import as_shown
 from actors.policies.restoration.image_model import pad_ids, resize, to_latents, tokenize
 from configs.call import CallArgument, Shown
-from rl.errors import DataError
 from rl.restoration.labels import degradation_text
-from rl.restoration.names import CAPTIONS, LABELS, degraded_of, truth_of, words_of
+from rl.restoration.names import CAPTIONS, LABELS, degraded_of, needed_truth, words_of
 from rl.seeding import derive_seed
 from rl.types import Pixels, Prompt
 
@@ -68,12 +67,7 @@ def make_dataset(
     Raises:
         DataError: If a prompt has no ground truth.
     """
-    truths = []
-    for prompt in prompts:
-        truth = truth_of(prompt)
-        if truth is None:
-            raise DataError(f"{prompt.prompt_id}: the cold start needs a ground-truth photo")
-        truths.append(truth)
+    truths = [needed_truth(prompt, "the cold start needs a ground-truth photo") for prompt in prompts]
     ids = [
         tuple(tuple(tokenize(tokenizer, text)) for text in texts_so_far(prompt, len(sizes)))
         for prompt in prompts

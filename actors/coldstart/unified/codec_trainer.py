@@ -6,7 +6,6 @@ Letters: B pictures, N photographs, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ from actors.policies.unified.codec import PictureCodec
 from actors.policies.unified.small_codec import LATENT_STD, MAX_PATCHES_A_CODE, PatchCodec, patches_of
 from configs.schema import BlockConfig
 from rl.data.images import resize
-from rl.errors import ConfigError, DataError
-from rl.restoration.names import degraded_of, truth_of
+from rl.errors import ConfigError
+from rl.restoration.names import degraded_of, needed_truth
 from rl.seeding import derive_seed
 from rl.types import Prompt
 
@@ -68,10 +67,8 @@ def train_codec(
     torch.manual_seed(derive_seed(config.seed, "codec nets"))
     codec = PatchCodec(stride=stride, num_codes=num_codes)
     codec.start(patches_of(pictures, stride, MAX_PATCHES_A_CODE * num_codes, generator), generator)
-    spec = task.spec(num_steps=num_steps, learning_rate=LEARNING_RATE)
     run_supervised(
-        # Apart from the policy's own, which is trained in the same scratch afterwards.
-        replace(spec, checkpoint_dir=task.work / "codec-checkpoints"),
+        task.spec(num_steps=num_steps, learning_rate=LEARNING_RATE),
         module=CodecLoss(codec),
         batches=batches(pictures, seed=config.seed, rank=task.rank, world=task.world_size),
         report=task.report,
@@ -139,14 +136,8 @@ def codec_pictures(prompts: Sequence[Prompt], sizes: Sequence[Size]) -> list[Ten
     Raises:
         DataError: If a prompt has no ground truth.
     """
-    truths = []
-    for prompt in prompts:
-        truth = truth_of(prompt)
-        if truth is None:
-            raise DataError(
-                f"{prompt.prompt_id}: the picture codec learns from ground truth, and it has none"
-            )
-        truths.append(truth)
+    why = "the picture codec learns from ground truth, and it has none"
+    truths = [needed_truth(prompt, why) for prompt in prompts]
     degraded = [degraded_of(prompt) for prompt in prompts]
     shown = [to_latents([resize(photo, *size) for photo in truths]) for size in sizes]
     return [*shown, to_latents([resize(photo, *sizes[-1]) for photo in degraded])]

@@ -14,7 +14,7 @@ from rl.chain.shown import seen, with_codes
 from rl.chain.whole import DecodePictures, WholeChain
 from rl.restoration.answers import true_texts
 from rl.seeding import derive_seed
-from rl.types import Pixels, Prompt, TextRequest, TextSampling
+from rl.types import Pixels, Prompt, TextSampling
 
 TEMPERATURES = (0.0, 0.5, 0.8, 1.0, 1.2)
 """Of the codes that the expert sees. Between them it learns what sampling looks like, as the noise levels of a
@@ -36,7 +36,7 @@ async def write_pictures(
         for prompt in prompts
         for name in prompt.shown
     ]
-    codes = iter(await worker.encode(shown))
+    codes = iter(worker.codec.encode_batch(shown))
     chains, requests = [], []
     for prompt in prompts:
         texts = {
@@ -47,15 +47,10 @@ async def write_pictures(
         chain = WholeChain(plan.given(texts), task.policy, pictures, ids)
         chains.append(chain)
         requests.append(
-            TextRequest(
-                request_id=prompt.prompt_id,
-                tokens=chain.tokens,
-                pictures=(),
-                max_tokens=chain.plan.max_tokens,
-                stop_ids=(),
+            chain.request(
+                prompt.prompt_id,
                 sampling=TextSampling(temperature=temperature, guidance=policy.rollout.guidance_scale),
                 seed=derive_seed(config.seed, prompt.prompt_id, f"{temperature:.3f}"),
-                plan=chain.plan,
             )
         )
     last = []
@@ -64,5 +59,4 @@ async def write_pictures(
         step = chain.next_step()
         assert isinstance(step, DecodePictures)
         last.append([*step.codes.values()][-1])
-    _, *painted = await worker.decode(last)
-    return [picture for picture in painted if not isinstance(picture, int)]
+    return worker.codec.decode_batch(last)

@@ -7,6 +7,7 @@ file are those that vLLM's loaders know, for every family; transformers' own tre
 from __future__ import annotations
 
 import ast
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +20,9 @@ from actors.policies.hub import local_copy
 from configs.errors import first_line
 from rl.compat.torchvision import ensure_torchvision
 from rl.errors import ConfigError
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+"""Files of a model's weights."""
 
 SERVED = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
 """Tables of vLLM's registry that hold what writes text."""
@@ -118,6 +122,17 @@ def served_architectures() -> frozenset[str]:
             keys = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
             names.update(str(key) for key in keys if targets & {*SERVED})
     return frozenset(names)
+
+
+def copy_beside_weights(source: Path, directory: Path) -> None:
+    """Copy a checkpoint but for the model's weights; those in its folders belong to others."""
+    ignored = shutil.ignore_patterns(*_WEIGHTS)
+    shutil.copytree(
+        source,
+        directory,
+        ignore=lambda folder, names: ignored(folder, names) if Path(folder) == source else set(),
+        dirs_exist_ok=True,
+    )
 
 
 def load_model(directory: Path, dtype: str) -> Any:

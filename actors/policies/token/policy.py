@@ -6,7 +6,6 @@ Letters: B rows, T tokens (padded), n actions of the batch, V ids.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypedDict
@@ -21,6 +20,7 @@ from actors.policies.base import CHUNKS, PolicyBatch, TrainablePolicy
 from actors.policies.token.checkpoint import (
     OutputHead,
     checkpoint_names,
+    copy_beside_weights,
     load_model,
     local_directory,
     sees_pictures,
@@ -41,7 +41,6 @@ MODEL = "model."
 _SCORED = ("target", "temperature", "guidance", "mask_of")
 """Inputs of one value an action that its score is made from, beside its hidden states."""
 _PROOF = "What do you see? Nothing."
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 
 class PolicyParts(TypedDict):
@@ -275,15 +274,9 @@ class TokenPolicy(TrainablePolicy):
 
     def export(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the Hugging Face layout: weights, configuration, processor and tokenizer."""
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self._directory, directory, ignore=self._own_weights, dirs_exist_ok=True)
+        copy_beside_weights(self._directory, directory)
         in_tree = {self.net_name(name): tensor for name, tensor in weights.items()}
         self.model.save_pretrained(directory, state_dict=in_tree)
-
-    def _own_weights(self, folder: str, names: list[str]) -> set[str]:
-        """Return the files of the model's weights; what lies in folders of the checkpoint belongs to others."""
-        is_top = Path(folder) == self._directory
-        return shutil.ignore_patterns(*_WEIGHTS)(folder, names) if is_top else set()
 
 
 def load_parts(directory: Path, config: PolicyConfig, block_names: Sequence[str]) -> PolicyParts:

@@ -65,11 +65,15 @@ def restore(config: Config, images: Sequence[Path], out: Path) -> list[Path]:
             photo = load_picture(path)
             chain = write_texts(session, name, photo)
             text = chain.text
+            edge, (height, width) = degraded_px(config), photo.shape[:2]
+            tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
+            cuts = cut_tiles(photo, tiles)
             if is_unified(config):
-                picture = write_tiles(session, name, photo, chain)
+                painted = write_tiles(session, name, cuts, chain)
             else:
                 texts = {n: picture_text(text, n) for n, b in config.chain.items() if b.kind == "image"}
-                picture = paint_tiles(config, session.workers, name, photo, texts)
+                painted = paint_tiles(config, session.workers, name, cuts, texts)
+            picture = np.asarray(blend(tiles, painted, height, width))
             record = {"text": text, "block_text": block_texts(text)}
             # The record first: it says that the picture is ours, and may be replaced another time.
             (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -139,15 +143,12 @@ def write_texts(session: Session, name: str, photo: Pixels) -> Chain:
     return group.chains[0]
 
 
-def write_tiles(session: Session, name: str, photo: Pixels, chain: Chain) -> Pixels:
-    """Have a unified policy write the pictures of every tile, all behind one chain's texts, and blend the last ones.
+def write_tiles(session: Session, name: str, cuts: Sequence[Pixels], chain: Chain) -> list[Pixels]:
+    """Have a unified policy write the pictures of every tile, all behind one chain's texts; return the last ones.
 
     A block whose text that chain did not come to is left empty.
     """
     config = session.config
-    height, width = photo.shape[:2]
-    edge = degraded_px(config)
-    tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
     texts = {n: chain.block_text.get(n, "") for n, block in config.chain.items() if block.kind == "text"}
     requests = [
         GroupRequest(
@@ -157,23 +158,18 @@ def write_tiles(session: Session, name: str, photo: Pixels, chain: Chain) -> Pix
             temperature=0.0,
             texts=texts,
         )
-        for index, cut in enumerate(cut_tiles(photo, tiles))
+        for index, cut in enumerate(cuts)
     ]
     groups = run_groups(session.runners, requests, deadline_s=config.deadline_s)
     last = final_picture_block(config)
     refs = {str(index): group.chains[0].pictures[last] for index, group in enumerate(groups)}
-    painted = list(fetch(refs, deadline_s=config.deadline_s).values())
-    return np.asarray(blend(tiles, painted, height, width))
+    return list(fetch(refs, deadline_s=config.deadline_s).values())
 
 
 def paint_tiles(
-    config: Config, workers: RunWorkers, name: str, photo: Pixels, texts: dict[str, str]
-) -> Pixels:
-    """Paint every image block for every tile and blend the last one."""
-    height, width = photo.shape[:2]
-    edge = degraded_px(config)
-    tiles = plan_tiles(height, width, edge, edge // OVERLAP_FRAC)
-    cuts = cut_tiles(photo, tiles)
+    config: Config, workers: RunWorkers, name: str, cuts: Sequence[Pixels], texts: dict[str, str]
+) -> list[Pixels]:
+    """Paint every image block for every tile; return the last ones."""
     painted: list[Pixels] = []
     for block, settings in config.chain.items():
         if settings.kind != "image":
@@ -196,4 +192,4 @@ def paint_tiles(
         (replies,) = gather([sent.first()], deadline_s=config.deadline_s)
         refs = {str(i): row.picture for i, row in enumerate(call.taken_apart(replies, sent.ref[1:]))}
         painted = list(fetch(refs, deadline_s=config.deadline_s).values())
-    return np.asarray(blend(tiles, painted, height, width))
+    return painted
