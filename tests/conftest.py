@@ -47,13 +47,17 @@ VLLM_FILES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """End-to-end tests first: two processes share the files, and the longest must not come last."""
+    """End-to-end tests first: the processes share the files, and the longest must not come last."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the files that import vLLM with one process: it takes as long as starting an engine."""
+    """Keep with one process the end-to-end tests, of which each starts many, and the files that import vLLM.
+
+    Two trainings at once on two cores take longer than one after the other, and miss their deadlines. To import vLLM
+    takes as long as starting an engine.
+    """
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -61,6 +65,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
+            if file.startswith("tests/e2e/"):
+                return "end to end"
             return "vllm" if file in VLLM_FILES else file
 
     return Scheduling(config, log)

@@ -103,6 +103,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         head.wait(timeout=60)
 
 
+@pytest.mark.long
 def test_a_run_joins_a_cluster_and_goes_on_elsewhere_from_its_storage(
     runs: Path, tmp_path: Path, cluster: str
 ) -> None:

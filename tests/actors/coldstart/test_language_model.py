@@ -121,7 +121,10 @@ def test_it_learns_the_chain(whole: tuple[list[float], dict[str, torch.Tensor]])
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("stage", "max_tokens"), [(1, 0), (2, 0), (3, 0), (3, 48)])
+@pytest.mark.parametrize(
+    ("stage", "max_tokens"),
+    [*(pytest.param(stage, 0, marks=pytest.mark.long) for stage in (1, 2, 3)), (3, 48)],
+)
 def test_two_ranks_of_any_stage_learn_the_same(
     stage: int,
     max_tokens: int,
@@ -162,6 +165,7 @@ def test_adapters_and_rows_of_new_tags_are_trained_and_merged(qwen3: Path, tmp_p
 
 
 @pytest.mark.engine
+@pytest.mark.long
 def test_two_ranks_of_zero_3_train_the_same_adapters_and_rows(qwen3: Path, tmp_path: Path) -> None:
     adapters = "policies.text.learner.lora={kind: adapter, rank: 4}"
     run_ranks(teach, 1, qwen3, tmp_path / "one", adapters)

@@ -125,22 +125,27 @@ class Case:
         self.policy.export(directory / "model", weights)
 
 
-@pytest.fixture(scope="module", params=MAKERS)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def cases() -> list[Any]:
+    """Return every family with all weights, and with adapters: two that are tried each time, the others are long."""
+    kept = ("tagged", "qwen2_5_vl")
+    return [
+        *(pytest.param((name, False), id=f"all weights-{name}") for name in MAKERS),
+        *(
+            pytest.param(
+                (name, True), id=f"adapters-{name}", marks=[] if name in kept else [pytest.mark.long]
+            )
+            for name in MAKERS
+        ),
+    ]
 
 
-@pytest.fixture(scope="module")
-def directory(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp(family)
-    make(family, path)
-    return path
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["all weights", "adapters"])
-def case(family: str, directory: Path, request: pytest.FixtureRequest) -> Iterator[Case]:
+@pytest.fixture(scope="module", params=cases())
+def case(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Case]:
+    family, adapted = request.param
+    directory = tmp_path_factory.mktemp(family)
+    make(family, directory)
     check_language_model(directory)
-    made = Case(family, directory, adapted=request.param)
+    made = Case(family, directory, adapted=adapted)
     yield made
     made.worker.close()
 

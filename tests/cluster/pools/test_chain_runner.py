@@ -56,6 +56,7 @@ from rl.types import (
     TokenStream,
 )
 from tests.reference.chain import PLACEHOLDER, VISION_END, VISION_START, WORDS, decode, vocabulary
+from tests.reference.command import DEADLINE_S
 from tests.reference.policy_configs import policy_config
 
 pytestmark = pytest.mark.ray
@@ -205,7 +206,8 @@ def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: 
     runner, prompt = spawned_runner(crew, config, scorer), photo(group)
     try:
         (scored,) = gather(
-            [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=3))], deadline_s=60
+            [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=3))],
+            deadline_s=DEADLINE_S,
         )
     finally:
         ray.kill(runner.actor)
@@ -326,7 +328,7 @@ def scoring_actor(config: Config) -> Iterator[Worker]:
     kwargs = {"config": config, "envs": {}}
     scoring = spawn(Scoring, "scoring-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
     try:
-        gather([scoring.call("setup")], deadline_s=60)
+        gather([scoring.call("setup")], deadline_s=DEADLINE_S)
         yield scoring
     finally:
         ray.kill(scoring.actor)
@@ -344,7 +346,7 @@ def scored_by_real_rewards(
         runner = spawned_runner({**crew, "real": scoring}, config, "real", ids=(WORDS[0],))
         try:
             job = GroupRequest(prompt=prompt, draw=0, num_chains=2)
-            (scored,) = gather([runner.call("run_group", job)], deadline_s=60)
+            (scored,) = gather([runner.call("run_group", job)], deadline_s=DEADLINE_S)
         finally:
             ray.kill(runner.actor)
     assert isinstance(scored, ScoredGroup)
@@ -469,7 +471,8 @@ def test_a_picture_that_does_not_decode_ends_the_group_with_file_and_row(
     try:
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group's type depends on how many failed
             gather(
-                [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=1))], deadline_s=60
+                [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=1))],
+                deadline_s=DEADLINE_S,
             )
     finally:
         ray.kill(runner.actor)
@@ -507,7 +510,7 @@ def test_a_chain_of_texts_and_pictures_needs_no_photograph(crew: dict[str, Worke
     runner = spawned_runner(crew, config, ids=(WORDS[0],))
     try:
         job = GroupRequest(prompt=prompt, draw=0, num_chains=1)
-        (scored,) = gather([runner.call("run_group", job)], deadline_s=60)
+        (scored,) = gather([runner.call("run_group", job)], deadline_s=DEADLINE_S)
     finally:
         ray.kill(runner.actor)
     (whole,) = scored.chains
