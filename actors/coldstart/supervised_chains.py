@@ -25,7 +25,8 @@ from actors.policies.base import TrainablePolicy
 from actors.policies.family import family_of
 from actors.shared import deepspeed_engine as ds
 from actors.shared.engine_checkpoint import LATEST
-from configs.derive import token_policy
+from configs.derive import COLDSTART, token_policy
+from configs.methods import FullWeights
 from configs.schema import Config, TokenLearner, TokenLoss, WriterConfig
 from rl.advantage.batching import chunks_of, fill_runs
 from rl.data.source import Answer, prompt_source
@@ -46,10 +47,14 @@ class ExampleWriter(Protocol):
 
 
 def learner_spec(task: ColdstartTask, policy: WriterConfig, directory: Path) -> LearnerSpec:
-    """Return the learner's settings without what belongs to GRPO alone."""
+    """Return the learner's settings without what belongs to GRPO alone.
+
+    A model made from nothing has no adapters yet: there is nothing that they could adapt.
+    """
+    lora = FullWeights() if policy.source == COLDSTART else policy.learner.lora
     plain = replace(
         policy,
-        learner=replace(policy.learner, ema_decay=0.0),
+        learner=replace(policy.learner, ema_decay=0.0, lora=lora),
         loss=TokenLoss(),
         rollout=replace(policy.rollout, guidance_scale=1.0),
     )

@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from actors.coldstart.chains import ChainWriter
+from actors.coldstart.supervised_chains import learner_spec
+from actors.coldstart.task import ColdstartTask
 from actors.policies.token.checkpoint import load_model
 from actors.policies.token.policy import TokenPolicy
 from actors.policies.token.tags import write_with_tags
 from actors.policies.token.tokenizer import encode, load_tokenizer
 from actors.policies.token.vocabulary import load_vocabulary
-from configs.schema import BlockConfig
+from configs.load import load_config
+from configs.methods import Adapter, FullWeights
+from configs.schema import BlockConfig, TokenPolicyConfig
 from rl.chain.grammar import ChainGrammar
 from rl.data.source import Answer
 from rl.errors import DataError
@@ -101,6 +105,28 @@ def test_right_answers_are_what_the_policy_would_have_to_sample(qwen3: Path) -> 
 
 
 # ------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize(("source", "kept"), [("coldstart", False), ("qwen3", True)])
+def test_a_checkpoint_is_taught_through_its_adapters_and_a_model_made_from_nothing_whole(
+    source: str, kept: bool, tmp_path: Path
+) -> None:
+    """Adapters of rank 4 on random weights learn nothing: a chain would not hold its format."""
+    policy = policy_config(kind="token", source=source, lora=Adapter(rank=4))
+    assert isinstance(policy, TokenPolicyConfig)
+    task = ColdstartTask(
+        config=load_config("arithmetic"),
+        policy="text",
+        directory=tmp_path,
+        made=tmp_path,
+        work=tmp_path,
+        rank=0,
+        world_size=1,
+        report=lambda step, metrics: None,
+    )
+    taught = learner_spec(task, policy, tmp_path).config
+    assert isinstance(taught, TokenPolicyConfig)
+    assert isinstance(taught.learner.lora, Adapter if kept else FullWeights)
 
 
 @pytest.fixture(scope="module")
