@@ -1,7 +1,7 @@
 # make demo    install, then train the small RealSR-R1 system on this machine (no GPU, no download of models)
 # make test    install, then every check CI makes
 # make test-hosts    what is too long for it: runs that lose workers, three network namespaces of which one is cut off
-#              (root), several ranks, a search, every shipped GPU configuration in small (30 minutes)
+#              (root), several ranks, a search, every shipped GPU configuration in small (over an hour)
 # make lint    the static checks only
 # make lock    resolve the dependencies again (needs uv: pip install uv)
 # make clean   remove the environment and every cache; keeps runs/

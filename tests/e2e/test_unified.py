@@ -35,6 +35,8 @@ SETTINGS = (
     "chain.final_image.size_px=32",
     "coldstart.expert_steps=0",
     "rewards.generation=null",
+    # Something that any answers differ in, so that every step has an update.
+    "rewards.variety.target=tests.reference.rewards:variety",
     "eval.num_prompts=2",
     "eval.metrics=[psnr]",
 )
