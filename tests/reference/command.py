@@ -12,6 +12,9 @@ from rl.types import JsonDict
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 900
+"""Longest a command may take."""
+CALL_S = 240.0
+"""Longest an actor of a test may take to answer, its start included, on a busy machine."""
 NUM_STEPS = 2
 """Of the run that end-to-end tests share."""
 FAILING = "tests.reference.failing_tracker:FailsAtOne"

@@ -56,7 +56,7 @@ from rl.types import (
     TokenStream,
 )
 from tests.reference.chain import PLACEHOLDER, VISION_END, VISION_START, WORDS, decode, vocabulary
-from tests.reference.command import DEADLINE_S
+from tests.reference.command import CALL_S
 from tests.reference.policy_configs import policy_config
 
 pytestmark = pytest.mark.ray
@@ -207,7 +207,7 @@ def run(crew: dict[str, Worker], config: Config, scorer: str = "scorer", group: 
     try:
         (scored,) = gather(
             [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=3))],
-            deadline_s=DEADLINE_S,
+            deadline_s=CALL_S,
         )
     finally:
         ray.kill(runner.actor)
@@ -328,7 +328,7 @@ def scoring_actor(config: Config) -> Iterator[Worker]:
     kwargs = {"config": config, "envs": {}}
     scoring = spawn(Scoring, "scoring-0", num_cpus=0.1, max_concurrency=100, kwargs=kwargs)
     try:
-        gather([scoring.call("setup")], deadline_s=DEADLINE_S)
+        gather([scoring.call("setup")], deadline_s=CALL_S)
         yield scoring
     finally:
         ray.kill(scoring.actor)
@@ -346,7 +346,7 @@ def scored_by_real_rewards(
         runner = spawned_runner({**crew, "real": scoring}, config, "real", ids=(WORDS[0],))
         try:
             job = GroupRequest(prompt=prompt, draw=0, num_chains=2)
-            (scored,) = gather([runner.call("run_group", job)], deadline_s=DEADLINE_S)
+            (scored,) = gather([runner.call("run_group", job)], deadline_s=CALL_S)
         finally:
             ray.kill(runner.actor)
     assert isinstance(scored, ScoredGroup)
@@ -472,7 +472,7 @@ def test_a_picture_that_does_not_decode_ends_the_group_with_file_and_row(
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - the group's type depends on how many failed
             gather(
                 [runner.call("run_group", GroupRequest(prompt=prompt, draw=0, num_chains=1))],
-                deadline_s=DEADLINE_S,
+                deadline_s=CALL_S,
             )
     finally:
         ray.kill(runner.actor)
@@ -510,7 +510,7 @@ def test_a_chain_of_texts_and_pictures_needs_no_photograph(crew: dict[str, Worke
     runner = spawned_runner(crew, config, ids=(WORDS[0],))
     try:
         job = GroupRequest(prompt=prompt, draw=0, num_chains=1)
-        (scored,) = gather([runner.call("run_group", job)], deadline_s=DEADLINE_S)
+        (scored,) = gather([runner.call("run_group", job)], deadline_s=CALL_S)
     finally:
         ray.kill(runner.actor)
     (whole,) = scored.chains

@@ -20,7 +20,7 @@ from configs.load import load_config
 from rl.errors import WeightSyncError
 from rl.measure.metrics import check_name
 from rl.types import Example, Floats, Manifest, TextSampling, TokenStream
-from tests.reference.command import DEADLINE_S
+from tests.reference.command import CALL_S
 
 pytestmark = pytest.mark.ray
 
@@ -93,7 +93,7 @@ def system(ray_cluster: None) -> Iterator[tuple[WeightPublisher, LearnerGroup, l
     rollouts = [
         spawn(Rollout, f"rollout-text-{i}", num_cpus=0.1, max_concurrency=10, kwargs={}) for i in range(2)
     ]
-    group = LearnerGroup(policy="text", ranks=ranks, deadline_s=DEADLINE_S)
+    group = LearnerGroup(policy="text", ranks=ranks, deadline_s=CALL_S)
     yield (
         WeightPublisher(config=CONFIG, learners={"text": group}, rollouts={"text": rollouts}),
         group,
@@ -109,7 +109,7 @@ def advance(group: LearnerGroup) -> None:
 
 
 def tell(worker: Worker, **kwargs: bool) -> None:
-    gather([worker.call("misbehave", **kwargs)], deadline_s=DEADLINE_S)
+    gather([worker.call("misbehave", **kwargs)], deadline_s=CALL_S)
 
 
 def test_every_worker_gets_the_weights_and_proves_them(
@@ -153,7 +153,7 @@ def test_a_flipped_bit_is_caught_by_bucket_and_worker(
 
 
 def shown(rollouts: list[Worker]) -> list[float]:
-    return gather([worker.call("shown") for worker in rollouts], deadline_s=DEADLINE_S)
+    return gather([worker.call("shown") for worker in rollouts], deadline_s=CALL_S)
 
 
 def test_the_average_is_published_and_proved_and_the_training_weights_after_it(

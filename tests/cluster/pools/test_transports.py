@@ -18,7 +18,7 @@ from cluster.runtime.calls import Worker, gather
 from cluster.runtime.spawn import kill, spawn
 from rl.errors import WorkerLostError
 from rl.types import Manifest
-from tests.reference.command import DEADLINE_S
+from tests.reference.command import CALL_S
 from tests.reference.policy_configs import policy_config
 
 pytestmark = pytest.mark.ray
@@ -50,7 +50,7 @@ class Rank:
             yield from stream_buckets("text", self._version, weights(self._version).items(), BUCKET_BYTES)
 
     def open_group(self, backend: Any, *, size: int, address: str, port: int) -> None:
-        self._outbox.open_group(backend, size=size, address=address, port=port, deadline_s=DEADLINE_S)
+        self._outbox.open_group(backend, size=size, address=address, port=port, deadline_s=CALL_S)
 
     def broadcast(self, *, averaged: bool) -> Manifest | None:
         return self._outbox.broadcast(self._parts()) if self._rank == 0 else None
@@ -84,7 +84,7 @@ def system(ray_cluster: None) -> Iterator[tuple[LearnerGroup, list[Worker]]]:
     workers = [
         spawn(Rollout, f"rollout-text-{i}", num_cpus=0.1, max_concurrency=10, kwargs={}) for i in range(2)
     ]
-    yield LearnerGroup(policy="text", ranks=ranks, deadline_s=DEADLINE_S), workers
+    yield LearnerGroup(policy="text", ranks=ranks, deadline_s=CALL_S), workers
     for worker in (*ranks, *workers):
         ray.kill(worker.actor)
 
@@ -94,7 +94,7 @@ def publish(transport: Transport, workers: list[Worker]) -> list[dict[str, str]]
     sent = transport.send(workers, averaged=False)
     assert transport.load(sent, workers) == {"check_s": 0.0, "load_s": 0.0}
     assert sent.manifest.version > 0
-    return gather([worker.call("loaded") for worker in workers], deadline_s=DEADLINE_S)
+    return gather([worker.call("loaded") for worker in workers], deadline_s=CALL_S)
 
 
 def test_broadcast_and_object_store_give_the_same_bits_and_a_lost_worker_is_named(

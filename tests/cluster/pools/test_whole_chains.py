@@ -28,7 +28,7 @@ from rl.types import (
     TextRequest,
     TokenStream,
 )
-from tests.reference.command import DEADLINE_S
+from tests.reference.command import CALL_S
 from tests.reference.policy_configs import policy_config
 from tests.rl.chain.test_plan import BEGIN, PICTURES, SPACE, make_grammar
 
@@ -128,7 +128,7 @@ def crew(ray_cluster: None) -> Iterator[dict[str, Worker]]:
 def run_config() -> Config:
     config = load_config("tiny")
     return type(config)(
-        chain=CHAIN, policies={"one": policy_config("unified")}, deadline_s=DEADLINE_S, seed=config.seed
+        chain=CHAIN, policies={"one": policy_config("unified")}, deadline_s=CALL_S, seed=config.seed
     )
 
 
@@ -137,8 +137,8 @@ def run(crew: dict[str, Worker], **keys: Any) -> tuple[ScoredGroup, list[TextReq
     name = "-".join(["p", *keys])
     prompt: Prompt[Any] = Prompt(prompt_id=name, messages=(), pictures={"photo": photo}, shown=("photo",))
     request = GroupRequest(prompt=prompt, draw=0, num_chains=2, **keys)
-    (group,) = gather([crew["runner"].call("run_group", request)], deadline_s=DEADLINE_S)
-    ((asked, shown),) = gather([crew["writer"].call("seen")], deadline_s=DEADLINE_S)
+    (group,) = gather([crew["runner"].call("run_group", request)], deadline_s=CALL_S)
+    ((asked, shown),) = gather([crew["writer"].call("seen")], deadline_s=CALL_S)
     return group, [request for request in asked if request.request_id.startswith(f"{name}#")], shown
 
 
@@ -158,7 +158,7 @@ def test_a_chain_is_one_request_and_its_pictures_are_decoded_for_rewards_and_rec
     assert whole.finish is Finish.STOP
     assert whole.text == "[40][5][41][42]<|image|>[43]"
     assert whole.block_text == {"t0": "[5]"}
-    (picture,) = fetch(dict(whole.pictures), deadline_s=DEADLINE_S).values()
+    (picture,) = fetch(dict(whole.pictures), deadline_s=CALL_S).values()
     assert picture.shape == (16, 32, 3)
     assert whole.versions == {"one": (4, 4)}
     assert (broken.finish, dict(broken.pictures)) == (Finish.MALFORMED, {})
@@ -172,7 +172,7 @@ def test_the_learner_gets_one_stream_a_chain_with_text_and_codes(crew):
         ("t0", "i1"),
         {"t0": 4, "i1": 2},
     )
-    (example,) = RayStore(deadline_s=DEADLINE_S).get([segment.handle])
+    (example,) = RayStore(deadline_s=CALL_S).get([segment.handle])
     assert isinstance(example.segment, TokenStream)
     assert example.pictures == ()
     assert segment.length == len(example.segment.tokens)

@@ -13,7 +13,7 @@ from cluster.runtime.hosts import locate
 from cluster.runtime.spawn import spawn
 from rl.errors import CallTimeoutError, ConfigError, RewardError, WorkerLostError
 from rl.types import DenoisingSegment, SamplerSpec
-from tests.reference.command import DEADLINE_S
+from tests.reference.command import CALL_S
 
 pytestmark = pytest.mark.ray
 
@@ -61,12 +61,12 @@ def start(name: str) -> Worker:
 
 def test_results_come_in_order(ray_cluster):
     worker = start("probe-0")
-    assert gather([worker.call("echo", i) for i in range(5)], deadline_s=DEADLINE_S) == list(range(5))
+    assert gather([worker.call("echo", i) for i in range(5)], deadline_s=CALL_S) == list(range(5))
 
 
 def test_an_answer_is_deserialised_once(ray_cluster, tmp_path):
     worker = start("probe-8")
-    gather([worker.call("echo", Noted(tmp_path / "notes"))], deadline_s=DEADLINE_S)
+    gather([worker.call("echo", Noted(tmp_path / "notes"))], deadline_s=CALL_S)
     assert (tmp_path / "notes").read_text().split().count(str(os.getpid())) == 1
 
 
@@ -79,13 +79,13 @@ def test_a_busy_worker_is_not_lost(ray_cluster):
 def test_a_failure_keeps_type_and_actor(ray_cluster):
     worker = start("probe-1")
     with pytest.raises(RewardError, match="no weights") as caught:
-        gather([worker.call("echo", 1), worker.call("fail", "no weights")], deadline_s=DEADLINE_S)
+        gather([worker.call("echo", 1), worker.call("fail", "no weights")], deadline_s=CALL_S)
     assert any("probe-1.fail" in note for note in caught.value.__notes__)
 
 
 def test_a_slow_call_ends_with_its_name(ray_cluster):
     worker = start("probe-2")
-    gather([worker.call("echo", 1)], deadline_s=DEADLINE_S)
+    gather([worker.call("echo", 1)], deadline_s=CALL_S)
     with pytest.raises(CallTimeoutError, match=r"probe-2\.sleep"):
         gather([worker.call("sleep", 30)], deadline_s=0.5)
 
@@ -93,17 +93,17 @@ def test_a_slow_call_ends_with_its_name(ray_cluster):
 def test_a_lost_worker_is_named(ray_cluster):
     worker = start("probe-3")
     with pytest.raises(WorkerLostError, match=r"probe-3\.die"):
-        gather([worker.call("die")], deadline_s=DEADLINE_S)
+        gather([worker.call("die")], deadline_s=CALL_S)
 
 
 def test_a_failure_that_follows_from_a_loss_is_told_as_the_loss(ray_cluster):
     """A rank may say that its connection broke before Ray says that the peer is gone."""
     rank, peer, other = start("probe-5"), start("probe-6"), start("probe-7")
-    gather([worker.call("echo", 1) for worker in (rank, peer, other)], deadline_s=DEADLINE_S)
+    gather([worker.call("echo", 1) for worker in (rank, peer, other)], deadline_s=CALL_S)
     with pytest.raises(WorkerLostError, match=r"probe-6\.die: the worker process on host \S+ ended"):
-        gather([rank.call("lose_connection"), peer.call("die", 1.0)], deadline_s=DEADLINE_S)
+        gather([rank.call("lose_connection"), peer.call("die", 1.0)], deadline_s=CALL_S)
     assert lost_among([rank, peer, other], within_s=60) == ["probe-6"]
-    assert set(locate([rank, other], deadline_s=DEADLINE_S)) == {"probe-5", "probe-7"}
+    assert set(locate([rank, other], deadline_s=CALL_S)) == {"probe-5", "probe-7"}
 
 
 def test_a_node_that_cannot_read_a_path_is_named(ray_cluster, tmp_path, monkeypatch):
@@ -112,17 +112,17 @@ def test_a_node_that_cannot_read_a_path_is_named(ray_cluster, tmp_path, monkeypa
     monkeypatch.setattr(hosts, "alive_nodes", lambda: [node, node])
     there = tmp_path / "there"
     there.mkdir()
-    hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=DEADLINE_S)
+    hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=CALL_S)
     assert list(tmp_path.iterdir()) == [there], "the mark is removed"
     monkeypatch.setattr(hosts, "_unreadable", lambda paths: ["policies.text.source"])
     with pytest.raises(ConfigError, match=rf"policies.text.source: node \S+ cannot read {there}; put it on"):
-        hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=DEADLINE_S)
+        hosts.check_shared({"policies.text.source": there}, tmp_path, deadline_s=CALL_S)
 
 
 def test_a_stream_gives_one_reference_a_value(ray_cluster):
     worker = start("probe-4")
-    refs = stream(worker, "count", 3, deadline_s=DEADLINE_S)
-    assert list(fetch({str(i): ref for i, ref in enumerate(refs)}, deadline_s=DEADLINE_S).values()) == [
+    refs = stream(worker, "count", 3, deadline_s=CALL_S)
+    assert list(fetch({str(i): ref for i, ref in enumerate(refs)}, deadline_s=CALL_S).values()) == [
         0,
         1,
         2,
@@ -146,7 +146,7 @@ def test_the_store_puts_pictures_beside_their_segment(ray_cluster):
     picture = np.full((4, 4, 3), 7, np.uint8)
     told = put(np.arange(4, dtype=np.uint8))
     handles = [SegmentHandle(put(segment), (put(picture),), told), SegmentHandle(put(segment), (), told)]
-    example, other = RayStore(deadline_s=DEADLINE_S).get(handles)
+    example, other = RayStore(deadline_s=CALL_S).get(handles)
     assert example.segment.block == "final_image"
     np.testing.assert_array_equal(example.pictures[0], picture)
     assert example.told is not None
