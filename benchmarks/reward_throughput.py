@@ -16,7 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,6 @@ def open_pool(name: str, entry: Mapping[str, Any], batch_size: int) -> Worker:
     return worker
 
 
-@dataclass(frozen=True)
-class Chains:
-    """Finished chains, their pictures in the object store."""
-
-    requests: list[FinishedChain[int]]
-    refs: list[list[Any]]
-
-
 def measure(size_px: int, expert: Expert, pools: dict[str, Worker], num: int, rounds: int) -> None:
     """Print the rows of one picture size."""
     rng = np.random.default_rng(size_px)
@@ -124,23 +116,21 @@ def call(expert: Expert, picture: Pixels) -> float:
     return float(expert._metric(to_tensor([picture])))
 
 
-def send_ahead(pictures: list[Pixels]) -> Chains:
+def send_ahead(pictures: list[Pixels]) -> list[FinishedChain[Any]]:
     """Make one finished chain a picture."""
-    requests = [
+    return [
         FinishedChain(
             chain_id=f"bench/{index}", group_id="bench", finish=Finish.STOP, text="", block_text={},
-            final_block="final_image", pictures={"final_image": 0}, prompt=Prompt[int](prompt_id="bench"),
+            final_block="final_image", pictures={"final_image": put(picture)}, prompt=Prompt(prompt_id="bench"),
         )
-        for index in range(len(pictures))
+        for index, picture in enumerate(pictures)
     ]  # fmt: skip
-    return Chains(requests, [[put(picture)] for picture in pictures])
 
 
-def score(pool: Worker, chains: Chains) -> None:
+def score(pool: Worker, chains: list[FinishedChain[Any]]) -> None:
     """Score all chains and wait for the last."""
-    pairs = zip(chains.requests, chains.refs, strict=True)
-    answers = gather([pool.call("score", request, refs) for request, refs in pairs], deadline_s=DEADLINE_S)
-    assert all(answer["expert"].valid[0] for answer in answers)
+    answers = gather([pool.call("score", [chain]) for chain in chains], deadline_s=DEADLINE_S)
+    assert all(answer["expert"].valid[0] for (answer,) in answers)
 
 
 if __name__ == "__main__":

@@ -461,11 +461,19 @@ class FinishedChain(Generic[P]):
         placed = {name: place(picture) for name, picture in self.pictures.items()}
         return replace(self, pictures=placed, prompt=self.prompt.with_pictures(place))  # type: ignore[return-value, arg-type]
 
-    def indexed(self) -> tuple[FinishedChain[int], list[P]]:
-        """Take the pictures out: a record that holds their indexes, and the list that these point into."""
-        named = self.named_pictures
-        places = {id(picture): index for index, picture in enumerate(named.values())}
-        return self.with_pictures(lambda picture: places[id(picture)]), list(named.values())
+
+def indexed(chains: Sequence[FinishedChain[P]]) -> tuple[list[FinishedChain[int]], list[P]]:
+    """Take the pictures out: records that hold indexes, and the list that these point into, each picture once."""
+    pictures: list[P] = []
+    places: dict[int, int] = {}
+
+    def place(picture: P) -> int:
+        if id(picture) not in places:
+            places[id(picture)] = len(pictures)
+            pictures.append(picture)
+        return places[id(picture)]
+
+    return [chain.with_pictures(place) for chain in chains], pictures
 
 
 ChainView: TypeAlias = FinishedChain[Pixels]

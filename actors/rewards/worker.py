@@ -198,12 +198,14 @@ class RewardWorker:
             block = False
 
     def _take(self, waiting: list[_Call]) -> list[_Call]:
-        """Take the next batch out of ``waiting``: the oldest call, and others of its shape."""
+        """Take the next batch out of ``waiting``: the oldest call, and others of its shape that fit beside it."""
         batch: list[_Call] = []
         size = 0
         for call in waiting:
             if batch and (call.alone or batch[0].alone or call.shape != batch[0].shape):
                 continue
+            if batch and size + len(call.views) > self._batch_size:
+                break
             batch.append(call)
             size += len(call.views)
             if size >= self._batch_size:

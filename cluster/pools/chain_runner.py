@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.pools.together import Together
 from cluster.pools.whole_chains import WholeChains
 from cluster.runtime.calls import SegmentHandle, Worker, answer, put
 from configs.derive import denoising_policy, token_policy
@@ -41,6 +42,9 @@ from rl.types import (
     TextRequest,
     TextSampling,
 )
+
+MOMENT_S = 0.002
+"""How long a finished chain waits for others that are sent to be scored with it: as long as a call takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +143,7 @@ class ChainRunner:
     def __init__(self, *, config: Config, context: TextContext, pools: Pools) -> None:
         self._config, self._context, self._pools = config, context, pools
         self._turn = itertools.count()
+        self._scoring = Together(self._score_all, moment_s=MOMENT_S)
 
     async def use(self, pools: Pools) -> None:
         """Take other workers from now on, some having been replaced."""
@@ -368,9 +373,15 @@ class ChainRunner:
             final_block=final_picture_block(self._config),
             completion_ids=tuple(writing.state.written.tolist()),
         )
-        request, pictures = finished.indexed()
-        call = self._pools.scoring.call("score", request, pictures)
-        scores: dict[str, Scores] = await answer(call, deadline_s=self._config.deadline_s)
+        return await self._scoring.ask(finished)
+
+    async def _score_all(
+        self, chains: Sequence[FinishedChain[Any]]
+    ) -> Sequence[dict[str, Scores] | Exception]:
+        call = self._pools.scoring.call("score", chains)
+        scores: Sequence[dict[str, Scores] | Exception] = await answer(
+            call, deadline_s=self._config.deadline_s
+        )
         return scores
 
     # ------------------------------------------------------------------ records

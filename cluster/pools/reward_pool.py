@@ -1,7 +1,8 @@
 """Pool of one reward's actors: dispatch, timeouts, replacement of those that hang or die.
 
-Lives on the event loop of the scoring actor (``cluster.pools.scoring``). Every chain given to ``score`` is answered
-exactly once, within bounded time: with its scores, or as invalid with a reason.
+Chains that come at once are sent at once, in one call. Lives on the event loop of the scoring actor
+(``cluster.pools.scoring``). Every chain given to ``score`` is answered exactly once, within bounded time: with its
+scores, or as invalid with a reason.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from actors.rewards.worker import WorkerReport
 from cluster.runtime.calls import Call, Worker, answer
 from cluster.runtime.spawn import kill
 from configs.derive import REWARD_ATTEMPTS
-from rl.advantage.scores import failed
+from rl.advantage.scores import failed, split
 from rl.errors import LostDataError, RewardError, WorkerLostError
 from rl.spans import PoolMeter
-from rl.types import FinishedChain, Scores
+from rl.types import FinishedChain, Scores, indexed
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,8 @@ class PoolCounts:
 class _PendingChain:
     """One chain on its way to its scores."""
 
-    record: FinishedChain[int]
-    pictures: Sequence[Any]
-    """References."""
+    record: FinishedChain[Any]
+    """Its pictures are references."""
     answer: asyncio.Future[Scores]
     since: float
     attempts: int = 0
@@ -75,25 +75,34 @@ class _Replica:
     worker: Worker
     place: int
     """Which of the pool's places it has; a replacement takes it over."""
-    chains: dict[_PendingChain, asyncio.Task[None]] = field(default_factory=dict)
-    """What it was sent and has not answered."""
+    calls: dict[asyncio.Task[None], Sequence[_PendingChain]] = field(default_factory=dict)
+    """What it was sent and has not answered, by who waits for it."""
     heard: float = 0.0
     """When it last answered, or was sent something while idle."""
     report: WorkerReport = field(default_factory=WorkerReport)
     """Its last report."""
 
-    def can_take(self, chain: _PendingChain, room: int) -> bool:
-        """Whether it may be sent a chain: never beside one that is a suspect, or more than there is room for."""
-        if chain.attempts or any(other.attempts for other in self.chains):
-            return not self.chains
-        return len(self.chains) < room
+    @property
+    def chains(self) -> list[_PendingChain]:
+        """All chains that it has."""
+        return [chain for chains in self.calls.values() for chain in chains]
+
+    def take(self, waiting: deque[_PendingChain], *, room: int, most: int) -> list[_PendingChain]:
+        """Take what it may be sent next out of ``waiting``: never a suspect beside others, or more than has room."""
+        chains = self.chains
+        if waiting[0].attempts or any(chain.attempts for chain in chains):
+            return [] if chains else [waiting.popleft()]
+        taken: list[_PendingChain] = []
+        while waiting and not waiting[0].attempts and len(taken) < min(most, room - len(chains)):
+            taken.append(waiting.popleft())
+        return taken
 
 
 class RewardPool:
     """All replicas of one reward."""
 
     def __init__(
-        self, name: str, *, num_replicas: int, room: int, deadline_s: float, setup_s: float,
+        self, name: str, *, num_replicas: int, batch_size: int, room: int, deadline_s: float, setup_s: float,
         start: Callable[[str, int], Worker],
     ) -> None:  # fmt: skip
         """Note what to do; nothing is started.
@@ -101,15 +110,19 @@ class RewardPool:
         Args:
             name: Key of the reward.
             num_replicas: Actors.
+            batch_size: Most chains in one call.
             room: Most chains an actor is sent ahead; the others wait here.
             deadline_s: Longest an actor that has work may be silent before it is replaced.
             setup_s: Longest its ``setup`` may take.
             start: Starts an actor of the given name in the given place, ``0 .. num_replicas - 1``.
         """
-        self._name, self._num_replicas, self._room = name, num_replicas, room
+        self._name, self._num_replicas = name, num_replicas
+        self._batch_size, self._room = batch_size, room
         self._deadline_s, self._setup_s, self._start = deadline_s, setup_s, start
         self._replicas: list[_Replica] = []
         self._waiting: deque[_PendingChain] = deque()
+        self._is_due = False
+        """Whether what waits is looked at soon."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_started = 0
         self._num_starting = 0
@@ -127,17 +140,18 @@ class RewardPool:
         await asyncio.gather(*(answer(call, deadline_s=self._setup_s) for call in calls))
         self._keep(self._watch())
 
-    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> Scores:
+    async def score(self, chain: FinishedChain[Any]) -> Scores:
         """Score one chain; a scorer's failure, and a replica's, is ``valid=False`` with a reason.
 
         Args:
-            chain: Its pictures are indexes.
-            pictures: References of its pictures; they are not fetched here.
+            chain: Its pictures are references; they are not fetched here.
         """
         loop = asyncio.get_running_loop()
-        pending = _PendingChain(chain, pictures, loop.create_future(), since=time.perf_counter())
+        pending = _PendingChain(chain, loop.create_future(), since=time.perf_counter())
         self._waiting.append(pending)
-        self._dispatch()
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._dispatch)
         with self.meter.taking(1):
             return await pending.answer
 
@@ -159,43 +173,51 @@ class RewardPool:
 
     def _dispatch(self) -> None:
         """Send what waits, oldest first, to the replicas with the least to do; keep the rest."""
+        self._is_due = False
         if not self._replicas and not self._num_starting:
             self._give_up_all(self._broken)
+        share = -(-len(self._waiting) // max(len(self._replicas), 1))
         while self._waiting and self._replicas:
-            chain = self._waiting[0]
             replica = min(self._replicas, key=lambda r: len(r.chains))
-            if not replica.can_take(chain, self._room):
+            chains = replica.take(self._waiting, room=self._room, most=min(share, self._batch_size))
+            if not chains:
                 return
-            self._waiting.popleft()
-            self._send(replica, chain)
+            self._send(replica, chains)
 
-    def _send(self, replica: _Replica, chain: _PendingChain) -> None:
+    def _send(self, replica: _Replica, chains: Sequence[_PendingChain]) -> None:
         now = time.perf_counter()
-        self._counts += PoolCounts(wait_s=now - chain.since)
-        replica.heard = replica.heard if replica.chains else now
-        call = replica.worker.call("score", [chain.record], *chain.pictures)
-        replica.chains[chain] = self._keep(self._wait(replica, chain, call))
+        self._counts += PoolCounts(wait_s=sum(now - chain.since for chain in chains))
+        replica.heard = replica.heard if replica.calls else now
+        records, pictures = indexed([chain.record for chain in chains])
+        call = replica.worker.call("score", records, *pictures)
+        replica.calls[self._keep(self._wait(replica, chains, call))] = chains
 
-    async def _wait(self, replica: _Replica, chain: _PendingChain, call: Call) -> None:
+    async def _wait(self, replica: _Replica, chains: Sequence[_PendingChain], call: Call) -> None:
         """Take a replica's answer; what is wrong with it decides who pays."""
+        task = asyncio.current_task()
+        assert task is not None
         try:
             scores: Scores = await answer(call, deadline_s=None)
         except (WorkerLostError, RewardError) as error:  # the process ended, or its scoring thread did
             self._replace(replica, str(error))
-        except LostDataError as error:  # a picture went with its host: no fault of the reward or the chain
-            replica.chains.pop(chain, None)
-            if not chain.answer.done():
-                chain.answer.set_exception(error)
         except Exception as error:  # not even asked: a picture is lost, or an argument cannot be read
-            logger.exception("reward %s: %s", self._name, chain.record.chain_id)
-            replica.chains.pop(chain, None)
-            self._again([chain], f"{type(error).__name__}: {error}")
+            replica.calls.pop(task, None)
+            if len(chains) == 1 and isinstance(error, LostDataError):  # no fault of the reward or the chain
+                self._refuse(chains[0], error)
+            else:
+                logger.exception("reward %s: %s", self._name, ", ".join(c.record.chain_id for c in chains))
+                self._again(chains, f"{type(error).__name__}: {error}")
         else:
             replica.heard = time.perf_counter()
             self._num_given_up = 0
-            replica.chains.pop(chain, None)
-            self._answer(chain, scores)
+            replica.calls.pop(task, None)
+            for chain, score in zip(chains, split(scores, [1] * len(chains)), strict=True):
+                self._answer(chain, score)
         self._dispatch()
+
+    def _refuse(self, chain: _PendingChain, error: Exception) -> None:
+        if not chain.answer.done():
+            chain.answer.set_exception(error)
 
     def _answer(self, chain: _PendingChain, scores: Scores) -> None:
         self._counts += PoolCounts(num_chains=1)
@@ -209,7 +231,7 @@ class RewardPool:
         while True:
             await asyncio.sleep(min(1.0, self._deadline_s / 10))
             silent_since = time.perf_counter() - self._deadline_s
-            for replica in [r for r in self._replicas if r.chains and r.heard < silent_since]:
+            for replica in [r for r in self._replicas if r.calls and r.heard < silent_since]:
                 key = f"rewards.{self._name}.deadline_s"
                 self._replace(replica, f"no answer within {self._deadline_s:g} s ({key})")
 
@@ -219,11 +241,11 @@ class RewardPool:
             return
         logger.warning("%s is replaced: %s", replica.worker.name, reason)
         self._replicas.remove(replica)
-        chains = list(replica.chains)
-        for task in replica.chains.values():
+        chains = replica.chains
+        for task in replica.calls:
             if task is not asyncio.current_task():
                 task.cancel()  # a late answer finds nobody
-        replica.chains.clear()
+        replica.calls.clear()
         kill(replica.worker)
         self._counts += PoolCounts(num_replaced=1)
         self._num_starting += 1

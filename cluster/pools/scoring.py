@@ -1,4 +1,4 @@
-"""Scoring actor: every reward's pool behind one call a chain, and the report of what failed.
+"""Scoring actor: every reward's pool behind one call, and the report of what failed.
 
 An asynchronous actor that holds requests and references, never pictures. It owns the reward actors, so they end
 with it.
@@ -36,9 +36,8 @@ class Failed:
     reward: str
     fault: str
     """What it has in common with others (``rewards.core.tracebacks.fault_of``)."""
-    chain: FinishedChain[int]
-    pictures: Sequence[Any]
-    """References, that the chain's indexes point into."""
+    chain: FinishedChain[Any]
+    """Its pictures are references."""
     scores: Mapping[str, Scores]
     """Of all rewards, this chain's."""
 
@@ -88,17 +87,19 @@ class Scoring:
         """Start every replica and wait until all are ready."""
         await asyncio.gather(*(pool.setup() for pool in self._pools.values()))
 
-    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
-        """Send one chain to every reward at once.
+    async def score(self, chains: Sequence[FinishedChain[Any]]) -> list[dict[str, Scores] | Exception]:
+        """Send chains to every reward at once.
 
         Args:
-            chain: Its pictures are indexes.
-            pictures: References of its pictures, wrapped in a list so that they stay references.
+            chains: Their pictures are references.
 
         Returns:
-            Scores of one chain by reward.
+            Scores of each chain by reward; in the place of one that lost a picture, the error.
         """
-        answers = await asyncio.gather(*(pool.score(chain, pictures) for pool in self._pools.values()))
+        return await asyncio.gather(*map(self._score, chains), return_exceptions=True)  # type: ignore[return-value]
+
+    async def _score(self, chain: FinishedChain[Any]) -> dict[str, Scores]:
+        answers = await asyncio.gather(*(pool.score(chain) for pool in self._pools.values()))
         scores = dict(zip(self._pools, answers, strict=True))
         for name, score in scores.items():
             if score.valid[0]:
@@ -106,9 +107,7 @@ class Scoring:
             fault = fault_of(score.reasons[0])
             self._num_failed[name, fault] += 1
             if self._num_failed[name, fault] <= EXAMPLES:
-                self._failed.append(
-                    Failed(reward=name, fault=fault, chain=chain, pictures=pictures, scores=scores)
-                )
+                self._failed.append(Failed(reward=name, fault=fault, chain=chain, scores=scores))
         return scores
 
     async def report(self) -> ScoringReport:
@@ -129,11 +128,12 @@ class Scoring:
 
     def _pool(self, name: str) -> RewardPool:
         # A worker needs one batch to score and one to go on with.
-        room = 2 * (1 if self._config.deterministic else self._config.rewards[name].batch_size)
+        together = 1 if self._config.deterministic else self._config.rewards[name].batch_size
         return RewardPool(
             name,
             num_replicas=self._config.rewards[name].num_workers,
-            room=max(room, 4),
+            batch_size=together,
+            room=max(2 * together, 4),
             deadline_s=reward_deadline_s(self._config, name),
             setup_s=self._config.deadline_s,
             start=partial(self._start, name),

@@ -91,8 +91,7 @@ class ScoringMonitor:
         record = _record(failed, traceback)
         (path / "failure.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
         try:
-            refs = {name: failed.pictures[index] for name, index in failed.chain.named_pictures.items()}
-            pictures: Mapping[str, Pixels] = fetch(refs, deadline_s=TELL_S)
+            pictures: Mapping[str, Pixels] = fetch(failed.chain.named_pictures, deadline_s=TELL_S)
         except RayError as error:  # they may have gone with the worker that made them
             logger.warning("%s: no pictures: %s", path, error)
             return path

@@ -8,7 +8,7 @@ import numpy as np
 
 from rewards.base import Failure, Missing, Need, Reward
 from rl.restoration.names import restoration_prompt
-from rl.types import ChainView, Finish, FinishedChain
+from rl.types import ChainView, Finish, FinishedChain, indexed
 
 BLOCKS = (
     "degradation",
@@ -64,8 +64,9 @@ def make_view(
 
 
 def make_request(view: ChainView) -> tuple[FinishedChain[int], list[np.ndarray]]:
-    """The chain as the runner sends it."""
-    return view.indexed()
+    """The chain as a pool sends it."""
+    (request,), pictures = indexed([view])
+    return request, pictures
 
 
 # --------------------------------------------------------------------------------- slow rules

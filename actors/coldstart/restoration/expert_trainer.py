@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 CONTENTS = 200
 """Most photographs the expert learns from; each gives dozens of variants."""
+UNIFIED_CONTENTS = 80
+"""Likewise where a unified policy writes a whole chain for each of its variants: about a quarter of a second."""
 LEARNING_RATE = 2e-3
 """AdamW's peak."""
 ARCHITECTURE: Mapping[str, int] = {"ker_size": 7, "n_kers": 50, "n1_nodes": 256, "n2_nodes": 256}
@@ -54,7 +56,8 @@ HOLDOUT_FRAC = 0.2
 def train_expert(task: ColdstartTask) -> None:
     """Fit the learned expert on variants of photographs and on the image policy's own outputs."""
     config = task.config
-    num_contents = min(CONTENTS, config.coldstart.num_examples)
+    is_unified = config.policies[task.policy].kind == "unified"
+    num_contents = min(UNIFIED_CONTENTS if is_unified else CONTENTS, config.coldstart.num_examples)
     prompts = training_prompts(config, config.coldstart.num_examples, num_contents)
     truths = [truth for p in prompts if (truth := truth_of(p)) is not None]
     restored = restorations(task, prompts)

@@ -149,10 +149,12 @@ class Scorer:
     def __init__(self) -> None:
         self.when: dict[str, float] = {}
 
-    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
+    async def score(self, chains: Sequence[FinishedChain[Any]]) -> list[dict[str, Scores]]:
+        return [await self._score(chain) for chain in chains]
+
+    async def _score(self, chain: FinishedChain[Any]) -> dict[str, Scores]:
         self.when[chain.chain_id] = time.monotonic()
-        index = chain.pictures.get(chain.final_block)
-        value = 0.0 if index is None else float((await pictures[index]).mean())
+        value = 0.0 if chain.final_picture is None else float((await chain.final_picture).mean())
         scores = Scores(
             name="bright",
             values=np.asarray([value], dtype=np.float32),
@@ -169,7 +171,7 @@ class Scorer:
 class Failing(Scorer):
     """A worker that cannot."""
 
-    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
+    async def score(self, chains: Sequence[FinishedChain[Any]]) -> list[dict[str, Scores]]:
         raise ValueError("no such thing")
 
 

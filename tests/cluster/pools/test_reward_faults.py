@@ -31,7 +31,7 @@ from rl.measure.metrics import check_name
 from rl.types import ScoredGroup, Scores
 from tests.reference.faulty import UnpicklableError
 from tests.reference.groups import make_chain
-from tests.reference.rewards import make_request, make_view
+from tests.reference.rewards import make_view
 
 pytestmark = pytest.mark.ray
 
@@ -61,9 +61,8 @@ class Bench:
         calls = []
         for index in range(num):
             view = make_view((texts or {}).get(index, "fine"), chain_id=f"{group}/{index}")
-            request, pictures = make_request(view)
-            calls.append(self.scoring.call("score", request, [put(p) for p in pictures]))
-        return [answer["mine"] for answer in gather(calls, deadline_s=PATIENCE_S)]
+            calls.append(self.scoring.call("score", [view.with_pictures(put)]))
+        return [answer["mine"] for (answer,) in gather(calls, deadline_s=PATIENCE_S)]
 
     def report(self) -> ScoringReport:
         (report,) = gather([self.scoring.call("report")], deadline_s=PATIENCE_S)
@@ -265,9 +264,8 @@ def test_rewards_work_side_by_side_each_in_its_environment(ray_cluster: None, tm
     rewards = {"first": slow, "second": slow, "own": own}
     scoring = start(rewards, {name: runtime_env(reward) for name, reward in rewards.items()})
     try:
-        request, pictures = make_request(make_view())
-        call = scoring.call("score", request, [put(p) for p in pictures])
-        (answers,) = gather([call], deadline_s=PATIENCE_S)
+        call = scoring.call("score", [make_view().with_pictures(put)])
+        ((answers,),) = gather([call], deadline_s=PATIENCE_S)
     finally:
         kill(scoring)
     begun = {name: float(answers[name].values[0]) for name in rewards}

@@ -19,18 +19,18 @@ from cluster.pools.reward_pool import RewardPool
 from cluster.runtime.calls import Call
 from rl.errors import RewardError
 from rl.types import Scores
-from tests.reference.rewards import make_request, make_view
+from tests.reference.rewards import make_view
 
 ROOM = 3
 
 
-def scores_of(value: float) -> Scores:
+def scores_of(*values: float) -> Scores:
     return Scores(
         name="mine",
-        values=np.asarray([value], dtype=np.float32),
-        valid=np.ones(1, dtype=np.bool_),
-        missing=np.zeros(1, dtype=np.bool_),
-        reasons=("",),
+        values=np.asarray(values, dtype=np.float32),
+        valid=np.ones(len(values), dtype=np.bool_),
+        missing=np.zeros(len(values), dtype=np.bool_),
+        reasons=("",) * len(values),
     )
 
 
@@ -51,6 +51,8 @@ class Replica:
     name: str
     stage: Stage
     asked: dict[int, asyncio.Future[Scores]] = field(default_factory=dict)
+    calls: dict[asyncio.Future[Scores], list[int]] = field(default_factory=dict)
+    """Chains of each call."""
 
     def call(self, method: str, *args: Any) -> Call:
         loop = asyncio.get_running_loop()
@@ -60,10 +62,12 @@ class Replica:
         elif method == "report":
             ref.set_result(WorkerReport())
         else:
-            index = int(args[0][0].chain_id.rpartition("/")[2])
-            self.asked[index] = ref
-            self.stage.sent.append((self.name, index))
-            self.stage.beside[index] = max(self.stage.beside.get(index, 0), len(self.held))
+            indexes = [int(chain.chain_id.rpartition("/")[2]) for chain in args[0]]
+            self.calls[ref] = indexes
+            for index in indexes:
+                self.asked[index] = ref
+                self.stage.sent.append((self.name, index))
+                self.stage.beside[index] = max(self.stage.beside.get(index, 0), len(self.held))
         return Call(name=self.name, method=method, ref=Reference(ref))
 
     @property
@@ -71,12 +75,14 @@ class Replica:
         return [index for index, ref in self.asked.items() if not ref.done()]
 
     def answer(self, index: int) -> None:
-        self.asked[index].set_result(scores_of(index))
+        """Answer the call that has this chain."""
+        self.asked[index].set_result(scores_of(*self.calls[self.asked[index]]))
 
     def lose(self) -> None:
         """The process ends: everything it holds fails."""
-        for index in self.held:
-            self.asked[index].set_exception(RewardError("the process ended"))
+        for ref in self.calls:
+            if not ref.done():
+                ref.set_exception(RewardError("the process ended"))
 
 
 @dataclass
@@ -108,17 +114,24 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> Stage:
     return stage
 
 
-async def open_pool(stage: Stage, num_replicas: int, deadline_s: float = 60.0) -> RewardPool:
+async def open_pool(
+    stage: Stage, num_replicas: int, deadline_s: float = 60.0, batch_size: int = 1
+) -> RewardPool:
     pool = RewardPool(
-        "mine", num_replicas=num_replicas, room=ROOM, deadline_s=deadline_s, setup_s=60.0, start=stage.start
+        "mine",
+        num_replicas=num_replicas,
+        batch_size=batch_size,
+        room=ROOM,
+        deadline_s=deadline_s,
+        setup_s=60.0,
+        start=stage.start,
     )
     await pool.setup()
     return pool
 
 
 def send(pool: RewardPool, index: int) -> asyncio.Task[Scores]:
-    request, _ = make_request(make_view("words", chain_id=f"g/{index}"))
-    return asyncio.create_task(pool.score(request, []))
+    return asyncio.create_task(pool.score(make_view("words", chain_id=f"g/{index}")))
 
 
 async def settle() -> None:
@@ -150,6 +163,23 @@ def test_the_replica_with_the_least_to_do_is_next_and_the_pool_holds_the_rest(st
         assert [float((await task).values[0]) for task in tasks] == [float(i) for i in range(10)]
         counts = await pool.counts()
         assert (counts.num_chains, counts.num_replaced, counts.num_redone) == (10, 0, 0)
+        await close(pool)
+
+    asyncio.run(main())
+
+
+def test_chains_that_come_at_once_are_sent_at_once_to_all_replicas(stage: Stage) -> None:
+    async def main() -> None:
+        pool = await open_pool(stage, 2, batch_size=ROOM)
+        tasks = [send(pool, index) for index in range(7)]
+        await settle()
+        assert [list(replica.calls.values()) for replica in stage.replicas] == [[[0, 1, 2]], [[3, 4, 5]]]
+        stage.replicas[1].answer(4)
+        await settle()
+        assert stage.replicas[1].held == [6]
+        stage.replicas[0].answer(0)
+        stage.replicas[1].answer(6)
+        assert [float((await task).values[0]) for task in tasks] == [float(i) for i in range(7)]
         await close(pool)
 
     asyncio.run(main())
@@ -194,16 +224,19 @@ def test_where_nothing_is_ever_answered_all_are_given_up_soon(stage: Stage) -> N
 
 @settings(deadline=None, max_examples=60)
 @given(
-    seed=st.integers(0, 10**6), num_replicas=st.integers(1, 3), poison=st.sets(st.integers(0, 19), max_size=3)
+    seed=st.integers(0, 10**6),
+    num_replicas=st.integers(1, 3),
+    batch_size=st.integers(1, ROOM + 1),
+    poison=st.sets(st.integers(0, 19), max_size=3),
 )
 def test_every_chain_is_answered_once_whatever_happens(
-    seed: int, num_replicas: int, poison: set[int]
+    seed: int, num_replicas: int, batch_size: int, poison: set[int]
 ) -> None:
     """Answers come in any order, replicas die at any time; a poisoned chain kills whoever holds it."""
     rng = random.Random(seed)
 
     async def main(stage: Stage) -> None:
-        pool = await open_pool(stage, num_replicas)
+        pool = await open_pool(stage, num_replicas, batch_size=batch_size)
         tasks = [send(pool, index) for index in range(20)]
         while not all(task.done() for task in tasks):
             await settle()
@@ -212,8 +245,11 @@ def test_every_chain_is_answered_once_whatever_happens(
                 continue
             replica = rng.choice(busy)
             assert len(replica.held) <= ROOM
+            assert all(len(indexes) <= batch_size for indexes in replica.calls.values())
             index = rng.choice(replica.held)
-            if index in poison or (len(replica.held) > 1 and rng.random() < 0.1):
+            if poison.intersection(replica.calls[replica.asked[index]]) or (
+                len(replica.held) > 1 and rng.random() < 0.1
+            ):
                 replica.lose()
             else:
                 replica.answer(index)

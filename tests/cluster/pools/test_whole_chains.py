@@ -89,9 +89,11 @@ class Writer:
 class Scorer:
     """A chain is worth the value of its last picture, 0 without one."""
 
-    async def score(self, chain: FinishedChain[int], pictures: Sequence[Any]) -> dict[str, Scores]:
-        index = chain.pictures.get(chain.final_block)
-        value = 0.0 if index is None else float((await pictures[index]).mean())
+    async def score(self, chains: Sequence[FinishedChain[Any]]) -> list[dict[str, Scores]]:
+        return [await self._score(chain) for chain in chains]
+
+    async def _score(self, chain: FinishedChain[Any]) -> dict[str, Scores]:
+        value = 0.0 if chain.final_picture is None else float((await chain.final_picture).mean())
         yes = np.ones(1, dtype=np.bool_)
         values = np.asarray([value], dtype=np.float32)
         return {"value": Scores(name="value", values=values, valid=yes, missing=~yes, reasons=("",))}

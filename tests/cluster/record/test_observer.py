@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from configs.load import load_config
 from configs.schema import RewardConfig
 from rl.spans import Span, span
 from rl.types import JsonDict
-from tests.reference.rewards import make_request, make_view
+from tests.reference.rewards import make_view
 
 pytestmark = pytest.mark.ray
 
@@ -46,8 +47,8 @@ class Scene:
         """Send chains to be scored; nothing is waited for."""
         calls = []
         for index in range(num):
-            request, pictures = make_request(make_view("fine", chain_id=f"g/{index}"))
-            calls.append(self.scoring.call("score", request, [put(p) for p in pictures]))
+            view = make_view("fine", chain_id=f"g/{index}")
+            calls.append(self.scoring.call("score", [view.with_pictures(put)]))
         return calls
 
     def until(self, is_so: Callable[[JsonDict], bool]) -> JsonDict:
@@ -109,11 +110,11 @@ def test_a_stopped_reward_worker_is_named_with_what_it_was_asked(
     assert verdict.code == SILENT
     assert verdict.text == f"running, but no sign of life from {STOPPED} (process {pid}: stopped)"
     (row,) = [line for line in said.splitlines() if line.startswith(STOPPED)]
-    assert "score x3 by scoring-0" in row
+    assert re.search(r"score( x[23])? by scoring-0", row)  # chains that come at once are one call
     assert "driver: collect" in said
     assert worker_of(read, "scoring-0")["silent_s"] < 4.0
     answers = gather(calls, deadline_s=PATIENCE_S)
-    assert all(one["mine"].valid[0] for one in answers)
+    assert all(one["mine"].valid[0] for (one,) in answers)
     read = scene.until(lambda read: (worker_of(read, STOPPED)["silent_s"] or 9) < 4.0)
     assert verdict_on(scene.path, read).code == 0
 

@@ -37,7 +37,7 @@ from cluster.runtime.spawn import spawn
 from configs.load import load_config
 from configs.checks.validate import validate
 from rewards.load import load_reward
-from tests.reference.rewards import make_request, make_view
+from tests.reference.rewards import make_view
 
 config = load_config("tiny", [
     f"plugins=[{sys.argv[1]}]", "rewards.mine.target=where_am_i:Where", "rewards.mine.num_workers=4",
@@ -50,9 +50,8 @@ with ray_session(config):
     load_reward("mine", config.rewards["mine"])
     scoring = spawn(Scoring, "scoring-0", num_cpus=0.05, max_concurrency=100, kwargs={"config": config, "envs": {}})
     gather([scoring.call("setup")], deadline_s=120)
-    request, pictures = make_request(make_view())
-    refs = [put(p) for p in pictures]
-    answers = gather([scoring.call("score", request, refs) for _ in range(8)], deadline_s=120)
+    chain = make_view().with_pictures(put)
+    answers = [a for (a,) in gather([scoring.call("score", [chain]) for _ in range(8)], deadline_s=120)]
     replicas = set(open(os.environ["SCORED_IN"]).read().split())
     print("scores", sorted({float(a["mine"].values[0]) for a in answers}), "replicas", len(replicas))
 """
