@@ -185,7 +185,7 @@ class ChainRunner:
         return ScoredGroup(
             group_id=group.group_id,
             prompt_id=group.prompt.prompt_id,
-            chains=tuple(self._finished(w, group) for w in writings),
+            chains=self._finished(writings, group),
             scores={name: join(name, [chain[name] for chain in scores]) for name in scores[0]},
             seconds={"rollout": written - begin, "reward": time.perf_counter() - written},
         )
@@ -386,26 +386,36 @@ class ChainRunner:
 
     # ------------------------------------------------------------------ records
 
-    def _finished(self, writing: _Writing, group: GroupRequest) -> Chain:
-        state, segments = writing.state, list(writing.segments)
-        end = state.next_step()
-        assert isinstance(end, Done)
-        policy, num_actions = self._context.grammar.token_policy, state.num_actions()
-        if policy is not None and num_actions:
-            stream = state.stream(self._sampling(group, policy))
+    def _finished(self, writings: Sequence[_Writing], group: GroupRequest) -> tuple[Chain, ...]:
+        policy = self._context.grammar.token_policy
+        acted = [writing for writing in writings if policy is not None and writing.state.num_actions()]
+        if policy is not None and acted:
+            self._keep_streams(policy, acted, self._sampling(group, policy))
+        return tuple(self._chain(writing, group) for writing in writings)
+
+    def _keep_streams(self, policy: str, writings: Sequence[_Writing], sampling: TextSampling) -> None:
+        """Put the token streams of a group into the store, as one object: each takes a millisecond."""
+        streams = [writing.state.stream(sampling) for writing in writings]
+        ref = put(streams)
+        for place, (writing, stream) in enumerate(zip(writings, streams, strict=True)):
             assert stream is not None
-            refs = tuple(writing.pictures[name] for name in stream.pictures)
-            segments.insert(
+            pictures = tuple(writing.pictures[name] for name in stream.pictures)
+            num_actions = writing.state.num_actions()
+            writing.segments.insert(
                 0,
                 SegmentInfo(
                     policy=policy,
-                    handle=SegmentHandle(put(stream), refs),
+                    handle=SegmentHandle(ref, pictures, place=place),
                     blocks=tuple(num_actions),
                     num_actions=num_actions,
                     shape_key=(),
-                    length=state.length,
+                    length=writing.state.length,
                 ),
             )
+
+    def _chain(self, writing: _Writing, group: GroupRequest) -> Chain:
+        state, end = writing.state, writing.state.next_step()
+        assert isinstance(end, Done)
         return Chain(
             chain_id=writing.chain_id,
             group_id=group.group_id,
@@ -413,7 +423,7 @@ class ChainRunner:
             finish=end.finish,
             error=end.error,
             text=state.text(self._context.decode),
-            segments=tuple(segments),
+            segments=tuple(writing.segments),
             pictures=writing.painted,
             versions=dict(state.versions),
             block_text=state.block_text(self._context.decode),

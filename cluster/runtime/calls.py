@@ -230,6 +230,8 @@ class SegmentHandle:
     pictures: tuple[Any, ...]
     told: Any = None
     """Of a picture; several segments share one."""
+    place: int | None = None
+    """Which it is where ``segment`` is a list of several, as of a group's token streams; None where it is itself."""
 
 
 class RayStore:
@@ -241,17 +243,17 @@ class RayStore:
     def get(self, handles: Sequence[object]) -> list[Example]:
         """Fetch all segments and pictures in one call; arrays are read-only views."""
         ours = cast(Sequence[SegmentHandle], handles)  # nobody else makes any
-        refs = [ref for handle in ours for ref in (handle.segment, *handle.pictures)]
-        told = list({handle.told for handle in ours if handle.told is not None})
-        fetched = ray.get([*refs, *told], timeout=self._deadline_s)
-        values, answers = iter(fetched), dict(zip(told, fetched[len(refs) :], strict=True))
+        refs = list(
+            {ref for one in ours for ref in (one.segment, *one.pictures, one.told) if ref is not None}
+        )
+        values = dict(zip(refs, ray.get(refs, timeout=self._deadline_s), strict=True))
         return [
             Example(
-                segment=next(values),
-                pictures=tuple(next(values) for _ in handle.pictures),
-                told=answers.get(handle.told),
+                segment=values[one.segment] if one.place is None else values[one.segment][one.place],
+                pictures=tuple(values[ref] for ref in one.pictures),
+                told=values.get(one.told),
             )
-            for handle in ours
+            for one in ours
         ]
 
 
