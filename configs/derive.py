@@ -109,6 +109,16 @@ def taught_policies(config: Config) -> list[str]:
     ]
 
 
+def uses_expert(config: Config) -> bool:
+    """Whether a reward takes the learned expert of the cold start."""
+    return any(mentions(reward.options, COLDSTART) for reward in config.rewards.values())
+
+
+def mentions(value: object, word: str) -> bool:
+    """Whether a nested mapping holds the word as a value."""
+    return any(mentions(v, word) for v in value.values()) if isinstance(value, Mapping) else value == word
+
+
 def run_directory(config: Config) -> Path:
     """Where everything of the run lies."""
     return Path(config.output_dir) / config.name

@@ -160,13 +160,6 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def uses_expert(config: Config) -> bool:
-    """Whether a reward takes the learned expert of the cold start."""
-    return any(
-        _replaced(reward.options, COLDSTART, "") != reward.options for reward in config.rewards.values()
-    )
-
-
 def has_start(config: Config) -> bool:
     """Whether the policies have something to start from without a cold start being made."""
     return not taught_policies(config) or (coldstart_directory(config) / COLDSTART_DONE).exists()

@@ -12,6 +12,7 @@ from cluster.record.trackers.base import check_trackers
 from cluster.run.coldstart import check_made
 from cluster.runtime.console import CONSOLE, make_table, tracked
 from cluster.runtime.plugins import use_plugins
+from configs.checks.effects import idle_keys
 from configs.checks.validate import validate
 from configs.derive import COLDSTART, derived, eval_metrics, final_px, taught_policies
 from configs.errors import prefixed
@@ -161,3 +162,10 @@ def check(config: Config) -> None:
     wanted = config.eval.num_prompts
     table.add_row("held-out prompts", str(len(source.held_out(wanted)) if wanted <= MOST_TRIED else wanted))
     CONSOLE.print(table)
+    say_idle(config)
+
+
+def say_idle(config: Config) -> None:
+    """Print a line for each key that is set and has no effect."""
+    for key, why in idle_keys(config).items():
+        CONSOLE.print(f"{key} has no effect here: {why}", markup=False)

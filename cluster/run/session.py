@@ -15,7 +15,7 @@ from cluster.pools.scoring_monitor import ScoringMonitor
 from cluster.record.observer import Observer
 from cluster.record.recorder import ChainRecorder, most_recorded
 from cluster.record.rundir import RunDir
-from cluster.run.coldstart import Start, ensure_start, has_start, text_context, uses_expert
+from cluster.run.coldstart import Start, ensure_start, has_start, text_context
 from cluster.run.evaluation import Evaluator
 from cluster.run.restarts import losses_named
 from cluster.run.workers import RunWorkers, spawn_runners, spawn_workers
@@ -23,6 +23,7 @@ from cluster.runtime.calls import Worker
 from cluster.runtime.console import stage
 from cluster.runtime.hosts import check_shared, locate
 from cluster.runtime.ray_session import ray_session
+from configs.derive import uses_expert
 from configs.schema import Config
 from rl.data.fitting import FittingSource
 from rl.data.pictures import decoded

@@ -27,7 +27,7 @@ from cluster.run.attempt import (
     load_learners,
 )
 from cluster.run.coldstart import ensure_start, keep_start
-from cluster.run.preflight import preflight
+from cluster.run.preflight import preflight, say_idle
 from cluster.run.remote_copy import RemoteCopy, open_storage
 from cluster.run.repair import RolloutRepair
 from cluster.run.restarts import surviving
@@ -195,6 +195,7 @@ def _train_owned(
     with stage("check"):
         preflight(config)
         check_start(config)
+    say_idle(config)
     observer = Observer(config, run)
     with observer.watching(), tracking(config, run) as trackers:
         training = Training(

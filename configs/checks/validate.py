@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from configs.checks.chain import check_batches, check_chain, check_sizes
@@ -22,7 +21,7 @@ from configs.checks.policies import (
 )
 from configs.checks.resources import check_placement, check_plugins, check_trackers
 from configs.checks.rewards import check_advantage, check_measures, check_reward_actors, check_rewards
-from configs.derive import COLDSTART, coldstart_directory
+from configs.derive import COLDSTART, coldstart_directory, mentions
 from configs.errors import ConfigError
 from configs.fields import TARGET
 from configs.schema import Config, Photographs, PromptTable
@@ -143,17 +142,12 @@ def _check_expert(config: Config) -> None:
     if is_taught or is_there or not painters:
         return
     for name, reward in config.rewards.items():
-        if _mentions(reward.options, COLDSTART):
+        if mentions(reward.options, COLDSTART):
             raise ConfigError(
                 f"rewards.{name}.options: {COLDSTART!r} is the learned expert, and none is taught; set "
                 f"coldstart.expert_steps above 0 and a denoising or unified policy's source to {COLDSTART!r}, or give "
                 "a weights file"
             )
-
-
-def _mentions(value: object, word: str) -> bool:
-    """Whether a nested mapping holds the word as a value."""
-    return any(_mentions(v, word) for v in value.values()) if isinstance(value, Mapping) else value == word
 
 
 def _check_photographs(data: Photographs) -> None:
