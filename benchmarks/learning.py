@@ -2,10 +2,14 @@
 
     python benchmarks/learning.py                     # three seeds, one after another
     python benchmarks/learning.py num_steps=40 --seeds 0    # shorter; overrides are key=value
+    python benchmarks/learning.py --unseen photos/          # and how both do on a folder of other photographs
 
 Each seed makes a cold start of its own, trains, and evaluates before and after with the deterministic sampler
 and with the stochastic one that was trained. The table pools the paired differences of all seeds: one value
 a seed and prompt. Finished seeds are not run again. Writes `<output_dir>/learning.json` and `learning.md`.
+
+With `--unseen` start and newest weights of each seed also answer crops of photographs that neither the cold start nor
+GRPO saw any part of, degraded by another preset (`--preset`).
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.record.sinks import read_metrics
 from cluster.record.tables import eval_markdown
+from configs.load import load_config
 from rl.measure.statistics import summarise_eval
 from rl.types import JsonDict
 
@@ -34,6 +39,8 @@ def main() -> None:
     parser.add_argument("--config", default="learning", help="configuration to run")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="changes to the configuration")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--unseen", type=Path, help="folder of other photographs")
+    parser.add_argument("--preset", default="light", help="how these are degraded")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/learning"))
     arguments = parser.parse_args()
     runs = [
@@ -41,8 +48,13 @@ def main() -> None:
         for seed in arguments.seeds
     ]
     tables = {
-        name: pool(runs, file) for name, file in FILES.items() if all((run / file).exists() for run in runs)
+        name: summarise(evaluations(runs, file))
+        for name, file in FILES.items()
+        if all((run / file).exists() for run in runs)
     }
+    if arguments.unseen:
+        found = {run.name: on_unseen(run, arguments.unseen, arguments.preset) for run in runs}
+        tables["unseen photographs, deterministic"] = summarise(found)
     (arguments.output_dir / "learning.json").write_text(json.dumps(tables, indent=1) + "\n")
     text = "\n".join(f"### {sampler} sampler\n\n{eval_markdown(t)}" for sampler, t in tables.items())
     text += "\n" + "\n".join(
@@ -63,10 +75,43 @@ def run_seed(config: str, seed: int, output_dir: Path, overrides: Sequence[str])
     return run
 
 
-def pool(runs: Sequence[Path], file: str) -> JsonDict:
+def evaluations(runs: Sequence[Path], file: str) -> dict[str, JsonDict]:
+    """Read what every run's evaluation says of each prompt."""
+    return {run.name: json.loads((run / file).read_text())["prompts"] for run in runs}
+
+
+def on_unseen(run: Path, photographs: Path, preset: str) -> JsonDict:
+    """Have a run's start and its newest weights answer crops of other photographs; return both rows by prompt."""
+    config = load_config(str(run))
+    (newest,) = sorted(run.glob("checkpoints/step_*"))[-1:]
+    models = {
+        "start": {name: run / "start" / name for name in config.policies},
+        "now": {name: newest / name / "model" for name in config.policies},
+    }
+    rows: dict[str, JsonDict] = {}
+    for model, sources in models.items():
+        folder = run / f"unseen-{model}"
+        if not (folder / "eval.json").exists():
+            settings = [
+                *(f"policies.{name}.source={source}" for name, source in sources.items()),
+                f"coldstart.directory={run / 'start'}",
+                f"data.images={photographs}",
+                f"data.degradation={preset}",
+                f"name={folder.name}",
+                f"output_dir={run}",
+            ]
+            words = [sys.executable, "-m", "cluster.cli", "eval", str(run / "resolved.yaml"), *settings]
+            subprocess.run(words, check=True)
+        rows[model] = json.loads((folder / "eval.json").read_text())["prompts"]
+    return {
+        name: {**found, "start": rows["start"][name]["now"], "now": found.pop("now")}
+        for name, found in rows["now"].items()
+    }
+
+
+def summarise(found: Mapping[str, JsonDict]) -> JsonDict:
     """Join the evaluations of all seeds: a prompt of two seeds counts twice, as two draws."""
-    evaluations = {run.name: json.loads((run / file).read_text())["prompts"] for run in runs}
-    prompts = {f"{run}/{name}": rows for run, found in evaluations.items() for name, rows in found.items()}
+    prompts = {f"{run}/{name}": rows for run, of_run in found.items() for name, rows in of_run.items()}
     first = next(iter(prompts.values()))
     columns = {
         row: {metric: [rows[row][metric] for rows in prompts.values()] for metric in first[row]}

@@ -36,6 +36,9 @@ from rl.types import (
 
 logger = logging.getLogger(__name__)
 
+MOMENT_S = 0.003
+"""How long an idle engine waits for another call after one: those of a group, or of all groups, come one by one."""
+
 
 @dataclass(slots=True, kw_only=True)
 class TextCall:
@@ -107,6 +110,7 @@ class TextLoop:
         while True:
             while not self._incoming.empty() or (not self._waiting and not self._writing):
                 self._waiting.append(self._incoming.get())
+                self._gather()
             if not self._waiting:
                 return True
             first = self._waiting[0]
@@ -117,6 +121,14 @@ class TextLoop:
                 return False
             if first.answer.set_running_or_notify_cancel():
                 self._start(first)
+
+    def _gather(self) -> None:
+        """Wait a moment for what comes with the first call to an idle engine, to be read in the same step."""
+        while not (self._deterministic or self._writing) and isinstance(self._waiting[-1], TextCall):
+            try:
+                self._waiting.append(self._incoming.get(timeout=MOMENT_S))
+            except queue.Empty:
+                return
 
     def _is_alone(self, what: TextCall | EngineTask | None) -> bool:
         """Whether something waits until all that is being written is done."""
