@@ -53,6 +53,20 @@ def test_a_unified_policy_is_made_and_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_unified_policy_is_sharded_over_ranks_and_its_engine_over_processes(
+    stage: int, tmp_path: Path
+) -> None:
+    sharded = (
+        f"policies.unified.learner.zero_stage={stage}",
+        "policies.unified.learner.num_ranks=2",
+        "policies.unified.rollout.tensor_parallel=2",
+    )
+    vlcot("train", "unified", f"output_dir={tmp_path}", *SETTINGS, *sharded, "num_steps=2")
+    _check_run(tmp_path / "unified")
+
+
+@pytest.mark.long
 def test_a_unified_policy_with_guidance_and_adapters_is_resumed_and_restores(tmp_path: Path) -> None:
     run, words = tmp_path / "unified", ("train", "unified", f"output_dir={tmp_path}", *SETTINGS, *ADAPTED)
     vlcot(*words, "num_steps=1")
