@@ -75,6 +75,8 @@ class TextEngine:
             dtype=config.dtype,
             seed=spec.seed,
             tensor_parallel_size=rollout.tensor_parallel,
+            # In a Ray actor vLLM would make Ray actors of its own, which have no place in the run's plan.
+            distributed_executor_backend="mp" if rollout.tensor_parallel > 1 else None,
             max_model_len=length,
             max_num_batched_tokens=max(BATCHED_TOKENS, length),
             enable_prefix_caching=True,
