@@ -98,7 +98,7 @@ def make_work(folder: Path) -> None:
         transformer=SD3Transformer2DModel(
             **{
                 **pipe.transformer.config,
-                "num_layers": 4,
+                "num_layers": 6,
                 "num_attention_heads": 4,
                 "attention_head_dim": 64,
                 "caption_projection_dim": 256,
