@@ -99,6 +99,7 @@ def make_work(folder: Path) -> None:
             **{
                 **pipe.transformer.config,
                 "num_layers": 6,
+                "patch_size": 4,
                 "num_attention_heads": 4,
                 "attention_head_dim": 64,
                 "caption_projection_dim": 256,

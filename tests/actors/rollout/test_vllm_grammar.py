@@ -13,6 +13,7 @@ import torch
 
 from actors.policies.unified.policy import UnifiedPolicy
 from actors.policies.unified.vocabulary import CODE_ROW, TEXT_ROW, UnifiedVocabulary
+from actors.rollout.canary import NUM_TOKENS
 from actors.rollout.text_worker import TextRolloutWorker
 from actors.weights.buckets import Bytes, stream_buckets
 from configs.derive import token_policy
@@ -183,8 +184,8 @@ def test_a_weights_canary_writes_codes_and_text(
 ) -> None:
     segment = asyncio.run(worker.canary()).segment
     sampled = segment.tokens[segment.action_mask]
-    assert vocabulary.masks[CODE_ROW, sampled].tolist() == [True] * 4 + [False] * 16
-    assert vocabulary.masks[TEXT_ROW, sampled].tolist() == [False] * 4 + [True] * 16
+    assert vocabulary.masks[CODE_ROW, sampled].tolist() == [True] * 4 + [False] * NUM_TOKENS
+    assert vocabulary.masks[TEXT_ROW, sampled].tolist() == [False] * 4 + [True] * NUM_TOKENS
 
 
 # ------------------------------------------------------------------ against the learner
