@@ -472,7 +472,9 @@ def test_a_system_that_cannot_be(config, expected):
 
 
 def test_a_chain_of_one_block_is_a_chain():
+    rewards = {"generation": RewardConfig(target="rewards.generation:GenerationReward")}
     text = edit(
+        rewards=rewards,
         chain={"answer": BlockConfig(max_tokens=64)},
         policies={"text": policy_config()},
     )
@@ -480,6 +482,7 @@ def test_a_chain_of_one_block_is_a_chain():
     assert degraded_px(text) == 0
     assert "output" not in derived(text)
     image = edit(
+        rewards=rewards,
         chain={"picture": BlockConfig(kind="image", policy="image", size_px=64, num_steps=10)},
         policies={"image": policy_config(kind="denoising")},
     )
@@ -549,7 +552,7 @@ def test_the_order_of_blocks_counts_and_that_of_policies_does_not():
 
 
 def test_a_value_that_is_the_default_anyway_changes_no_digest():
-    same = ["coldstart.text_steps=2100", "data.holdout_photos=2", "policies.text.family="]
+    same = ["coldstart.image_steps=1600", "data.holdout_photos=2", "policies.text.family="]
     assert digest(load_config("demo", same)) == digest(load_config("demo"))
 
 

@@ -166,7 +166,7 @@ def test_the_files_own_values_are_the_first_trial(tmp_path):
     plan = plan_of()
     searcher, book, _ = started(plan, tmp_path)
     searcher.suggest("a")
-    assert book.read(0).values == {TEXT: 1e-4, IMAGE: 4e-5}
+    assert book.read(0).values == {TEXT: 1.5e-4, IMAGE: 4e-5}
 
 
 def test_own_values_outside_the_space_are_not_tried():
@@ -343,10 +343,10 @@ def test_the_winner_has_its_newest_checkpoint_alone(tmp_path):
 
 def test_the_benchmark_asks_for_what_can_be_searched():
     bad = benchmark.wrong_rates("demo", [])
-    assert bad == {TEXT: pytest.approx(1e-5), IMAGE: pytest.approx(4e-6)}
+    assert bad == {TEXT: pytest.approx(1.5e-5), IMAGE: pytest.approx(4e-6)}
     plan = load_plan("demo", ["eval.every=10", *benchmark.settings(bad), *benchmark.space(bad)])
     base = check_search(plan)
-    assert own_values(plan, base) == {TEXT: 1e-5, IMAGE: 4e-6}
+    assert own_values(plan, base) == pytest.approx(bad)
     good = load_config("demo").policies
     assert all(good[key.split(".")[1]].learner.learning_rate in plan.space[key] for key in (TEXT, IMAGE))
 

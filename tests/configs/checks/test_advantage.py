@@ -78,7 +78,8 @@ def test_terms_are_what_the_rewards_declare():
     assert (terms["format"].weight, terms["format"].best, terms["format"].missing) == (0.5, 1.0, 0.0)
     assert terms["format"].blocks == tuple(text)
     assert (terms["generation"].best, terms["generation"].missing) == (2.0, 0.0)
-    assert terms["generation"].blocks == tuple(config.chain)
+    assert terms["generation"].blocks == ("rough_image", "middle_image", "final_image")
+    assert reward_terms(load_config("tiny"))["generation"].blocks == tuple(config.chain)
     assert terms["overlong.degradation"].missing is None
 
 
