@@ -118,7 +118,7 @@ def test_the_shipped_rewards_fit_the_demo_and_the_learned_expert_can_be_named_by
     validate(config, paths=False)
     blocks = {name: reward_term(name, reward, config.chain).blocks for name, reward in config.rewards.items()}
     assert blocks["degradation"] == ("degradation",)
-    assert blocks["generation"] == tuple(config.chain)
+    assert blocks["generation"] == ("rough_image", "middle_image", "final_image")
     reward = load_reward("generation", config.rewards["generation"])
     assert isinstance(reward, GenerationReward)
     assert reward.missing == 0.0
