@@ -388,7 +388,7 @@ class ChainRunner:
 
     def _finished(self, writings: Sequence[_Writing], group: GroupRequest) -> tuple[Chain, ...]:
         policy = self._context.grammar.token_policy
-        acted = [writing for writing in writings if policy is not None and writing.state.num_actions()]
+        acted = [writing for writing in writings if writing.state.num_actions()]
         if policy is not None and acted:
             self._keep_streams(policy, acted, self._sampling(group, policy))
         return tuple(self._chain(writing, group) for writing in writings)

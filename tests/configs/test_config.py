@@ -472,7 +472,7 @@ def test_a_system_that_cannot_be(config, expected):
 
 
 def test_a_chain_of_one_block_is_a_chain():
-    rewards = {"generation": RewardConfig(target="rewards.generation:GenerationReward")}
+    rewards = {name: dataclasses.replace(one, blocks=[]) for name, one in load_config("demo").rewards.items()}
     text = edit(
         rewards=rewards,
         chain={"answer": BlockConfig(max_tokens=64)},
