@@ -76,6 +76,7 @@ def _trained(config: Config, num_steps: int) -> PictureCodec:
             rank=0,
             world_size=1,
             report=lambda step, metrics: None,
+            note=lambda _: None,
         )
         return train_codec(task, Path(folder), num_steps=num_steps)
 

@@ -76,6 +76,7 @@ def _painted(config: Config, folder: Path, prompts: Sequence[Prompt]) -> list[Pi
         rank=0,
         world_size=1,
         report=lambda step, metrics: None,
+        note=lambda _: None,
     )
     train_image(task)
     settings = config.policies["image"]

@@ -1,6 +1,6 @@
 """A step of ours against a plain loop of Flow-GRPO as it is published, on the same net and the same work.
 
-    python benchmarks/versus_flow_grpo.py               # three rounds, runs in turn
+    python -m benchmarks.versus_flow_grpo               # three rounds, runs in turn
 
 An SD3-shaped net of 14 M parameters with random weights paints 4 prompts 8 times each, 64 px, in 10 steps; the reward
 is brightness. The loop is one process on two threads: it samples with the pipeline's net and the published random step,
@@ -12,31 +12,25 @@ equal work, and a window of two. Medians over rounds of each run's median step, 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from actors.policies.text_to_image.autoencoder import COLOURS
 from actors.policies.text_to_image.small import MAX_TOKENS, TEXT_WIDTH, make_text_to_image
-from cluster.record.sinks import read_metrics
+from benchmarks.side_by_side import WARM_UP, Run, Way, in_turn, run_of, say, table, train_other, train_ours
 
 PROMPTS, GROUP, SIZE_PX, NUM_STEPS = 4, 8, 64, 10
 LEVEL, LEARNING_RATE, CLIP = 0.7, 1e-4, 1e-4
 THREADS = 2
-WARM_UP = 2
-"""First steps that are not timed."""
+MODULE = "benchmarks.versus_flow_grpo"
 COLOUR_NAMES = ("red", "green", "blue", "grey", "white", "black")
 TEXTS = [f"a {one} square on a {other} field" for one in COLOUR_NAMES for other in COLOUR_NAMES]
 REWARD = '''"""Reward of the benchmark."""
@@ -52,7 +46,6 @@ class Brightness(Reward):
     def score(self, chains):
         return [float(chain.final_picture.mean()) / 255.0 for chain in chains]
 '''
-Steps = list[float]
 
 
 def main() -> None:
@@ -62,30 +55,28 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--other", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.loop:
-        train_plainly(arguments.loop, arguments.steps)
+    if arguments.other:
+        train_plainly(arguments.other, arguments.steps)
         return
-    ways: dict[str, Callable[[Path, int], Steps]] = {
-        "plain loop, 9 trained steps": run_plainly,
-        "vlcot, 9 trained steps": lambda folder, steps: run_ours(folder, steps, "all"),
-        "vlcot, 2 trained steps, drawn anew for each group": lambda folder, steps: run_ours(
-            folder, steps, {"kind": "random", "count": 2}
-        ),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        make_work(Path(folder))
-        found: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(arguments.rounds):
-            for name, run in ways.items():
-                found[name].append(statistics.median(run(Path(folder), arguments.steps)[WARM_UP:]))
-                print(f"round {number}: {name}: {found[name][-1]:.3f} s a step", file=sys.stderr)
-    first = statistics.median(next(iter(found.values())))
-    print("| | step, s | x the loop |\n|---|---:|---:|")
-    for name, seconds in found.items():
-        middle = statistics.median(seconds)
-        print(f"| {name} | {middle:.2f} | {first / middle:.2f} |")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_work(folder)
+        two = {"kind": "random", "count": 2}
+        ways = [
+            Way(
+                "plain loop, 9 trained steps",
+                lambda steps: train_other(MODULE, folder, steps, threads=THREADS),
+            ),
+            Way("vlcot, 9 trained steps", lambda steps: run_ours(folder, steps, "all")),
+            Way(
+                "vlcot, 2 trained steps, drawn anew for each group",
+                lambda steps: run_ours(folder, steps, two),
+            ),
+        ]
+        runs = in_turn(ways, rounds=arguments.rounds, steps=arguments.steps)
+    print("\n".join(table(runs)))
 
 
 def make_work(folder: Path) -> None:
@@ -115,23 +106,14 @@ def make_work(folder: Path) -> None:
     (folder / "brightness.py").write_text(REWARD)
 
 
-def environment() -> dict[str, str]:
-    """Return a process's environment."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
-
-
-def run_ours(folder: Path, steps: int, trained: Any) -> Steps:
-    """Train with ours and return the seconds of its steps."""
-    name = f"ours-{time.monotonic_ns()}"
+def run_ours(folder: Path, steps: int, trained: Any) -> Run:
+    """Train with ours."""
     num = PROMPTS * GROUP
     config = {
-        "name": name,
-        "output_dir": str(folder),
         "num_steps": steps,
         "prompts_per_step": PROMPTS,
         "group_size": GROUP,
         "save_every": steps,
-        "plugins": [str(folder)],
         "chain": {
             "picture": {"kind": "image", "policy": "image", "size_px": SIZE_PX, "num_steps": NUM_STEPS}
         },
@@ -150,20 +132,8 @@ def run_ours(folder: Path, steps: int, trained: Any) -> Steps:
         "data": {"prompts": str(folder / "prompts.txt"), "holdout_frac": 0.2},
         "eval": {"num_prompts": 4, "metrics": []},
     }
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(config))
-    words = [sys.executable, "-m", "cluster.cli", "train", str(file)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment())
-    rows = read_metrics(folder / name / "metrics.jsonl")
-    return [row["time/step_s"] for row in rows if "time/step_s" in row]
-
-
-def run_plainly(folder: Path, steps: int) -> Steps:
-    """Run the loop in a process of its own."""
-    words = [sys.executable, __file__, "--loop", str(folder), "--steps", str(steps)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment())
-    said: Steps = json.loads((folder / "loop.json").read_text())
-    return said
+    rows = train_ours(folder, config, threads=THREADS)
+    return run_of(rows, reward="brightness")
 
 
 # ---------------------------------------------------------------------------- the plain loop
@@ -178,17 +148,25 @@ def train_plainly(folder: Path, steps: int) -> None:
     net = pipe.transformer.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     texts = (folder / "prompts.txt").read_text().splitlines()
-    step_s = []
+    step_s, sampling_s, rewards = list[float](), list[float](), list[float]()
     for step in range(steps):
         begin = time.perf_counter()
         asked = [texts[(step * PROMPTS + i) % len(texts)] for i in range(PROMPTS)]
-        train_step(pipe, net, optimizer, asked)
+        sampled_s, reward = train_step(pipe, net, optimizer, asked)
         step_s.append(time.perf_counter() - begin)
-    (folder / "loop.json").write_text(json.dumps(step_s))
+        sampling_s.append(sampled_s - begin)
+        rewards.append(reward)
+    sampling = statistics.median(sampling_s[WARM_UP:])
+    parts = {"sampling": sampling, "rest": statistics.median(step_s[WARM_UP:]) - sampling}
+    say(folder, Run(step_s=step_s, parts=parts, rewards=rewards))
 
 
-def train_step(pipe: Any, net: Any, optimizer: Any, asked: list[str]) -> None:
-    """Sample, score, and take one optimizer step over all trained steps."""
+def train_step(pipe: Any, net: Any, optimizer: Any, asked: list[str]) -> tuple[float, float]:
+    """Sample, score, and take one optimizer step over all trained steps.
+
+    Returns:
+        When sampling ended, on ``perf_counter``'s clock, and the mean reward.
+    """
     with torch.no_grad():
         told, _, pooled, _ = pipe.encode_prompt(
             prompt=asked, prompt_2=None, prompt_3=None, do_classifier_free_guidance=False,
@@ -211,6 +189,7 @@ def train_step(pipe: Any, net: Any, optimizer: Any, asked: list[str]) -> None:
         rewards = pictures.mean((1, 2, 3)).view(PROMPTS, GROUP)
         spread = rewards.std(1, keepdim=True) + 1e-4
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / spread).flatten()
+    sampled_s = time.perf_counter()
     for index in range(NUM_STEPS - 1):
         mean, std = predict(net, latents[index], times[index], sigmas[index : index + 2], told, pooled)
         ratio = torch.exp(log_prob(latents[index + 1], mean, std) - before[index])
@@ -220,6 +199,7 @@ def train_step(pipe: Any, net: Any, optimizer: Any, asked: list[str]) -> None:
     torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
+    return sampled_s, float(rewards.mean())
 
 
 def predict(

@@ -1,9 +1,9 @@
 """A step of ours against a step of TRL's `GRPOTrainer`: same checkpoint, prompts, reward, lengths and optimizer.
 
     pip install 'vlcot[versus]'
-    python benchmarks/versus_trl.py --size 3M                # three rounds, runs in turn
-    python benchmarks/versus_trl.py --size 25M --steps 6
-    python benchmarks/versus_trl.py --size 3M --rounds 1 --steps 100     # learning curves
+    python -m benchmarks.versus_trl --size 3M                # three rounds, runs in turn
+    python -m benchmarks.versus_trl --size 25M --steps 6
+    python -m benchmarks.versus_trl --size 3M --rounds 1 --steps 100     # learning curves
 
 A random Qwen2 with a chat template answers 4 prompts 8 times with up to 64 tokens (it hardly ever ends by itself); the
 reward is the share of an answer's characters that are one letter. No reference model, no gradient checkpointing, all in
@@ -16,29 +16,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from actors.policies.token.tokenizer import train_tokenizer
-from cluster.record.sinks import read_metrics
-from rl.types import JsonDict
+from benchmarks.side_by_side import WARM_UP, Run, Way, in_turn, run_of, say, table, train_other, train_ours
 
 PROMPTS, GROUP, TOKENS = 4, 8, 64
 """A step's prompts, answers to each, and most tokens of one."""
 LEARNING_RATE = 1e-3
 THREADS = 2
-WARM_UP = 2
-"""First steps that are not timed."""
+MODULE = "benchmarks.versus_trl"
 SIZES = {"3M": (256, 4, 688), "25M": (512, 8, 1408)}
 """Width, layers and width between."""
 TEMPLATE = (
@@ -57,21 +49,6 @@ def letters(completions, **columns):
 '''
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a training says of itself."""
-
-    step_s: Sequence[float]
-    parts: Mapping[str, float]
-    """Medians, seconds."""
-    rewards: Sequence[float]
-
-    @property
-    def median_s(self) -> float:
-        """Seconds of a typical step."""
-        return statistics.median(self.step_s[WARM_UP:])
-
-
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(
@@ -80,39 +57,21 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="3M")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--trl", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--other", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.trl:
-        train_with_trl(arguments.trl, arguments.steps)
+    if arguments.other:
+        train_with_trl(arguments.other, arguments.steps)
         return
-    ways: dict[str, Callable[[Path, int], Run]] = {
-        "TRL": run_trl,
-        "vlcot": lambda folder, steps: run_ours(folder, steps, threads=THREADS, ahead=0),
-        "vlcot, a step ahead": lambda folder, steps: run_ours(folder, steps, threads=1, ahead=1),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        make_work(Path(folder), arguments.size)
-        runs: dict[str, list[Run]] = {name: [] for name in ways}
-        for number in range(arguments.rounds):
-            for name, run in ways.items():
-                runs[name].append(run(Path(folder), arguments.steps))
-                print(f"round {number}: {name}: {runs[name][-1].median_s:.3f} s a step", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_work(folder, arguments.size)
+        ways = [
+            Way("TRL", lambda steps: train_other(MODULE, folder, steps, threads=THREADS)),
+            Way("vlcot", lambda steps: run_ours(folder, steps, threads=THREADS, ahead=0)),
+            Way("vlcot, a step ahead", lambda steps: run_ours(folder, steps, threads=1, ahead=1)),
+        ]
+        runs = in_turn(ways, rounds=arguments.rounds, steps=arguments.steps)
     print("\n".join(table(runs)))
-
-
-def table(runs: Mapping[str, Sequence[Run]]) -> Iterable[str]:
-    """Write the rows of the table."""
-    yield "| | step, s | x TRL | parts, s | reward, first tenth | last tenth |"
-    yield "|---|---:|---:|---|---:|---:|"
-    first = statistics.median(run.median_s for run in next(iter(runs.values())))
-    for name, found in runs.items():
-        step = statistics.median(run.median_s for run in found)
-        parts = {part: statistics.median(run.parts[part] for run in found) for part in found[0].parts}
-        tenth = max(len(found[0].rewards) // 10, 1)
-        begin = statistics.mean(reward for run in found for reward in run.rewards[:tenth])
-        end = statistics.mean(reward for run in found for reward in run.rewards[-tenth:])
-        said = ", ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items())
-        yield f"| {name} | {step:.2f} | {first / step:.2f} | {said} | {begin:.3f} | {end:.3f} |"
 
 
 def make_work(folder: Path, size: str) -> None:
@@ -147,26 +106,17 @@ def make_work(folder: Path, size: str) -> None:
     (folder / "letters.py").write_text(REWARD)
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Return a process's environment."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
-
-
 # ---------------------------------------------------------------------------- ours
 
 
 def run_ours(folder: Path, steps: int, *, threads: int, ahead: int) -> Run:
     """Train with ours."""
-    name = f"ours-{time.monotonic_ns()}"
     config = {
-        "name": name,
-        "output_dir": str(folder),
         "num_steps": steps,
         "prompts_per_step": PROMPTS,
         "group_size": GROUP,
         "max_staleness": ahead,
         "save_every": steps,
-        "plugins": [str(folder)],
         "chain": {"answer": {"kind": "text", "policy": "text", "max_tokens": TOKENS}},
         "policies": {
             "text": {
@@ -180,28 +130,11 @@ def run_ours(folder: Path, steps: int, *, threads: int, ahead: int) -> Run:
         "data": {"prompts": str(folder / "prompts.jsonl")},
         "eval": {"num_prompts": 8},
     }
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(config))
-    words = [sys.executable, "-m", "cluster.cli", "train", str(file)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment(threads))
-    rows = [row for row in read_metrics(folder / name / "metrics.jsonl") if "time/step_s" in row]
-    parts = ("collect", "update", "publish")
-    return Run(
-        step_s=[row["time/step_s"] for row in rows],
-        parts={p: statistics.median(row[f"time/{p}_s"] for row in rows[WARM_UP:]) for p in parts},
-        rewards=[row["reward/letters/mean"] for row in rows],
-    )
+    rows = train_ours(folder, config, threads=threads)
+    return run_of(rows, reward="letters")
 
 
 # ---------------------------------------------------------------------------- TRL's
-
-
-def run_trl(folder: Path, steps: int) -> Run:
-    """Train with TRL in a process of its own."""
-    words = [sys.executable, __file__, "--trl", str(folder), "--steps", str(steps)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment(THREADS))
-    said: JsonDict = json.loads((folder / "trl.json").read_text())
-    return Run(**said)
 
 
 def train_with_trl(folder: Path, steps: int) -> None:
@@ -266,12 +199,12 @@ def train_with_trl(folder: Path, steps: int) -> None:
     )
     trainer.train()
     step_s, sampling = clock.step_s, statistics.median(sampling_s[WARM_UP:])
-    said = {
-        "step_s": step_s,
-        "parts": {"sampling": sampling, "rest": statistics.median(step_s[WARM_UP:]) - sampling},
-        "rewards": [row["reward"] for row in trainer.state.log_history if "reward" in row],
-    }
-    (folder / "trl.json").write_text(json.dumps(said))
+    run = Run(
+        step_s=step_s,
+        parts={"sampling": sampling, "rest": statistics.median(step_s[WARM_UP:]) - sampling},
+        rewards=[row["reward"] for row in trainer.state.log_history if "reward" in row],
+    )
+    say(folder, run)
 
 
 if __name__ == "__main__":

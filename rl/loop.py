@@ -29,7 +29,8 @@ def train(
 ) -> None:
     """Run GRPO from step ``start`` to ``config.num_steps``.
 
-    A step for which the collector finds nothing to train on changes no weight and is logged as any other.
+    A step for which the collector finds nothing to train on changes no weight and is logged as any other. Weights are
+    proved while what they write is collected, and nothing is trained on before.
 
     Args:
         config: The run.
@@ -38,7 +39,7 @@ def train(
         terms: What the combination must know of each reward.
         after_step: Called with the number of steps done: checkpoint, evaluate.
     """
-    ports.publisher.publish_and_prove()
+    ports.publisher.publish()
     for step in range(start, config.num_steps):
         metrics: Metrics = {}
         with span("step", step=step):
@@ -48,14 +49,17 @@ def train(
                 with span("build batches"):
                     advantages = assign_advantages(groups, terms, tuple(config.chain), config.advantage)
                     batches = build_train_batches(groups, advantages, config)
+                with stopwatch(metrics, "time/prove_s"), span("prove"):
+                    metrics |= ports.publisher.prove()
                 with stopwatch(metrics, "time/update_s"), span("update"):
                     metrics |= ports.learners.update_all(batches)
                 with stopwatch(metrics, "time/publish_s"), span("publish"):
-                    metrics |= ports.publisher.publish_and_prove()
+                    ports.publisher.publish()
             with span("log"):
                 ports.sink.log(step, metrics | collected | advantage_metrics(advantages))
             with span("after step"):
                 after_step(step + 1)
+    ports.publisher.prove()
 
 
 @contextmanager

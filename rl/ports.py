@@ -39,8 +39,12 @@ class Learners(Protocol):
 class Publisher(Protocol):
     """Moves weights from learners to rollout workers and proves that they arrived."""
 
-    def publish_and_prove(self) -> Metrics:
-        """Publish every policy whose version moved; raise ``WeightSyncError`` if the proof fails."""
+    def publish(self) -> None:
+        """Publish every policy whose version moved; the proof goes on beside what follows."""
+        ...
+
+    def prove(self) -> Metrics:
+        """Wait for the proof of what was published last; raise ``WeightSyncError`` if it fails."""
         ...
 
 

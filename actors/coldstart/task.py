@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class ColdstartTask:
     rank: int
     world_size: int
     report: Report
+    note: Callable[[str], None]
+    """Told what is done before the first step, e.g. ``pictures 2/5``."""
 
     def spec(self, *, num_steps: int, learning_rate: float) -> SupervisedSpec:
         """Return how long and how fast to learn."""

@@ -259,7 +259,7 @@ class LearnerRank:
 
     @span("score the canary")
     @torch.no_grad()
-    def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
+    def score(self, *examples: Example, averaged: bool = False) -> list[Floats]:
         """Return each example's log-probs, ``[L]`` or ``[K]``, nats.
 
         Args:

@@ -32,8 +32,7 @@ from rl.types import (
 CANARY = "canary"
 """Key and name of the canary's request."""
 NUM_TOKENS = 4
-"""Tokens of text that it samples: each is a step of the engine that all else waits for, and the first one proves
-weights, masks and caches already."""
+"""Tokens of text that it samples; the first one proves weights, masks and caches already."""
 EDGES_PX = (16, 24)
 """Of its pictures, where the model reads any; small ones are enlarged by the image processor."""
 EDGES_CODES = (2, 3)

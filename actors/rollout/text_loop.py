@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.rollout.canary import CANARY, make_canary
+from actors.rollout.canary import Canary, make_canary
 from actors.rollout.text_engine import TextEngine
 from actors.rollout.vllm_requests import Written, make_reply
 from actors.rollout.worker import RolloutSpec
@@ -25,14 +25,7 @@ from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from rl.errors import RolloutError, VlcotError
 from rl.spans import PoolMeter, span
-from rl.types import (
-    Example,
-    Manifest,
-    Metrics,
-    Pixels,
-    TextReply,
-    TextRequest,
-)
+from rl.types import Manifest, Metrics, Pixels, TextReply, TextRequest
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +41,11 @@ class TextCall:
     pictures: Sequence[Pixels]
     answer: Future[list[TextReply]] = field(default_factory=Future)
     replies: dict[int, TextReply] = field(default_factory=dict)
+
+
+def canary_call(canary: Canary) -> TextCall:
+    """Ask for the canary, beside whatever else is being written."""
+    return TextCall(requests=[canary.request], pictures=canary.pictures)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +75,7 @@ class TextLoop:
     ) -> None:
         self._incoming, self._meter = incoming, meter
         self._deterministic = spec.deterministic
-        self._canary = make_canary(spec)
+        self.canary = make_canary(spec)
         self.engine = TextEngine(spec)
         self._waiting: deque[TextCall | EngineTask | None] = deque()
         self._writing: dict[str, tuple[TextCall, int, int]] = {}
@@ -88,6 +86,18 @@ class TextLoop:
     @property
     def _version(self) -> int:
         return self._meter.version or 0
+
+    def warm_up(self) -> None:
+        """Write the canary once before anything is served, so that its prompt is in the engine's caches.
+
+        Raises:
+            RolloutError: If vLLM failed.
+        """
+        call = canary_call(self.canary)
+        self._admit(call)
+        while self._writing:
+            self._advance()
+        call.answer.result()
 
     def run(self) -> None:
         """Serve until None comes, then stop the engine."""
@@ -201,24 +211,6 @@ class TextLoop:
         self.engine.drop_caches()
         self._meter.version = manifest.version
         return times
-
-    @span("canary")
-    def canary(self) -> Example:
-        """Write on after the fixed prompt, beside whatever else is being written."""
-        canary = self._canary
-        self.engine.add(CANARY, canary.request, canary.pictures)
-        written: Written | None = None
-        try:
-            while written is None:
-                finished = self.engine.step()
-                written = finished.pop(CANARY, None)
-                self._answer(finished)
-        except Exception:
-            self.engine.abort_all([CANARY])
-            raise
-        reply = make_reply(canary.request, written, self._version)
-        self.counts["canary_cached_tokens"] = float(reply.num_cached)
-        return canary.example(reply)
 
 
 def _failure(what: str, error: Exception) -> Exception:

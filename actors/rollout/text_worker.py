@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from actors.rollout.text_loop import EngineTask, TextCall, TextLoop
+from actors.rollout.text_loop import EngineTask, TextCall, TextLoop, canary_call
 from actors.rollout.worker import RolloutSpec, RolloutWorker
 from actors.shared.gpu import freed
 from actors.weights.buckets import Received
 from actors.weights.inbox import LoadTimes
 from rl.errors import RolloutError, VlcotError
+from rl.spans import span
 from rl.types import Example, Manifest, Metrics, Pixels, TextReply, TextRequest
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class TextRolloutWorker(RolloutWorker):
         self._incoming: queue.SimpleQueue[TextCall | EngineTask | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="text-rollout", daemon=True)
         self._started: Future[TextLoop] = Future()
+        self._canary_cached_tokens = 0.0
 
     def setup(self) -> None:
         """Start the engine and put the canary's prompt into its caches.
@@ -43,7 +45,7 @@ class TextRolloutWorker(RolloutWorker):
     def _work(self) -> None:
         try:
             loop = TextLoop(self.spec, self._incoming, self.meter)
-            loop.canary()
+            loop.warm_up()
         except Exception as error:
             logger.exception("text rollout worker: the engine did not start")
             directory = self.spec.directory
@@ -70,8 +72,12 @@ class TextRolloutWorker(RolloutWorker):
             self._thread.join(timeout=30)
 
     def stats(self) -> Metrics:
-        """Return requests, sampled and cached tokens so far, and the weight version."""
-        return {**self.loop.counts, "version": float(self.version)}
+        """Return requests, sampled and cached tokens so far, those of the last canary, and the weight version."""
+        return {
+            **self.loop.counts,
+            "canary_cached_tokens": self._canary_cached_tokens,
+            "version": float(self.version),
+        }
 
     async def generate(self, requests: Sequence[TextRequest], *pictures: Pixels) -> list[TextReply]:
         """Write one text block for each request.
@@ -122,8 +128,11 @@ class TextRolloutWorker(RolloutWorker):
         The prompt fills more than a cache block and was cached before the last load, so a cache that still
         holds results of older weights shows.
         """
-        example: Example = await self._ask(EngineTask(run=lambda loop: loop.canary(), is_idle=False))
-        return example
+        canary = self.loop.canary
+        with span("canary", lane="canary", overlaps=True):
+            (reply,) = await self._ask(canary_call(canary))
+        self._canary_cached_tokens = float(reply.num_cached)
+        return canary.example(reply)
 
     async def _ask(self, what: TextCall | EngineTask) -> Any:
         if not self._thread.is_alive():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cluster.pools.chain_runner import GroupRequest
 from cluster.pools.collector import GroupCollector
@@ -24,6 +25,7 @@ from rl.ports import Collector, Publisher
 from rl.spans import span
 from rl.types import JsonDict, Metrics, ScoredGroup
 
+T = TypeVar("T")
 OnEvaluated = Callable[[int, JsonDict], None]
 """Takes the steps done and the content of ``eval.json``."""
 
@@ -49,15 +51,22 @@ class StepPublisher:
     is_ordered: bool
     """Publish when nothing is being sampled: which weights write what then depends on the order of steps alone."""
 
-    def publish_and_prove(self) -> Metrics:
+    def publish(self) -> None:
         """Publish; rollout workers that were lost while the learners worked are replaced first."""
         if self.is_ordered:
             self.collector.settle()
+        self._mended(self.publisher.publish)
+
+    def prove(self) -> Metrics:
+        """Wait for the proof; rollout workers that were lost while they wrote for it are replaced, and prove theirs."""
+        return self._mended(self.publisher.prove)
+
+    def _mended(self, act: Callable[[], T]) -> T:
         try:
-            return self.publisher.publish_and_prove()
+            return act()
         except (VlcotError, BaseExceptionGroup) as error:
             self.collector.calls.mend(error)
-        return self.publisher.publish_and_prove()
+        return act()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,7 +104,7 @@ class Attempt:
                 summary = self.measure(step)
             if self.session.monitor is not None:
                 self.session.monitor.forget()
-            self.session.publisher.publish_and_prove()
+            self.session.publisher.publish()
             if self.on_evaluated is not None:
                 self.on_evaluated(step, summary)
         if self.watch.must_stop:
@@ -151,7 +160,8 @@ class Attempt:
         The rollout workers are left with what was evaluated.
         """
         session = self.session
-        session.publisher.publish_and_prove(averaged=True)
+        session.publisher.publish(averaged=True)
+        session.publisher.finish_proofs()
         session.evaluator.policies("now", step=step)
         summary = session.evaluator.write(session.run)
         self.watch.evaluated(step - 1, summary)

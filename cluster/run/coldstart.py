@@ -323,20 +323,20 @@ def _follow(job: Worker, settings: dict[str, Any], shown: Bars) -> Generator[Non
     """Have Ray Train run a job and move its progress bar; yields while it works.
 
     Raises:
-        CallTimeoutError: If it makes no step within ``deadline_s``.
+        CallTimeoutError: If it makes no step, and says of nothing else that it is done, within ``deadline_s``.
     """
     config, num_steps = settings["config"], settings["num_steps"]
     fit = job.call("fit", settings, *_workers(settings), Path(settings["made"]) / WORK / "ray")
     show = shown.add(f"{BAR}{settings['name']}", num_steps)
-    done, moved_s = 0, time.monotonic()
+    progress, moved_s = (0, ""), time.monotonic()
     while not is_answered(fit):
-        before = done
-        (done,) = gather([job.call("read")], deadline_s=config.deadline_s)
-        if done > before:
+        before = progress
+        (progress,) = gather([job.call("read")], deadline_s=config.deadline_s)
+        if progress != before:
             moved_s = time.monotonic()
         elif time.monotonic() - moved_s > config.deadline_s:
             raise CallTimeoutError(f"{job.name}: no step within {config.deadline_s:g} s (deadline_s)")
-        show(done)
+        show(*progress)
         yield
     gather([fit], deadline_s=config.deadline_s)
     show(num_steps)

@@ -26,7 +26,7 @@ class ColdstartJob:
     """
 
     def __init__(self) -> None:
-        self._done = 0
+        self._progress = (0, "")
 
     def fit(self, settings: dict[str, Any], num_workers: int, num_gpus: float, storage: Path) -> None:
         """Run the job to its end.
@@ -58,13 +58,13 @@ class ColdstartJob:
         except TrainingFailedError as error:
             raise _cause(error, settings["name"]) from error
 
-    def write(self, done: int) -> None:
-        """Set the number of steps done."""
-        self._done = done
+    def write(self, done: int, note: str = "") -> None:
+        """Set the number of steps done, and what is done meanwhile."""
+        self._progress = (done, note)
 
-    def read(self) -> int:
-        """Return it."""
-        return self._done
+    def read(self) -> tuple[int, str]:
+        """Return both."""
+        return self._progress
 
 
 def _cause(error: Exception, name: str) -> BaseException:
@@ -85,9 +85,12 @@ def run_job(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     job: Worker = settings["job"]
 
-    def report(step: int, metrics: Mapping[str, float]) -> None:
+    def write(*progress: object) -> None:
         if context.get_world_rank() == 0:
-            gather([job.call("write", step)], deadline_s=settings["config"].deadline_s)
+            gather([job.call("write", *progress)], deadline_s=settings["config"].deadline_s)
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        write(step)
         # Ray Train's controller takes a report every second or two, and the worker waits for it.
         if step == settings["num_steps"]:
             ray.train.report({"step": step, **metrics})
@@ -101,5 +104,6 @@ def run_job(settings: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         report=report,
+        note=lambda what: write(0, what),
     )
     load_target(settings["trainer"], key=f"cold start of {settings['name']}")(task)

@@ -9,10 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -39,16 +48,29 @@ def stage(what: str) -> Iterator[None]:
     CONSOLE.print(so_far(), style="dim")
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar; call it with how many are done, and with what is done meanwhile where that says too little."""
+
+    progress: Progress
+    task: TaskID
+    what: str
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Move the bar."""
+        what = f"{self.what} ({note})" if note else self.what
+        self.progress.update(self.task, completed=done, description=what)
+
+
 class Bars:
     """Bars of several things that are under way at once; made by :func:`bars`."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    def add(self, what: str, total: int) -> Callable[[int], None]:
-        """Show one more bar; return a function that is told how many of ``total`` are done."""
-        task = self._progress.add_task(what, total=total)
-        return lambda done: self._progress.update(task, completed=done)
+    def add(self, what: str, total: int) -> Bar:
+        """Show one more bar, of ``total`` things."""
+        return Bar(self._progress, self._progress.add_task(what, total=total), what)
 
     def under_way(self) -> dict[str, str]:
         """Say how far each is that has not ended: ``120/800, 1 min 20 s left``."""
@@ -71,8 +93,8 @@ def bars() -> Iterator[Bars]:
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar; it yields a function that is told how many of ``total`` are done."""
+def bar(what: str, total: int) -> Iterator[Bar]:
+    """Show a bar of ``total`` things while the block runs."""
     with span(what, num=total), bars() as shown:
         yield shown.add(what, total)
 

@@ -45,8 +45,8 @@ def averaged_life(rank: int, world_size: int, port: int, root: Path, life: EmaLi
         "masters": masters,
         "average": received(learner, averaged=True),
         "average_shards": _masters(learner, averaged=True),
-        "scores": learner.score(examples[:2], averaged=True),
-        "plain_scores": learner.score(examples[:2]),
+        "scores": learner.score(*examples[:2], averaged=True),
+        "plain_scores": learner.score(*examples[:2]),
         "after": received(learner),
     }
     learner.save(folder / "checkpoint", "step")

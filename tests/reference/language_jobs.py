@@ -83,6 +83,7 @@ def teach(
         rank=rank,
         world_size=world_size,
         report=lambda step, metrics: losses.append(metrics["loss"]),
+        note=lambda _: None,
     )
     (folder / "work").mkdir(parents=True, exist_ok=True)
     train_language_model(task)

@@ -198,7 +198,7 @@ def one_life(
     rank: int, world_size: int, port: int, root: Path, config: PolicyConfig, *, whole: bool
 ) -> dict[str, Any]:
     learner, examples = make_learner(root / "start", config, rank, world_size, port)
-    found: dict[str, Any] = {"before": received(learner), "scores": learner.score(examples[:2])}
+    found: dict[str, Any] = {"before": received(learner), "scores": learner.score(*examples[:2])}
     found["behaviour"] = [(e.segment.behaviour_logprobs, e.segment.action_mask) for e in examples[:2]]
     batches = [make_batch(examples, step, world_size, config.learner.micro_batch_size) for step in STEPS]
     found["stats"] = [_plain(stats) for stats in learner.update(batches)]
@@ -261,7 +261,7 @@ def _resume_and_diverge(
     learner: LearnerRank, examples: Sequence[Example], folder: Path, port: int
 ) -> dict[str, Any]:
     spec = learner.spec
-    found: dict[str, Any] = {"no average": _error_of(lambda: learner.score([], averaged=True))}
+    found: dict[str, Any] = {"no average": _error_of(lambda: learner.score(averaged=True))}
     learner.save(folder / "checkpoint", "step-1")
     learner.export(folder / "export")
     exported = load_file(folder / "export" / "model.safetensors")

@@ -44,7 +44,7 @@ def adapted_life(rank: int, world_size: int, port: int, root: Path, stage: int) 
         "stats": [{"sums": dict(one.sums), "maxima": dict(one.maxima)} for one in stats],
         "num_masters": sum(master.numel() for master in masters),
         "average": received(learner, averaged=True),
-        "scores": learner.score(examples[:2], averaged=True),
+        "scores": learner.score(*examples[:2], averaged=True),
     }
     learner.save(folder / "checkpoint", "step")
     learner.export(folder / "model")

@@ -81,9 +81,12 @@ class FakeWorld:
         assert any(a[0] > 0 for a in by_item.values())
         return {"loss/text/total": 0.5}
 
-    def publish_and_prove(self):
+    def publish(self):
         self.calls.append("publish")
-        return {"weights/text/version": float(self.calls.count("update"))}
+
+    def prove(self):
+        self.calls.append("prove")
+        return {"weights/text/canary_nats/max": 0.5 * self.calls.count("prove")}
 
     def log(self, step, metrics):
         self.logged[step] = metrics
@@ -100,15 +103,16 @@ def run(start: int, has_groups: bool = True):
     return world, done
 
 
-def test_nothing_is_sampled_before_weights_are_proved():
+def test_nothing_is_trained_on_before_the_weights_that_wrote_it_are_proved():
     world, done = run(0)
-    assert world.calls == ["publish", *["collect", "update", "publish"] * 3]
+    assert world.calls == ["publish", *["collect", "prove", "update", "publish"] * 3, "prove"]
     assert done == [1, 2, 3]
+    assert [world.logged[step]["weights/text/canary_nats/max"] for step in range(3)] == [0.5, 1.0, 1.5]
 
 
 def test_it_goes_on_from_a_checkpoint():
     world, done = run(2)
-    assert world.calls == ["publish", "collect", "update", "publish"]
+    assert world.calls == ["publish", "collect", "prove", "update", "publish", "prove"]
     assert sorted(world.logged) == [2]
     assert done == [3]
 
@@ -122,7 +126,8 @@ def test_every_logged_name_is_on_the_list():
 
 def test_a_step_without_anything_to_train_is_logged_and_the_next_one_comes():
     world, done = run(0, has_groups=False)
-    assert world.calls == ["publish", *["collect", "update", "publish"] * 3]
+    assert world.calls == ["publish", *["collect", "prove", "update", "publish"] * 3, "prove"]
     assert done == [1, 2, 3]
+    assert [world.logged[step]["weights/text/canary_nats/max"] for step in range(3)] == [0.5, 1.0, 1.5]
     assert world.logged[0]["group/kept_frac"] == 1.0
     assert "advantage/abs/mean" not in world.logged[0]

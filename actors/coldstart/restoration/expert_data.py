@@ -100,18 +100,16 @@ def restorations(task: ColdstartTask, prompts: Sequence[Prompt]) -> dict[str, li
         )
     )
     worker.setup()
-    if isinstance(worker, UnifiedRolloutWorker):
-        out = {
-            f"temperature{level:.2f}": asyncio.run(write_pictures(worker, task, prompts, level))
-            for level in TEMPERATURES
-        }
-    else:
-        out = {
-            f"noise{share:.2f}": asyncio.run(
-                paint_all(worker, task, prompts, share * SamplerSpec().noise_level)
-            )
-            for share in NOISE
-        }
+    levels = TEMPERATURES if isinstance(worker, UnifiedRolloutWorker) else NOISE
+    out: dict[str, list[Pixels]] = {}
+    for number, level in enumerate(levels):
+        task.note(f"pictures {number}/{len(levels)}")
+        if isinstance(worker, UnifiedRolloutWorker):
+            made = asyncio.run(write_pictures(worker, task, prompts, level))
+            out[f"temperature{level:.2f}"] = made
+        else:
+            made = asyncio.run(paint_all(worker, task, prompts, level * SamplerSpec().noise_level))
+            out[f"noise{level:.2f}"] = made
     worker.close()
     return out
 

@@ -123,6 +123,7 @@ def test_a_checkpoint_is_taught_through_its_adapters_and_a_model_made_from_nothi
         rank=0,
         world_size=1,
         report=lambda step, metrics: None,
+        note=lambda _: None,
     )
     taught = learner_spec(task, policy, tmp_path).config
     assert isinstance(taught, TokenPolicyConfig)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from cluster.pools.learners import WeightPublisher
 from cluster.runtime.calls import Worker, gather
 from cluster.runtime.spawn import spawn
 from configs.load import load_config
-from rl.errors import WeightSyncError
+from rl.errors import WeightSyncError, WorkerLostError
 from rl.measure.metrics import check_name
-from rl.types import Example, Floats, Manifest, TextSampling, TokenStream
+from rl.types import Example, Floats, Manifest, Metrics, TextSampling, TokenStream
 from tests.reference.command import CALL_S
 
 pytestmark = pytest.mark.ray
@@ -48,7 +49,7 @@ class Rank:
             tensors = [("a", torch.full((5,), weight)), ("b", torch.arange(200.0))]
             yield from stream_buckets("text", self.version, tensors, 256)
 
-    def score(self, examples: Sequence[Example], *, averaged: bool = False) -> list[Floats]:
+    def score(self, *examples: Example, averaged: bool = False) -> list[Floats]:
         weight = self.version * (self.factor if averaged else 1.0)
         return [np.full(4, -weight, dtype=np.float32) for _ in examples]
 
@@ -58,10 +59,12 @@ class Rollout:
 
     def __init__(self) -> None:
         self.weight = 0.0
-        self.keeps_cache = self.flips_bit = False
+        self.keeps_cache = self.flips_bit = self.holds_canary = False
 
-    async def misbehave(self, *, keeps_cache: bool = False, flips_bit: bool = False) -> None:
-        self.keeps_cache, self.flips_bit = keeps_cache, flips_bit
+    async def misbehave(
+        self, *, keeps_cache: bool = False, flips_bit: bool = False, holds_canary: bool = False
+    ) -> None:
+        self.keeps_cache, self.flips_bit, self.holds_canary = keeps_cache, flips_bit, holds_canary
 
     async def load_weights(self, manifest: Manifest, *buckets: list[Bytes]) -> LoadTimes:
         arrived = [[piece.copy() for piece in bucket] for bucket in buckets]
@@ -75,6 +78,8 @@ class Rollout:
         return self.weight
 
     async def canary(self) -> Example:
+        while self.holds_canary:
+            await asyncio.sleep(0.05)
         mask = np.arange(4) >= 2
         stream = TokenStream(
             tokens=np.arange(4, dtype=np.int32),
@@ -116,29 +121,28 @@ def test_every_worker_gets_the_weights_and_proves_them(
     system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
 ) -> None:
     publisher, group, _ = system
-    assert publisher.publish_and_prove()["weights/text/version"] == 0
+    assert publish_and_prove(publisher)["weights/text/canary_nats/max"] == 0
     advance(group)
-    metrics = publisher.publish_and_prove()
-    assert metrics["weights/text/version"] == 1
+    metrics = publish_and_prove(publisher)
     assert metrics["weights/text/canary_nats/0"] == metrics["weights/text/canary_nats/1"] == 0
     assert metrics["weights/text/published_bytes"] >= 4 * 205
     assert metrics["time/weights/text/send_s"] > 0
     assert (metrics["time/weights/text/check_s"], metrics["time/weights/text/load_s"]) == (0.25, 0.5)
     assert all(check_name(name) for name in metrics)
-    assert publisher.publish_and_prove() == {"weights/text/version": 1}
+    assert publish_and_prove(publisher) == {}
 
 
 def test_a_cache_that_was_kept_is_caught_by_the_workers_name(
     system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
 ) -> None:
     publisher, group, rollouts = system
-    publisher.publish_and_prove()
+    publish_and_prove(publisher)
     tell(rollouts[1], keeps_cache=True)
     advance(group)
     with pytest.raises(
         WeightSyncError, match=r"rollout-text-1: after weight version 1 .* by 1\.00e\+00 nats"
     ):
-        publisher.publish_and_prove()
+        publish_and_prove(publisher)
 
 
 def test_a_flipped_bit_is_caught_by_bucket_and_worker(
@@ -148,8 +152,13 @@ def test_a_flipped_bit_is_caught_by_bucket_and_worker(
     tell(rollouts[0], flips_bit=True)
     advance(group)
     with pytest.raises(WeightSyncError, match=r"policy text version 1: bucket 1 \(b") as caught:
-        publisher.publish_and_prove()
+        publisher.publish()
     assert "actor: rollout-text-0.load_weights" in caught.value.__notes__[0]
+
+
+def publish_and_prove(publisher: WeightPublisher, *, averaged: bool = False) -> Metrics:
+    publisher.publish(averaged=averaged)
+    return publisher.prove()
 
 
 def shown(rollouts: list[Worker]) -> list[float]:
@@ -161,12 +170,12 @@ def test_the_average_is_published_and_proved_and_the_training_weights_after_it(
 ) -> None:
     publisher, group, rollouts = system
     publisher.config = AVERAGED
-    publisher.publish_and_prove()
+    publish_and_prove(publisher)
     advance(group)
-    assert publisher.publish_and_prove(averaged=True)["weights/text/canary_nats/max"] == 0
+    assert publish_and_prove(publisher, averaged=True)["weights/text/canary_nats/max"] == 0
     assert shown(rollouts) == [0.5, 0.5]
-    assert publisher.publish_and_prove(averaged=True) == {"weights/text/version": 1}
-    assert publisher.publish_and_prove()["weights/text/canary_nats/max"] == 0
+    assert publish_and_prove(publisher, averaged=True) == {}
+    assert publish_and_prove(publisher)["weights/text/canary_nats/max"] == 0
     assert shown(rollouts) == [1, 1]
 
 
@@ -178,7 +187,7 @@ def test_an_average_that_the_learner_does_not_have_is_caught(
     advance(group)
     group.wait_all("average_over", 0.25)
     with pytest.raises(WeightSyncError, match=r"rollout-text-0: after weight version 1 .* by 2\.50e-01 nats"):
-        publisher.publish_and_prove(averaged=True)
+        publish_and_prove(publisher, averaged=True)
 
 
 def test_a_policy_without_an_average_is_not_published_again(
@@ -186,8 +195,8 @@ def test_a_policy_without_an_average_is_not_published_again(
 ) -> None:
     publisher, group, rollouts = system
     advance(group)
-    publisher.publish_and_prove()
-    assert publisher.publish_and_prove(averaged=True) == {"weights/text/version": 1}
+    publish_and_prove(publisher)
+    assert publish_and_prove(publisher, averaged=True) == {}
     assert shown(rollouts) == [1, 1]
 
 
@@ -196,10 +205,41 @@ def test_a_step_reports_what_a_repair_published_in_its_place(
 ) -> None:
     """After an update a lost worker is replaced, and takes the new weights before the loop publishes them."""
     publisher, group, _ = system
-    publisher.publish_and_prove()
+    publish_and_prove(publisher)
     advance(group)
     publisher.publish()
-    metrics = publisher.publish_and_prove()
+    publisher.finish_proofs()
+    metrics = publish_and_prove(publisher)
     assert metrics["weights/text/canary_nats/1"] == 0
     assert metrics["time/weights/text/send_s"] > 0
-    assert publisher.publish_and_prove() == {"weights/text/version": 1}
+    assert publish_and_prove(publisher) == {}
+
+
+def test_a_proof_waits_for_nobody_and_fails_before_anything_is_trained_on(
+    system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
+) -> None:
+    publisher, group, rollouts = system
+    tell(rollouts[1], keeps_cache=True)
+    advance(group)
+    publisher.publish()
+    with pytest.raises(WeightSyncError, match=r"rollout-text-1: after weight version 1"):
+        publisher.prove()
+    with pytest.raises(WeightSyncError, match=r"rollout-text-1: after weight version 1"):
+        publisher.prove()
+
+
+def test_a_worker_that_ends_before_its_canary_is_written_is_named_and_its_successor_proves_itself(
+    system: tuple[WeightPublisher, LearnerGroup, list[Worker]],
+) -> None:
+    publisher, group, rollouts = system
+    publish_and_prove(publisher)
+    advance(group)
+    tell(rollouts[0], holds_canary=True)
+    publisher.publish()
+    ray.kill(rollouts[0].actor)
+    with pytest.raises(WorkerLostError, match=r"rollout-text-0"):
+        publisher.prove()
+    rollouts[0] = spawn(Rollout, "rollout-text-0", num_cpus=0.1, max_concurrency=10, kwargs={})
+    publisher.published.pop("text")
+    assert publish_and_prove(publisher)["weights/text/canary_nats/0"] == 0
+    assert shown(rollouts) == [1, 1]

@@ -63,7 +63,7 @@ def test_a_signal_saves_the_last_finished_step_once(tmp_path, monkeypatch, capsy
 
 
 class Calls:
-    """Of a collector, and its publisher: the first publication meets a worker that is gone."""
+    """Of a collector, and its publisher: the first publication and the first proof meet a worker that is gone."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -75,11 +75,17 @@ class Calls:
     def mend(self, error: BaseException) -> None:
         self.done.append(f"mend {error}")
 
-    def publish_and_prove(self) -> Metrics:
-        self.done.append("publish")
-        if self.done.count("publish") == 1:
+    def publish(self) -> None:
+        self._do("publish")
+
+    def prove(self) -> Metrics:
+        self._do("prove")
+        return {"weights/text/canary_nats/max": 0.0}
+
+    def _do(self, what: str) -> None:
+        self.done.append(what)
+        if self.done.count(what) == 1:
             raise WorkerLostError("gone")
-        return {}
 
 
 @pytest.mark.parametrize("is_ordered", [False, True])
@@ -87,8 +93,14 @@ def test_a_worker_that_was_lost_during_the_update_is_replaced_before_weights_are
     is_ordered: bool,
 ) -> None:
     world = Calls()
-    StepPublisher(world, cast(Any, world), is_ordered=is_ordered).publish_and_prove()
+    StepPublisher(world, cast(Any, world), is_ordered=is_ordered).publish()
     assert world.done == ["settle"] * is_ordered + ["publish", "mend gone", "publish"]
+
+
+def test_a_worker_that_was_lost_while_it_wrote_its_canary_is_replaced_and_proved() -> None:
+    world = Calls()
+    assert StepPublisher(world, cast(Any, world), is_ordered=True).prove()
+    assert world.done == ["prove", "mend gone", "prove"]
 
 
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path, monkeypatch, capsys):

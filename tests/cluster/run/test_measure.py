@@ -22,9 +22,11 @@ class World:
         self.data_position = DataPosition()
         self.calls: list[str] = []
 
-    def publish_and_prove(self, *, averaged: bool = False) -> dict[str, float]:
+    def publish(self, *, averaged: bool = False) -> None:
         self.calls.append("publish averages" if averaged else "publish")
-        return {}
+
+    def finish_proofs(self) -> None:
+        self.calls.append("prove")
 
     def settle(self) -> None:
         self.calls.append("settle")
@@ -58,10 +60,10 @@ def attempt_in(world: World, *, every: int) -> Attempt:
 def test_evaluation_in_training_borrows_the_rollout_workers(step: int, is_due: bool) -> None:
     world = World()
     attempt_in(world, every=2).after_step(step)
-    assert world.calls == ["settle", "publish averages", f"evaluate now {step}", "publish"] * is_due
+    assert world.calls == ["settle", "publish averages", "prove", f"evaluate now {step}", "publish"] * is_due
 
 
 def test_the_last_evaluation_leaves_what_it_measured() -> None:
     world = World()
-    assert attempt_in(world, every=0).measure(4) == {"step": 2, "rows": {}}
-    assert world.calls == ["publish averages", "evaluate now 4"]
+    assert attempt_in(world, every=0).measure(4) == {"step": 3, "rows": {}}
+    assert world.calls == ["publish averages", "prove", "evaluate now 4"]

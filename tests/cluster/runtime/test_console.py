@@ -61,6 +61,8 @@ def test_a_log_is_told_how_far_each_of_several_is(capsys, soon):
         assert shown.under_way()["text"].startswith("500/800, ")
         assert shown.under_way()["image"] == "0/4"
         assert "; image: 0/4" in until(capsys, " left; image")
+        show_image(0, "pictures 2/5")
+        until(capsys, "; image (pictures 2/5): 0/4")
         show_image(4)
         assert list(shown.under_way()) == ["text"]
         assert "image" not in until(capsys, " left\n").splitlines()[-1]

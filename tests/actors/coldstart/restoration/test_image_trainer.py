@@ -158,6 +158,7 @@ def first_loss(folder: Path, call: str) -> float:
         rank=0,
         world_size=1,
         report=lambda _, metrics: losses.append(metrics["loss"]),
+        note=lambda _: None,
     )
     train_image(task)
     return losses[0]

@@ -69,6 +69,7 @@ def test_a_painter_is_made_from_prompts_and_learns(tmp_path: Path):
         rank=0,
         world_size=1,
         report=lambda step, metrics: losses.update({step: metrics["loss"]}),
+        note=lambda _: None,
     )
     train_painter(task)
     assert losses[40] < 0.8 * losses[1]

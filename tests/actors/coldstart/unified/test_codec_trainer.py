@@ -39,6 +39,7 @@ def task(work: Path, *, seed: int = 0) -> ColdstartTask:
         rank=0,
         world_size=1,
         report=lambda step, metrics: None,
+        note=lambda _: None,
     )
 
 
