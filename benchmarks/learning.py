@@ -53,8 +53,10 @@ def main() -> None:
         if all((run / file).exists() for run in runs)
     }
     if arguments.unseen:
-        found = {run.name: on_unseen(run, arguments.unseen, arguments.preset) for run in runs}
-        tables["unseen photographs, deterministic"] = summarise(found)
+        of_runs = {run.name: on_unseen(run, arguments.unseen, arguments.preset) for run in runs}
+        for text in next(iter(of_runs.values())):
+            found = {name: by_text[text] for name, by_text in of_runs.items()}
+            tables[f"unseen photographs, text {text}, deterministic"] = summarise(found)
     (arguments.output_dir / "learning.json").write_text(json.dumps(tables, indent=1) + "\n")
     text = "\n".join(f"### {sampler} sampler\n\n{eval_markdown(t)}" for sampler, t in tables.items())
     text += "\n" + "\n".join(
@@ -80,15 +82,19 @@ def evaluations(runs: Sequence[Path], file: str) -> dict[str, JsonDict]:
     return {run.name: json.loads((run / file).read_text())["prompts"] for run in runs}
 
 
-def on_unseen(run: Path, photographs: Path, preset: str) -> JsonDict:
-    """Have a run's start and its newest weights answer crops of other photographs; return both rows by prompt."""
+def on_unseen(run: Path, photographs: Path, preset: str) -> dict[str, JsonDict]:
+    """Have a run's start and its newest weights answer crops of other photographs.
+
+    Returns:
+        Both rows by prompt, of text read greedily and, where the run draws it too, of drawn text.
+    """
     config = load_config(str(run))
     (newest,) = sorted(run.glob("checkpoints/step_*"))[-1:]
     models = {
         "start": {name: run / "start" / name for name in config.policies},
         "now": {name: newest / name / "model" for name in config.policies},
     }
-    rows: dict[str, JsonDict] = {}
+    said: dict[str, JsonDict] = {}
     for model, sources in models.items():
         folder = run / f"unseen-{model}"
         if not (folder / "eval.json").exists():
@@ -102,10 +108,17 @@ def on_unseen(run: Path, photographs: Path, preset: str) -> JsonDict:
             ]
             words = [sys.executable, "-m", "cluster.cli", "eval", str(run / "resolved.yaml"), *settings]
             subprocess.run(words, check=True)
-        rows[model] = json.loads((folder / "eval.json").read_text())["prompts"]
+        said[model] = json.loads((folder / "eval.json").read_text())
+    rows = {"greedy": {model: found["prompts"] for model, found in said.items()}}
+    if "drawn" in said["now"]:
+        rows["drawn"] = {model: found["drawn"]["prompts"] for model, found in said.items()}
+    return {text: _joined(**found) for text, found in rows.items()}
+
+
+def _joined(start: JsonDict, now: JsonDict) -> JsonDict:
+    """Put the start's row of each prompt before the newest weights' one."""
     return {
-        name: {**found, "start": rows["start"][name]["now"], "now": found.pop("now")}
-        for name, found in rows["now"].items()
+        name: {**found, "start": start[name]["now"], "now": found.pop("now")} for name, found in now.items()
     }
 
 
