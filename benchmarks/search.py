@@ -4,11 +4,10 @@
     python benchmarks/search.py --trials 24 group_size=16        # overrides are key=value
 
 Runs `good` (the demo's learning rates) and `bad` (a tenth of both), then searches both learning rates within a factor
-of 30 either way of the bad ones: the search is not told which way is right. All share one cold start, with fewer text
-steps than the demo's: after the demo's own, short runs gain too little to tell them apart. The gains over it are
-compared on held-out prompts that the search never saw, paired by prompt; `recovered` is the winner's gain over the good
-run's, with a bootstrap interval over prompts. Exits with 1 where it is below 0.9. What is there already is not run
-again. Writes `<output_dir>/search.md` and `search.json`.
+of 30 either way of the bad ones: the search is not told which way is right. All share one cold start. The gains over
+it are compared on held-out prompts that the search never saw, paired by prompt; `recovered` is the winner's gain over
+the good run's, with a bootstrap interval over prompts. Exits with 1 where it is below 0.9. What is there already is
+not run again. Writes `<output_dir>/search.md` and `search.json`.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ WANTED = 0.9
 """Share of the good run's gain that the winner must have."""
 NUM_RESAMPLES = 4000
 RATES = ("policies.text.learner.learning_rate", "policies.image.learner.learning_rate")
-COLD_START = "coldstart.text_steps=900"
-"""A policy with much to gain: two of three chains keep the format."""
 Gains = NDArray[np.float64]
 
 
@@ -58,7 +55,6 @@ def main() -> None:
     folder = arguments.output_dir
     third = max(arguments.steps // 3, 1)
     common = [
-        COLD_START,
         f"output_dir={folder}",
         f"num_steps={arguments.steps}",
         f"save_every={third}",
