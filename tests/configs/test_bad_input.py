@@ -180,3 +180,9 @@ def test_every_shipped_configuration_passes(
         words.append("rewards.generation.options.experts={piqe: {}}")
     assert main(words) == 0
     assert "fine" in capsys.readouterr().out
+
+
+def test_every_configuration_of_a_benchmark_loads() -> None:
+    files = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.yaml"))
+    assert [load_config(str(file)).name for file in files] == [file.stem for file in files]
+    assert files

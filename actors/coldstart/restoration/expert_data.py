@@ -100,16 +100,16 @@ def restorations(task: ColdstartTask, prompts: Sequence[Prompt]) -> dict[str, li
         )
     )
     worker.setup()
-    levels = TEMPERATURES if isinstance(worker, UnifiedRolloutWorker) else NOISE
+    is_unified = isinstance(worker, UnifiedRolloutWorker)
+    kind, levels = ("temperature", TEMPERATURES) if is_unified else ("noise", NOISE)
     out: dict[str, list[Pixels]] = {}
     for number, level in enumerate(levels):
         task.note(f"pictures {number}/{len(levels)}")
         if isinstance(worker, UnifiedRolloutWorker):
-            made = asyncio.run(write_pictures(worker, task, prompts, level))
-            out[f"temperature{level:.2f}"] = made
+            made = write_pictures(worker, task, prompts, level)
         else:
-            made = asyncio.run(paint_all(worker, task, prompts, level * SamplerSpec().noise_level))
-            out[f"noise{level:.2f}"] = made
+            made = paint_all(worker, task, prompts, level * SamplerSpec().noise_level)
+        out[f"{kind}{level:.2f}"] = asyncio.run(made)
     worker.close()
     return out
 
