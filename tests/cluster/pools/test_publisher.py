@@ -33,8 +33,11 @@ class Rank:
     """A learner whose only weight is its version, and half of it on average; a log-prob is minus the weight."""
 
     def __init__(self, rank: int) -> None:
-        self.rank, self.version = rank, 0
-        self.factor = 0.5
+        self.rank = rank
+        self.begin()
+
+    def begin(self) -> None:
+        self.version, self.factor = 0, 0.5
 
     def average_over(self, factor: float) -> None:
         """Score under another average than is published."""
@@ -58,8 +61,14 @@ class Rollout:
     """Generates with the weight it has; can be told to keep an old one in a cache, or to lose a bit."""
 
     def __init__(self) -> None:
+        self.set()
+
+    def set(self) -> None:
         self.weight = 0.0
         self.keeps_cache = self.flips_bit = self.holds_canary = False
+
+    async def begin(self) -> None:
+        self.set()
 
     async def misbehave(
         self, *, keeps_cache: bool = False, flips_bit: bool = False, holds_canary: bool = False
@@ -92,20 +101,29 @@ class Rollout:
         return Example(segment=stream, pictures=())
 
 
-@pytest.fixture
-def system(ray_cluster: None) -> Iterator[tuple[WeightPublisher, LearnerGroup, list[Worker]]]:
+@pytest.fixture(scope="module")
+def actors(ray_cluster: None) -> Iterator[tuple[list[Worker], list[Worker]]]:
     ranks = [spawn(Rank, f"learner-text-{i}", num_cpus=0.1, kwargs={"rank": i}) for i in range(2)]
-    rollouts = [
-        spawn(Rollout, f"rollout-text-{i}", num_cpus=0.1, max_concurrency=10, kwargs={}) for i in range(2)
-    ]
-    group = LearnerGroup(policy="text", ranks=ranks, deadline_s=CALL_S)
-    yield (
-        WeightPublisher(config=CONFIG, learners={"text": group}, rollouts={"text": rollouts}),
-        group,
-        rollouts,
-    )
+    rollouts = [new_rollout(i) for i in range(2)]
+    yield ranks, rollouts
     for worker in (*ranks, *rollouts):
         ray.kill(worker.actor)
+
+
+def new_rollout(index: int) -> Worker:
+    return spawn(Rollout, f"rollout-text-{index}", num_cpus=0.1, max_concurrency=10, kwargs={})
+
+
+@pytest.fixture
+def system(
+    actors: tuple[list[Worker], list[Worker]],
+) -> tuple[WeightPublisher, LearnerGroup, list[Worker]]:
+    """Nothing published yet, workers as they are born."""
+    ranks, rollouts = actors
+    group = LearnerGroup(policy="text", ranks=ranks, deadline_s=CALL_S)
+    gather([worker.call("begin") for worker in (*ranks, *rollouts)], deadline_s=CALL_S)
+    publisher = WeightPublisher(config=CONFIG, learners={"text": group}, rollouts={"text": rollouts})
+    return publisher, group, rollouts
 
 
 def advance(group: LearnerGroup) -> None:
@@ -239,7 +257,7 @@ def test_a_worker_that_ends_before_its_canary_is_written_is_named_and_its_succes
     ray.kill(rollouts[0].actor)
     with pytest.raises(WorkerLostError, match=r"rollout-text-0"):
         publisher.prove()
-    rollouts[0] = spawn(Rollout, "rollout-text-0", num_cpus=0.1, max_concurrency=10, kwargs={})
+    rollouts[0] = new_rollout(0)
     publisher.published.pop("text")
     assert publish_and_prove(publisher)["weights/text/canary_nats/0"] == 0
     assert shown(rollouts) == [1, 1]
