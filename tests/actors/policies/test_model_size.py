@@ -121,7 +121,11 @@ def test_other_language_models_are_counted_and_planned(tmp_path: Path, kind, is_
     layer = 6 * 64 + 2 * 128 + 2 * 64 + 4 * 160
     one_token = TextShape(rows=1, tokens=1, patches=0, actions=1)
     assert text_elements(model.fields, one_token, recomputed=False) == 3 * layer + 3 * 64
-    assert learner_memory(config, "text", model).weights == 4 * parameters_of(real)
+    assert learner_memory(config, "text", model).weights == 2 * 4 * parameters_of(real), (
+        "and the start, for the KL"
+    )
+    alone = load_config("demo", [f"policies.text.source={tmp_path}", "policies.text.loss.kl_weight=0"])
+    assert learner_memory(alone, "text", model).weights == 4 * parameters_of(real)
 
 
 def test_a_painter_is_counted_and_what_it_only_runs(tmp_path: Path):
