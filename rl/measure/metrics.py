@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,6 +45,8 @@ NAMES: Mapping[str, str] = {
     "rollout/finish/length_frac": "share that ran out of tokens",
     "rollout/finish/malformed_frac": "share that left the grammar",
     "rollout/finish/aborted_frac": "share stopped from outside",
+    "rollout/<key>/alike_within_frac": "share of pairs of one prompt's chains with the same text in block <key>",
+    "rollout/<key>/alike_between_frac": "of two prompts'; as high as within: the text says nothing of the prompt",
     "rollout/<policy>/num_actions/mean": "actions of a chain",
     "rollout/<policy>/num_actions/max": "",
     "policy/<policy>/importance_ratio/mean": "policy over behaviour probability of the trained actions",
@@ -219,7 +222,28 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     for policy, counts in actions.items():
         metrics[f"rollout/{policy}/num_actions/mean"] = float(np.mean(counts))
         metrics[f"rollout/{policy}/num_actions/max"] = float(max(counts))
+    for block in dict.fromkeys(name for chain in chains for name in chain.block_text):
+        within, between = _alike(block, groups)
+        metrics |= {} if within is None else {f"rollout/{block}/alike_within_frac": within}
+        metrics |= {} if between is None else {f"rollout/{block}/alike_between_frac": between}
     return metrics
+
+
+def _alike(block: str, groups: Sequence[ScoredGroup]) -> tuple[float | None, float | None]:
+    """Return how often two chains wrote the same text in a block: chains of one prompt, and of two prompts.
+
+    None stands where there is no such pair. Texts that are never twice the same, as long ones, give 0 and 0.
+    """
+    by_prompt: dict[str, Counter[str]] = {}
+    for group in groups:
+        texts = (chain.block_text[block] for chain in group.chains if block in chain.block_text)
+        by_prompt.setdefault(group.prompt_id, Counter()).update(texts)
+    everything = sum(by_prompt.values(), Counter[str]())
+    same = sum(num * (num - 1) for texts in by_prompt.values() for num in texts.values())
+    of_one = sum(texts.total() * (texts.total() - 1) for texts in by_prompt.values())
+    same_anywhere = sum(num * (num - 1) for num in everything.values())
+    of_two = everything.total() * (everything.total() - 1) - of_one
+    return same / of_one if of_one else None, (same_anywhere - same) / of_two if of_two else None
 
 
 def staleness_metrics(groups: Sequence[ScoredGroup], versions: Mapping[str, int]) -> Metrics:
