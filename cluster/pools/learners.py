@@ -66,20 +66,27 @@ class WeightPublisher:
     def publish(self, *, averaged: bool = False) -> None:
         """Publish every policy whose workers have something else, and start the proof that they have it.
 
-        Where learners and workers take turns on a GPU, the proof is made at once.
+        What was published before is proved first: chains may have been written with it. Where learners and workers take
+        turns on a GPU, the new proof is made at once too.
 
         Args:
             averaged: Publish the moving averages instead, of the policies that keep one (``ema_decay``): for
                 evaluation. Call it without before sampling goes on.
 
         Raises:
-            WeightSyncError: If weights did not arrive intact.
+            WeightSyncError: If weights did not arrive intact, or those before them fail their proof.
         """
+        self.finish_proofs()
         for policy, group in self.learners.items():
             wanted = (group.version, averaged and self.config.policies[policy].learner.ema_decay > 0)
             if self.published.get(policy) != wanted:
                 self._publish(policy, group, averaged=wanted[1])
                 self.published[policy] = wanted
+
+    def forget(self, policy: str) -> None:
+        """Have a policy published and proved anew: one of its workers was replaced, and has nothing to prove."""
+        self.published.pop(policy, None)
+        self._proofs.pop(policy, None)
 
     def prove(self) -> Metrics:
         """Wait for the proofs that are under way.
@@ -110,7 +117,6 @@ class WeightPublisher:
         if policy not in self.transports:
             self.transports[policy] = make_transport(self.config.policies[policy].rollout.transport, group)
         transport = self.transports[policy]
-        self._proofs.pop(policy, None)
         self.gpu_sharing.wake(policy, "learner")
         begin = time.perf_counter()
         sent = transport.send(workers, averaged=averaged)

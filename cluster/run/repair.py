@@ -55,7 +55,7 @@ class RolloutRepair:
         for policy, index in places:
             source, reserved = session.sources[policy], session.workers.reserved
             rollouts[policy][index] = spawn_rollout(policy, index, session.config, source, reserved)
-            session.publisher.published.pop(policy, None)
+            session.publisher.forget(policy)
         new = [rollouts[policy][index] for policy, index in places]
         gather([worker.call("setup") for worker in new], deadline_s=deadline_s)
         session.hosts.update(locate(new, deadline_s=deadline_s))

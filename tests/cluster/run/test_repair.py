@@ -65,6 +65,9 @@ class World:
 
         return Worker(name=name, actor=cast(Any, Actor()))
 
+    def forget(self, policy: str) -> None:
+        del self.published[policy]
+
     def publish(self) -> None:
         self.done.append(f"publish, known {sorted(self.published)}")
 
