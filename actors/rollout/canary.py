@@ -30,7 +30,7 @@ from rl.types import (
 )
 
 CANARY = "canary"
-"""Key and name of the canary's request."""
+"""Name of the canary's request."""
 NUM_TOKENS = 4
 """Tokens of text that it samples; the first one proves weights, masks and caches already."""
 EDGES_PX = (16, 24)

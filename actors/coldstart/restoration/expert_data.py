@@ -100,16 +100,15 @@ def restorations(task: ColdstartTask, prompts: Sequence[Prompt]) -> dict[str, li
         )
     )
     worker.setup()
-    is_unified = isinstance(worker, UnifiedRolloutWorker)
-    kind, levels = ("temperature", TEMPERATURES) if is_unified else ("noise", NOISE)
+    if isinstance(worker, UnifiedRolloutWorker):
+        made = {f"temperature{t:.2f}": write_pictures(worker, task, prompts, t) for t in TEMPERATURES}
+    else:
+        level = SamplerSpec().noise_level
+        made = {f"noise{share:.2f}": paint_all(worker, task, prompts, share * level) for share in NOISE}
     out: dict[str, list[Pixels]] = {}
-    for number, level in enumerate(levels):
-        task.note(f"pictures {number}/{len(levels)}")
-        if isinstance(worker, UnifiedRolloutWorker):
-            made = write_pictures(worker, task, prompts, level)
-        else:
-            made = paint_all(worker, task, prompts, level * SamplerSpec().noise_level)
-        out[f"{kind}{level:.2f}"] = asyncio.run(made)
+    for number, (name, pictures) in enumerate(made.items()):
+        task.note(f"pictures {number}/{len(made)}")
+        out[name] = asyncio.run(pictures)
     worker.close()
     return out
 

@@ -189,59 +189,37 @@ def test_rollout_metrics():
     assert rollout_metrics([]) == {}
 
 
+def written(group_id, prompt_id, texts):
+    """Return a group whose chains wrote texts in block ``a``; ``None`` never closed it."""
+    chains = [
+        replace(make_chain(group_id, index), block_text={} if text is None else {"a": text})
+        for index, text in enumerate(texts)
+    ]
+    return ScoredGroup(group_id=group_id, prompt_id=prompt_id, chains=tuple(chains), scores={}, seconds={})
+
+
 @quick
 @given(st.lists(st.lists(st.sampled_from(["x", "y", "z", None]), max_size=4), max_size=4), st.booleans())
 def test_alike_texts_are_counted_as_pair_by_pair(texts, one_prompt):
-    """``None``: the chain never closed the block. Two groups of one prompt are as one."""
-    groups = []
-    for number, of_group in enumerate(texts):
-        chains = [
-            replace(make_chain(f"g{number}", index, []), block_text={} if text is None else {"a": text})
-            for index, text in enumerate(of_group)
-        ]
-        prompt_id = "p" if one_prompt else f"p{number}"
-        groups.append(
-            ScoredGroup(
-                group_id=f"g{number}", prompt_id=prompt_id, chains=tuple(chains), scores={}, seconds={}
-            )
-        )
-    written = [
-        (group.prompt_id, chain.block_text["a"])
-        for group in groups
-        for chain in group.chains
-        if chain.block_text
-    ]
-    pairs = list(itertools.combinations(written, 2))
+    """Two groups of one prompt are as one."""
+    prompts = ["p" if one_prompt else f"p{number}" for number in range(len(texts))]
+    groups = [written(f"g{number}", prompts[number], of_group) for number, of_group in enumerate(texts)]
+    closed = [(p, text) for p, of_group in zip(prompts, texts, strict=True) for text in of_group if text]
+    pairs = list(itertools.combinations(closed, 2))
     got = rollout_metrics(groups)
     for name, is_one in (("within", True), ("between", False)):
         same = [a == b for (p, a), (q, b) in pairs if (p == q) is is_one]
-        assert got.get(f"rollout/a/alike_{name}_frac") == (
-            pytest.approx(sum(same) / len(same)) if same else None
-        )
+        expected = pytest.approx(sum(same) / len(same)) if same else None
+        assert got.get(f"rollout/a/alike_{name}_frac") == expected
     assert all(check_name(name) for name in got)
 
 
-def test_answers_that_say_nothing_of_the_prompt_are_as_alike_between_prompts_as_within():
-    def of(prompts):
-        groups = [
-            ScoredGroup(
-                group_id=prompt,
-                prompt_id=prompt,
-                chains=tuple(
-                    replace(make_chain(prompt, index, []), block_text={"a": text})
-                    for index, text in enumerate(texts)
-                ),
-                scores={},
-                seconds={},
-            )
-            for prompt, texts in prompts.items()
-        ]
-        got = rollout_metrics(groups)
-        return got["rollout/a/alike_within_frac"], got["rollout/a/alike_between_frac"]
-
-    assert of({"p": ["x", "x"], "q": ["x", "x"]}) == (1, 1)
-    assert of({"p": ["x", "x"], "q": ["y", "y"]}) == (1, 0)
-    assert of({"p": ["x", "y"], "q": ["z", "w"]}) == (0, 0)
+@pytest.mark.parametrize(
+    ("one", "other", "expected"), [("xx", "xx", (1, 1)), ("xx", "yy", (1, 0)), ("xy", "zw", (0, 0))]
+)
+def test_answers_that_say_nothing_of_the_prompt_are_as_alike_between_prompts_as_within(one, other, expected):
+    got = rollout_metrics([written("p", "p", one), written("q", "q", other)])
+    assert (got["rollout/a/alike_within_frac"], got["rollout/a/alike_between_frac"]) == expected
 
 
 def test_advantage_metrics():
